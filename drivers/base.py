@@ -1,0 +1,49 @@
+"""What every driver is: connect, read a plan, write a point, close.
+
+A driver talks to one device. It knows points, never tags: the caller keeps the mapping. It raises
+only :class:`drivers.errors.DriverError`; whoever runs it (``session.py``) decides what ends the
+connection. While a call runs no second one is made.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+
+class Reading(NamedTuple):
+    """One point as read. ``value`` is NaN where there is none."""
+
+    point: int  # index into the device's points
+    value: float  # engineering units; booleans 0.0 and 1.0
+    quality: int  # fastpath.codes.Quality
+    reason: int  # fastpath.codes.Reason
+    source_utc_ns: int  # the device's own stamp, 0 where it has none
+
+
+class Driver(Protocol):
+    """One device's protocol. Every call has its own deadline (the device's ``timeout``)."""
+
+    async def connect(self) -> None:
+        """Open the link. Raises LinkError."""
+
+    async def read(self, plan: Any) -> Sequence[Reading]:
+        """Read one poll class once; ``plan`` is what this driver's ``plan()`` made of its points.
+
+        A point that the device refuses is a BAD reading, not an exception. Raises LinkError or
+        ProtocolError when nothing can be said of the whole.
+        """
+
+    async def write(self, point: int, value: float) -> None:
+        """Write one point and check the device's own reply. Raises DriverError."""
+
+    async def close(self) -> None:
+        """Close the link; never raises, never waits longer than the timeout."""
+
+
+class Subscribing(Protocol):
+    """What a driver has besides when its device pushes (OPC UA, streaming instruments)."""
+
+    def readings(self) -> AsyncIterator[Sequence[Reading]]:
+        """Batches as they arrive, until the link ends (then LinkError)."""
+
+    def proven(self) -> AsyncIterator[int]:
+        """Monotonic ns at which the source proved that what it did not send is unchanged."""

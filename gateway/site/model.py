@@ -1,0 +1,211 @@
+"""The site as the rest of the gateway sees it: every default resolved, every reference checked.
+
+``load.load_site`` makes it from TOML (and CSV). The keys are those of the site file; a key that
+the site file leaves out has its resolved value here. Durations are nanoseconds.
+"""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+Ident = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
+
+
+class Duration(int):
+    """Nanoseconds; a string such as "50ms" in the site file."""
+
+
+class Size(int):
+    """Bytes; a string such as "64KiB" in the site file."""
+
+
+class Point(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tag's place in its device. Which keys a driver takes is the driver's own rule."""
+
+    address: str = ""  # Modbus: c: di: ir: hr: + zero-based number, hr:5.3 for a bit
+    type: str = ""  # "" : bool for c: and di: and bits, uint16 otherwise
+    order: str = ""  # "" : the device's
+    scale: float = 1.0
+    offset: float = 0.0
+    length: int | None = None
+    node: str | None = None
+    path: str | None = None
+    index: int | None = None
+    deadband: float | None = None
+    field: str | int | None = None
+    at: int | None = None
+
+
+class Heartbeat(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Two registers of the PLC that the guard keeps moving; the PLC trips without them."""
+
+    address: str
+    watchdog: Duration
+    every: Duration | None = None  # resolved: watchdog / 10, at least 100 ms
+
+
+class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a driver talks to."""
+
+    id: Ident
+    driver: str
+    address: str
+    poll: Duration = Duration(1_000_000_000)
+    timeout: Duration = Duration(1_000_000_000)
+    settle: Duration = Duration(1_000_000_000)
+    record: str = "change"  # all, change, 1s
+    fast: bool = False  # polled by the guard
+    heartbeat: Heartbeat | None = None
+    unit: Annotated[int, Meta(ge=0, le=255)] = 1
+    base: Annotated[int, Meta(ge=0, le=1)] = 0
+    order: str = "ABCD"
+    max_registers: Annotated[int, Meta(ge=1, le=125)] = 125
+    max_gap: Annotated[int, Meta(ge=0, le=124)] = 8
+    request_delay: Duration = Duration(0)
+    credentials: str | None = None
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Alarm limits of a tag: raised at <= / >=, cleared past the deadband."""
+
+    low_low: float | None = None
+    low: float | None = None
+    high: float | None = None
+    high_high: float | None = None
+    deadband: Annotated[float, Meta(ge=0)] = 0.0
+    delay: Duration = Duration(0)
+    priority: str = "medium"
+    level: str | None = None
+    guidance: str = ""
+
+
+class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One measured value with its unit. Resolved: poll, stale_after and record are never None."""
+
+    id: Ident
+    device: str | None = None
+    point: Point | None = None
+    value: str | None = None  # computed tag: an expression
+    unit: str = ""
+    range: tuple[float, float] | None = None
+    poll: Duration | None = None
+    stale_after: Duration | None = None  # 3 x poll + timeout
+    record: str | None = None
+    limits: Limits | None = None
+    uncertain: str = "bad"  # bad, use
+    description: str = ""
+
+
+class Output(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A permit to a final element. ``trip`` and ``normal`` are bool for a coil, int for hr:."""
+
+    id: Ident
+    device: str
+    address: str
+    trip: bool | int
+    normal: bool | int | None = None
+    unit: int | None = None
+    readback: str | None = None  # a boolean tag; "not x" inverts
+    confirm_within: Duration = Duration(1_000_000_000)
+    reassert: Duration = Duration(1_000_000_000)
+    silence: Duration = Duration(0)
+    fallback: tuple[str, ...] = ()
+    description: str = ""
+
+
+class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A condition that trips outputs without people."""
+
+    id: Ident
+    cause: str
+    effects: tuple[str, ...]
+    response: Duration
+    armed: bool
+    permissive: str | None = None
+    group: str | None = None
+    delay: Duration = Duration(0)
+    bad_for: Duration = Duration(0)
+    min_trip: Duration = Duration(0)
+    latch: bool = True
+    on_bad: str = "trip"  # trip, hold, ignore
+    hold_max: Duration | None = None
+    bypass_max: Duration = Duration(4 * 3600 * 1_000_000_000)
+    no_bypass: bool = False
+    bypass_votes: str = "abstain"
+    trips_on_gateway_restart: bool = False
+    priority: str = "critical"
+    level: str | None = None
+    guidance: str = ""
+
+
+class Group(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Interlocks that share a first-out; made with its defaults where only an interlock names it."""
+
+    id: Ident
+    max_bypassed: int = 1
+
+
+class Uplink(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A connection to one upstream platform."""
+
+    id: Ident
+    kind: str  # mqtt, http
+    url: str  # mqtt:// mqtts:// http:// https://
+    credentials: str | None = None
+    lanes: tuple[str, ...] = ("alert", "live", "backfill")
+    window: Annotated[int, Meta(ge=1, le=1000)] = 20  # messages in flight
+    timeout: Duration = Duration(10_000_000_000)
+
+
+class View(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Metrics, health and the page."""
+
+    listen: str = "127.0.0.1:9750"
+
+
+class History(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds of the sample store."""
+
+    max_bytes: Size = Size(2_000_000_000)
+    max_age: Duration = Duration(30 * 86_400 * 1_000_000_000)
+
+
+class Location(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Degrees, WGS 84."""
+
+    lat: Annotated[float, Meta(ge=-90, le=90)]
+    lon: Annotated[float, Meta(ge=-180, le=180)]
+
+
+class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The site itself and the guard's own settings."""
+
+    id: Ident
+    name: str = ""
+    gateway: str | None = None  # resolved: the site's id
+    location: Location | None = None
+    tags: str | None = None  # CSV beside the site file
+    tick: Duration = Duration(10_000_000)
+    start_within: Duration = Duration(5_000_000_000)
+    on_overrun: str = "trip"
+    on_stop: str = "trip"
+    on_output_failure: str = "stop_heartbeat"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole site file. ``source`` is where it was read from, ``warnings`` what check found."""
+
+    site: Site
+    device: tuple[Device, ...] = ()
+    tag: tuple[Tag, ...] = ()
+    output: tuple[Output, ...] = ()
+    interlock: tuple[Interlock, ...] = ()
+    group: tuple[Group, ...] = ()
+    uplink: tuple[Uplink, ...] = ()
+    view: View = View()
+    history: History = History()
+
+
+def by_id(items: tuple[Any, ...]) -> dict[str, Any]:
+    """Tags, devices, outputs ... by their id."""
+    return {item.id: item for item in items}
