@@ -1,0 +1,52 @@
+"""The gateway's parts in one place: the daemon fills it, the view and the commands read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastpath.image import TagImage
+    from fastpath.journal import GuardView
+    from gateway.alarms.limits import Limits
+    from gateway.apply import Running
+    from gateway.check import Checked
+    from gateway.commands import Commands
+    from gateway.guardlink import GuardLink
+    from gateway.paths import Paths
+    from gateway.problems import Problems
+    from gateway.scanner import Scanner
+    from gateway.site.model import Config
+    from gateway.store.history import History
+    from gateway.store.ledger import Ledger
+    from gateway.store.recorder import Recorder
+    from gateway.supervise import GuardSupervisor
+    from gateway.tags import TagTable
+    from gateway.uplink.pump import Pump
+
+
+@dataclass(slots=True, kw_only=True)
+class Gateway:
+    """Everything that runs in this process. Parts are added in the order of this list."""
+
+    config: "Config"
+    checked: "Checked"  # config, program blob, alarm program, warnings, summary
+    paths: "Paths"
+    started_mono_ns: int
+    started_utc_ns: int
+    problems: "Problems"  # what is wrong now: logged once, a metric, an alert
+    image: "TagImage"  # the gateway's own image, by tag index
+    tags: "TagTable"  # image plus ids, units and staleness
+    link: "GuardLink"
+    supervisor: "GuardSupervisor"
+    running: "Running"  # the guard's running program: hash, names, slot table
+    view: "Callable[[], GuardView | None]"  # the mapped guard.shm; None before the first guard
+    limits: "Limits"
+    ledger: "Ledger"
+    history: "History"
+    recorder: "Recorder"
+    scanner: "Scanner"
+    pumps: "tuple[Pump, ...]" = ()
+    commands: "Commands | None" = None  # set before the view starts
+    http: str = ""  # base URL with the real port; "" while the port is not bound
+    stopping: bool = False
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, reason): count
