@@ -1,0 +1,285 @@
+"""What a Modbus point is: its place in the device, its type, order, scaling and range.
+
+Addresses are PDU addresses, zero-based. A point is checked whole when it is parsed; a
+:class:`ModbusPoint` that exists can be planned and decoded.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from drivers.errors import RequestError
+from fastpath.codes import ByteOrder, PointType
+
+ADDRESS_MAX: Final = 65_535
+BIT_MAX: Final = 15  # bit 0 is the least significant
+
+
+class Area(StrEnum):
+    """The four tables of a Modbus device."""
+
+    COIL = "c"
+    DISCRETE_INPUT = "di"
+    INPUT_REGISTER = "ir"
+    HOLDING_REGISTER = "hr"
+
+    @property
+    def of_bits(self) -> bool:
+        """Whether the table holds bits, not registers."""
+        return self in (Area.COIL, Area.DISCRETE_INPUT)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a master can write it."""
+        return self in (Area.COIL, Area.HOLDING_REGISTER)
+
+
+class PointError(RequestError):
+    """A point cannot be. ``key`` is the site file's key at fault; the text is for people."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A place in a device, base already taken off. ``bit`` is None for the whole register."""
+
+    area: Area
+    number: int
+    bit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModbusPoint:
+    """One value in a device. ``low`` and ``high`` are inclusive, 0 without ``has_range``."""
+
+    area: Area
+    address: int
+    type: PointType
+    order: ByteOrder = ByteOrder.ABCD
+    bit: int = 0
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    has_range: bool = False
+
+    @property
+    def width(self) -> int:
+        """Registers that the value takes; 1 for a coil or discrete input."""
+        return WIDTHS[self.type]
+
+    @property
+    def boolean(self) -> bool:
+        """Whether the value is 0 or 1."""
+        return self.type in (PointType.BOOL, PointType.BIT)
+
+
+WIDTHS: Final[dict[PointType, int]] = {
+    PointType.BOOL: 1,
+    PointType.BIT: 1,
+    PointType.INT16: 1,
+    PointType.UINT16: 1,
+    PointType.INT32: 2,
+    PointType.UINT32: 2,
+    PointType.FLOAT32: 2,
+    PointType.INT64: 4,
+    PointType.UINT64: 4,
+    PointType.FLOAT64: 4,
+}
+ORDERS: Final[tuple[str, ...]] = tuple(order.name for order in ByteOrder)
+NUMBER_TYPES: Final[tuple[str, ...]] = (
+    "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
+)  # fmt: skip
+
+_ADDRESS: Final = re.compile(r"(c|di|ir|hr):(0[xX][0-9a-fA-F]+|[0-9]+)(?:\.([0-9]+))?")
+_TRADITIONAL: Final = re.compile(r"(?P<table>[0134])(?P<number>[0-9]{4,5})")
+_TRADITIONAL_AREAS: Final = {"0": "c", "1": "di", "3": "ir", "4": "hr"}
+_EXPECTED: Final = 'expected an address such as "hr:100", "ir:0x64", "c:16", "di:3" or "hr:5.3"'
+_STRUCT: Final[dict[PointType, str]] = {
+    PointType.INT16: ">h",
+    PointType.UINT16: ">H",
+    PointType.INT32: ">i",
+    PointType.UINT32: ">I",
+    PointType.INT64: ">q",
+    PointType.UINT64: ">Q",
+    PointType.FLOAT32: ">f",
+    PointType.FLOAT64: ">d",
+}
+
+
+def parse_address(text: str, *, base: int = 0) -> Address:
+    """Read ``c: di: ir: hr:`` + decimal or 0x number (+ ``.bit``). Raises PointError."""
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None:
+        raise PointError("address", f'found "{text}", {_EXPECTED}{_traditional_hint(text)}')
+    area = Area(match[1])
+    digits = match[2]
+    number = (int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)) - base
+    if not 0 <= number <= ADDRESS_MAX:
+        raise PointError(
+            "address",
+            f'found "{text}", expected a number from {base} to {ADDRESS_MAX + base} '
+            f"(base = {base})",
+        )
+    if match[3] is None:
+        return Address(area, number)
+    if area.of_bits:
+        raise PointError("address", f'found "{text}", but a bit is taken of ir: and hr: only')
+    bit = int(match[3])
+    if bit > BIT_MAX:
+        raise PointError("address", f'found "{text}", expected a bit from 0 to {BIT_MAX}')
+    return Address(area, number, bit)
+
+
+def parse_order(text: str, key: str = "order") -> ByteOrder:
+    """Read ABCD, BADC, CDAB or DCBA. Raises PointError."""
+    try:
+        return ByteOrder[text]
+    except KeyError:
+        expected = ", ".join(ORDERS)
+        raise PointError(key, f'found "{text}", expected one of {expected}') from None
+
+
+def parse_point(
+    address: str,
+    type_name: str = "",
+    order: str = "",
+    *,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    limits: tuple[float, float] | None = None,
+    base: int = 0,
+    default_order: str = "ABCD",
+) -> ModbusPoint:
+    """Make a point of the site file's fields; ``limits`` is the instrument range of the tag.
+
+    An empty type is bool for c:, di: and bits, uint16 otherwise; an empty order is the device's.
+    Raises PointError with the key at fault.
+    """
+    place = parse_address(address, base=base)
+    kind = _type_of(place, type_name)
+    _check_end(address, place, kind)
+    _check_scaling(kind, scale, offset)
+    low, high = _check_limits(limits)
+    return ModbusPoint(
+        area=place.area,
+        address=place.number,
+        type=kind,
+        order=parse_order(order or default_order),
+        bit=place.bit or 0,
+        scale=scale,
+        offset=offset,
+        low=low,
+        high=high,
+        has_range=limits is not None,
+    )
+
+
+def encode_registers(point: ModbusPoint, value: float) -> list[int]:
+    """The registers to write so that the point reads ``value`` (engineering units).
+
+    Raises RequestError for what cannot be written: a bit of a register (no atomic way), a value
+    that the type cannot hold or, for integers, not hold exactly.
+    """
+    layout = _STRUCT.get(point.type)
+    if layout is None or point.area is not Area.HOLDING_REGISTER:
+        raise RequestError(f"{describe(point)} cannot be written as registers")
+    raw = (value - point.offset) / point.scale
+    if not math.isfinite(raw):
+        raise RequestError(f"{describe(point)} cannot be written: {value} is no finite number")
+    integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
+    if integer and abs(raw - round(raw)) > 1e-6 * max(1.0, abs(raw)):
+        raise RequestError(f"{describe(point)} holds whole steps of {point.scale}, not {value}")
+    try:
+        data = struct.pack(layout, round(raw) if integer else raw)
+    except (struct.error, OverflowError):
+        raise RequestError(f"{describe(point)} cannot hold {value}") from None
+    return list(struct.unpack(f">{len(data) // 2}H", reorder(data, point.order)))
+
+
+def reorder(data: bytes, order: ByteOrder) -> bytes:
+    """Big-endian bytes as they travel in ``order`` (and back: each order is its own inverse)."""
+    words = [data[i : i + 2] for i in range(0, len(data), 2)]
+    if order in (ByteOrder.CDAB, ByteOrder.DCBA):
+        words.reverse()
+    if order in (ByteOrder.BADC, ByteOrder.DCBA):
+        words = [word[::-1] for word in words]
+    return b"".join(words)
+
+
+def describe(point: ModbusPoint) -> str:
+    """The point as people write it, zero-based: ``hr:5.3``."""
+    bit = f".{point.bit}" if point.type is PointType.BIT else ""
+    return f"{point.area.value}:{point.address}{bit}"
+
+
+def decode_fields(
+    points: Sequence[tuple[ModbusPoint, int]],
+) -> list[tuple[int, int, int, int, float, float, float, float, bool]]:
+    """What ``fastpath.decode.Decoder`` takes, of (point, its place in the reply) pairs."""
+    return [
+        (at, int(p.type), int(p.order), p.bit, p.scale, p.offset, p.low, p.high, p.has_range)
+        for p, at in points
+    ]
+
+
+def _type_of(place: Address, name: str) -> PointType:
+    if place.area.of_bits:
+        if name not in ("", "bool"):
+            raise PointError("type", f'found "{name}", expected "bool" for c: and di:')
+        return PointType.BOOL
+    if place.bit is not None:
+        if name not in ("", "bool"):
+            raise PointError("type", f'found "{name}", expected "bool" for a bit of a register')
+        return PointType.BIT
+    if name in ("bool", "bit"):
+        raise PointError("type", f'found "{name}", but it needs a bit such as "hr:5.3"')
+    if name == "":
+        return PointType.UINT16
+    if name not in NUMBER_TYPES:
+        raise PointError("type", f'found "{name}", expected one of {", ".join(NUMBER_TYPES)}')
+    return PointType[name.upper()]
+
+
+def _check_end(text: str, place: Address, kind: PointType) -> None:
+    if place.number + WIDTHS[kind] - 1 > ADDRESS_MAX:
+        raise PointError(
+            "address",
+            f'found "{text}", but {kind.name.lower()} takes {WIDTHS[kind]} registers and the '
+            f"table ends at {ADDRESS_MAX}",
+        )
+
+
+def _check_scaling(kind: PointType, scale: float, offset: float) -> None:
+    if not math.isfinite(scale) or scale == 0.0:
+        raise PointError("scale", f"found {scale}, expected a finite number other than 0")
+    if not math.isfinite(offset):
+        raise PointError("offset", f"found {offset}, expected a finite number")
+    if kind in (PointType.BOOL, PointType.BIT) and (scale, offset) != (1.0, 0.0):
+        key = "scale" if scale != 1.0 else "offset"
+        raise PointError(key, "a bool is 0 or 1 and takes no scale and no offset")
+
+
+def _check_limits(limits: tuple[float, float] | None) -> tuple[float, float]:
+    if limits is None:
+        return 0.0, 0.0
+    low, high = limits
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise PointError("range", f"found [{low}, {high}], expected [low, high] with low < high")
+    return low, high
+
+
+def _traditional_hint(text: str) -> str:
+    """Suggest what ``40101`` means, which many device manuals print."""
+    match = _TRADITIONAL.fullmatch(text.strip())
+    if match is None or int(match["number"]) == 0:
+        return ""
+    area = _TRADITIONAL_AREAS[match["table"]]
+    return f'; did you mean "{area}:{int(match["number"]) - 1}" (zero-based)'
