@@ -1,12 +1,16 @@
-"""The extension modules. Everything else about the project is in pyproject.toml."""
+"""The extension modules. Everything else about the project is in pyproject.toml.
+
+Two builds: the release build, and with SITEWARDEN_CHECKED=1 one with Cython's own checks, line
+tracing and the undefined-behaviour sanitizer (for tests of the logic, never for timing).
+"""
 
 import os
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CHECKED = os.environ.get("SITEWARDEN_CHECKED") == "1"
-
+# Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
     "columns",
     "decode",
@@ -21,19 +25,27 @@ MODULES = [
     "program",
 ]
 
-setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                f"fastpath.{name}",
-                [f"fastpath/{name}.pyx"],
-                depends=["fastpath/types.pxd", "fastpath/atomics.h"],
-                extra_compile_args=["-O2", "-Wall", "-Wno-unused-function"],
-            )
-            for name in MODULES
-            if os.path.exists(f"fastpath/{name}.pyx")
-        ],
-        compiler_directives={"language_level": 3},
-        nthreads=2,
+CHECKED = os.environ.get("SITEWARDEN_CHECKED") == "1"
+DIRECTIVES = {"language_level": 3, "linetrace": CHECKED}
+COMPILE = ["-O2", "-Wall", "-Wsign-compare", "-Wno-unused-function"]
+LINK: list[str] = []
+MACROS: list[tuple[str, str | None]] = []
+if CHECKED:
+    DIRECTIVES |= {"boundscheck": True, "wraparound": True, "initializedcheck": True}
+    COMPILE += ["-g", "-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
+    LINK += ["-fsanitize=undefined"]
+    MACROS += [("CYTHON_TRACE_NOGIL", "1")]
+
+EXTENSIONS = [
+    Extension(
+        f"fastpath.{name}",
+        [f"fastpath/{name}.pyx"],
+        depends=sorted(glob("fastpath/*.pxd") + glob("fastpath/*.h")),
+        define_macros=MACROS,
+        extra_compile_args=COMPILE,
+        extra_link_args=LINK,
     )
-)
+    for name in MODULES
+]
+
+setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, force=CHECKED, quiet=True))
