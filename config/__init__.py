@@ -1,0 +1,1 @@
+"""The example sites, installed as ``gateway.sites``."""
