@@ -1,0 +1,420 @@
+"""The gateway's end of the guard's mailbox: one session, commands with their results, samples.
+
+The link never makes the gateway wait for the guard: what does not fit into the socket is kept,
+commands and the newest acknowledgement in order, samples as the newest per slot. Whoever sends a
+command gets the guard's RESULT or a GuardError, never silence.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import random
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from fastpath import messages
+from fastpath.codes import LoadStep, MessageType
+from fastpath.messages import Result, Welcome
+from gateway.errors import GuardError
+
+_LOGGER = logging.getLogger(__name__)
+
+RECONNECT_S_FIRST: Final = 0.05
+RECONNECT_S_MAX: Final = 1.0
+HELLO_TIMEOUT_S: Final = 2.0
+COMMAND_TIMEOUT_S: Final = 2.0
+QUEUED_MESSAGES_MAX: Final = 64  # commands that wait for room in the socket
+_MESSAGES_PER_WAKE_MAX: Final = 64
+_SLOT_BYTES: Final = 4  # a SAMPLE begins with its slot
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """Where the link stands; ``text`` is for people."""
+
+    connected: bool  # WELCOME was received and the guard serves this version
+    compatible: bool  # False: a guard answered, but does not serve this version
+    welcome: Welcome | None
+    text: str
+
+
+@dataclass(slots=True)
+class LinkStats:
+    """Counts since the start."""
+
+    connects: int = 0
+    samples_sent: int = 0
+    samples_overwritten: int = 0  # a newer sample of the slot came before there was room
+    samples_unsent: int = 0  # no guard was there
+    commands: int = 0
+    timeouts: int = 0
+    nudges: int = 0
+    messages_bad: int = 0
+
+
+def _nothing(*_: object) -> None:
+    """What a callback does that nobody set."""
+
+
+class GuardLink:
+    """A reconnecting SEQPACKET session with the guard behind ``path``.
+
+    ``on_nudge(event_head, sample_head)`` is called for each NUDGE, ``on_state(LinkState)`` for each
+    change. Both are plain functions and must not block.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        on_nudge: Callable[[int, int], None] = _nothing,
+        on_state: Callable[[LinkState], None] = _nothing,
+    ) -> None:
+        self._path = path
+        self._on_nudge = on_nudge
+        self._on_state = on_state
+        self._instance = os.urandom(16)
+        self._state = LinkState(False, True, None, "not connected yet")
+        self._changed = asyncio.Event()
+        self._stats = LinkStats()
+        self._socket: socket.socket | None = None
+        self._gone: asyncio.Future[str] | None = None  # set by whoever finds the session at its end
+        self._welcome: asyncio.Future[Welcome] | None = None
+        self._results: dict[bytes, asyncio.Future[Result]] = {}
+        self._queue: deque[bytes] = deque()
+        self._ack: tuple[int, int] | None = None
+        self._samples: dict[bytes, bytes] = {}  # slot: its newest sample
+        self._samples_program = 0
+
+    def state(self) -> LinkState:
+        """Where the link stands now."""
+        return self._state
+
+    def stats(self) -> LinkStats:
+        """A copy of the counts."""
+        return replace(self._stats)
+
+    async def wait_connected(self) -> Welcome:
+        """Return as soon as a guard that serves this version has answered."""
+        while True:
+            state = self._state
+            if state.connected and state.welcome is not None:
+                return state.welcome
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Connect, serve, reconnect; returns only by cancellation."""
+        delay_s = RECONNECT_S_FIRST
+        while True:
+            try:
+                reached = await self._session()
+            finally:
+                self._close()
+            delay_s = RECONNECT_S_FIRST if reached else min(2 * delay_s, RECONNECT_S_MAX)
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  jitter
+
+    async def command(
+        self,
+        kind: MessageType,
+        body: bytes,
+        *,
+        ident: bytes | None = None,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        program: int = 0,
+    ) -> Result:
+        """Send one command and return the guard's RESULT.
+
+        The same ``ident`` (16 bytes) again gives the same answer and no second action. Raises
+        GuardError when no guard is there, it does not serve this version, or no answer came in
+        time: then the command may or may not have acted.
+        """
+        self._require_session()
+        if len(self._queue) >= QUEUED_MESSAGES_MAX:
+            raise GuardError("the guard takes no messages at the moment")
+        ident = os.urandom(16) if ident is None else ident
+        future = asyncio.get_running_loop().create_future()
+        self._results[ident] = future
+        self._stats.commands += 1
+        self._queue.append(messages.pack(kind, body, ident, program))
+        try:
+            self._flush()
+            async with asyncio.timeout(timeout_s):
+                result: Result = await future
+        except TimeoutError as error:
+            self._stats.timeouts += 1
+            raise GuardError(f"no answer from the guard within {timeout_s:g} s") from error
+        finally:
+            self._results.pop(ident, None)
+        return result
+
+    async def load(
+        self,
+        program: bytes,
+        expected: bytes,
+        ledger_seq: int,
+        *,
+        step: LoadStep = LoadStep.SWAP,
+        timeout_s: float = 5.0,
+    ) -> Result:
+        """Ask the guard to verify, or to swap to, the program of that hash (32 bytes).
+
+        ``expected`` is the hash that the caller believes to run. Raises GuardError.
+        """
+        body = messages.LOAD.pack(program, expected, ledger_seq, step)
+        return await self.command(MessageType.LOAD, body, timeout_s=timeout_s)
+
+    def send_samples(self, samples: bytes, program: int) -> None:
+        """Send n x 32 B SAMPLE records whose slots are those of ``program`` (its u64).
+
+        Never waits: without room the newest sample per slot is kept and sent as soon as there is
+        some. Without a session the samples are counted and dropped.
+        """
+        if not self._state.connected:
+            self._stats.samples_unsent += len(samples) // messages.SAMPLE.size
+            return
+        if program != self._samples_program:
+            self._samples.clear()
+            self._samples_program = program
+        if self._samples:
+            self._keep(samples)
+            return
+        step = messages.SAMPLES_PER_MESSAGE_MAX * messages.SAMPLE.size
+        for start in range(0, len(samples), step):
+            part = samples[start : start + step]
+            if self._queue or not self._put(self._samples_message(part)):
+                self._keep(samples[start:])
+                self._flush_later()
+                return
+            self._stats.samples_sent += len(part) // messages.SAMPLE.size
+
+    def ack(self, journal_id: int, event_tail: int) -> None:
+        """Tell the guard that every event below ``event_tail`` is in the ledger. Never waits."""
+        if not self._state.connected:
+            return
+        self._ack = (journal_id, event_tail)
+        self._flush()
+
+    # The session
+
+    async def _session(self) -> bool:
+        """One connection from connect to its end; True when the guard answered."""
+        loop = asyncio.get_running_loop()
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = connection
+        connection.setblocking(False)
+        try:
+            connection.connect(os.fspath(self._path))
+        except OSError as error:
+            self._tell(LinkState(False, True, None, f"guard not reached: {error.strerror}"))
+            return False
+        self._gone = loop.create_future()
+        self._welcome = loop.create_future()
+        loop.add_reader(connection, self._readable)
+        hello = messages.HELLO.pack(
+            messages.VERSION, messages.VERSION_OLDEST, 0, self._instance
+        )
+        self._put(messages.pack(MessageType.HELLO, hello))
+        await asyncio.wait(
+            {self._gone, self._welcome},
+            timeout=HELLO_TIMEOUT_S,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not self._welcome.done():
+            text = self._gone.result() if self._gone.done() else "no WELCOME in time"
+            self._tell(LinkState(False, True, None, f"guard not reached: {text}"))
+            return False
+        self._open(self._welcome.result())
+        text = await self._gone
+        self._tell(LinkState(False, True, None, text))
+        return True
+
+    def _open(self, welcome: Welcome) -> None:
+        self._stats.connects += 1
+        if welcome.compatible:
+            self._tell(LinkState(True, True, welcome, "connected"))
+            return
+        text = (
+            f"the guard speaks version {welcome.version} and does not serve gateways of version "
+            f"{messages.VERSION}; it protects on, nothing is sent to it"
+        )
+        self._tell(LinkState(False, False, welcome, text))
+
+    def _close(self) -> None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            loop = asyncio.get_running_loop()
+            with contextlib.suppress(ValueError):
+                loop.remove_reader(connection)
+                loop.remove_writer(connection)
+            connection.close()
+        self._queue.clear()
+        self._samples.clear()
+        self._ack = None
+        for future in self._results.values():
+            if not future.done():
+                future.set_exception(GuardError("the guard went away before it answered"))
+        if self._state.connected:
+            self._tell(LinkState(False, True, None, "closed"))
+
+    def _tell(self, state: LinkState) -> None:
+        before, self._state = self._state, state
+        self._changed.set()
+        if (before.connected, before.compatible) != (state.connected, state.compatible):
+            level = logging.INFO if state.connected else logging.WARNING
+            _LOGGER.log(level, "guard link: %s", state.text)
+        if before != state:
+            self._on_state(state)
+
+    def _require_session(self) -> None:
+        if self._state.connected:
+            return
+        raise GuardError(self._state.text)
+
+    # Reading
+
+    def _readable(self) -> None:
+        for _ in range(_MESSAGES_PER_WAKE_MAX):
+            if self._socket is None:
+                return
+            try:
+                message, _, flags, _ = self._socket.recvmsg(messages.MESSAGE_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._end(f"guard link broke: {error.strerror}")
+                return
+            if not message:
+                self._end("the guard closed the link")
+                return
+            if flags & socket.MSG_TRUNC:
+                self._stats.messages_bad += 1
+                continue
+            self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        try:
+            kind, ident, body = messages.unpack(message)
+            if kind == MessageType.RESULT:
+                self._take_result(ident, messages.result_of(body))
+            elif kind == MessageType.NUDGE:
+                self._stats.nudges += 1
+                self._on_nudge(*messages.NUDGE.unpack_from(body))
+            elif kind == MessageType.WELCOME:
+                if self._welcome is not None and not self._welcome.done():
+                    self._welcome.set_result(messages.welcome_of(body))
+            else:
+                self._stats.messages_bad += 1
+        except (ValueError, struct.error):
+            self._stats.messages_bad += 1
+
+    def _take_result(self, ident: bytes, result: Result) -> None:
+        future = self._results.get(ident)
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    def _end(self, text: str) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(text)
+
+    # Writing
+
+    def _put(self, message: bytes) -> bool:
+        """True when the kernel took it, or the session is at its end and nothing will."""
+        if self._socket is None:
+            return True
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return False
+            self._end(f"guard link broke: {error.strerror}")
+        return True
+
+    def _flush(self) -> None:
+        """Send what waits, in order of importance; ask to be woken for what does not fit."""
+        while self._queue:
+            if not self._put(self._queue[0]):
+                self._flush_later()
+                return
+            self._queue.popleft()
+        if self._ack is not None:
+            body = messages.ACK.pack(*self._ack)
+            if not self._put(messages.pack(MessageType.ACK, body)):
+                self._flush_later()
+                return
+            self._ack = None
+        if self._samples:
+            self._flush_samples()
+
+    def _flush_samples(self) -> None:
+        while self._samples:
+            slots = list(self._samples)[: messages.SAMPLES_PER_MESSAGE_MAX]
+            part = b"".join(self._samples[slot] for slot in slots)
+            if not self._put(self._samples_message(part)):
+                self._flush_later()
+                return
+            self._stats.samples_sent += len(slots)
+            for slot in slots:
+                del self._samples[slot]
+
+    def _flush_later(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_writer(self._socket, self._writable)
+
+    def _writable(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_writer(self._socket)
+            self._flush()
+
+    def _keep(self, samples: bytes) -> None:
+        size = messages.SAMPLE.size
+        for start in range(0, len(samples), size):
+            sample = samples[start : start + size]
+            slot = sample[:_SLOT_BYTES]
+            if slot in self._samples:
+                self._stats.samples_overwritten += 1
+            self._samples[slot] = sample
+
+    def _samples_message(self, part: bytes) -> bytes:
+        return messages.pack(MessageType.SAMPLES, part, program=self._samples_program)
+
+
+def send_trip_directly(path: Path, key: int, who: str, timeout_s: float = 2.0) -> Result:
+    """TRIP straight to the guard's socket, without the gateway; blocks at most ``timeout_s``.
+
+    Strengthening, so it needs no ledger. Raises GuardError when the guard is not reached, refuses
+    this user, or does not answer.
+    """
+    ident = os.urandom(16)
+    message = messages.pack(MessageType.TRIP, messages.command(key, who=who), ident)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(os.fspath(path))
+            connection.send(message)
+            for _ in range(_MESSAGES_PER_WAKE_MAX):
+                answer = connection.recv(messages.MESSAGE_BYTES_MAX)
+                if not answer:
+                    raise GuardError("the guard closed the connection: is this user allowed?")
+                kind, answered, body = messages.unpack(answer)
+                if kind == MessageType.RESULT and answered == ident:
+                    return messages.result_of(body)
+        except TimeoutError as error:
+            raise GuardError(f"no answer from the guard within {timeout_s:g} s") from error
+        except OSError as error:
+            raise GuardError(f"guard not reached at {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise GuardError(f"the guard's answer is not understood: {error}") from error
+    raise GuardError("the guard did not answer this command")
