@@ -1,0 +1,57 @@
+# Everything a newcomer needs: `make run`, `make test`. The set-up is done once, by itself.
+
+PY := .venv/bin/python
+NATIVE := $(wildcard fastpath/*.pyx fastpath/*.pxd fastpath/*.h) setup.py
+HELPERS := $(wildcard tests/helpers/*.c tests/benchmarks/*.c)
+
+.PHONY: help run test bench campaign lint lock clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert, outage, reset (Ctrl-C ends it)
+	@.venv/bin/sitewarden demo
+
+test: lint ## lint, types and every test
+	@$(PY) -m pytest -q
+
+bench: .venv/.ready-test .venv/.built ## trip reaction against bare C and asyncio, side by side (5 minutes)
+	@$(PY) -m tests.benchmarks.bench
+
+campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200 kills each)
+	@$(PY) -m pytest -q -m campaign --timeout=3600
+
+lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
+	@.venv/bin/ruff check -q
+	@.venv/bin/ruff format --check -q
+	@.venv/bin/cython-lint fastpath
+	@.venv/bin/mypy
+
+lock: .venv/.ready-test ## renew requirements/*.txt from pyproject.toml
+	@$(PY) -m pip -q --disable-pip-version-check install uv
+	@.venv/bin/uv pip compile -q pyproject.toml --upgrade $(UV) -o requirements/runtime.txt
+	@.venv/bin/uv pip compile -q --group dev --upgrade $(UV) -c requirements/runtime.txt -o requirements/dev.txt
+	@.venv/bin/uv pip compile -q --group build --upgrade $(UV) -c requirements/dev.txt -o requirements/build.txt
+
+clean: ## remove what was built, and .venv
+	@rm -rf .venv build dist *.egg-info fastpath/*.so fastpath/*.c tests/helpers/bin
+
+# One after the other: the set-up comes before what is built with it.
+.NOTPARALLEL:
+
+UV := --generate-hashes --no-header --no-annotate --universal --python-version 3.11
+
+# .ready-*: machine and .venv are set up. .built: the extension modules are those of the sources.
+.venv/.ready-run: .ci/setup requirements/runtime.txt requirements/build.txt pyproject.toml
+	@.ci/setup run
+	@touch .venv/.ready-run .venv/.built
+
+.venv/.ready-test: .ci/setup requirements/runtime.txt requirements/build.txt requirements/dev.txt pyproject.toml
+	@.ci/setup test
+	@touch .venv/.ready-run .venv/.ready-test .venv/.built
+
+.venv/.built: $(NATIVE)
+	@echo "setup: compiling what changed in the fast path"
+	@$(PY) setup.py -q build_ext --inplace >.setup-log 2>&1 || { tail -n 40 .setup-log; exit 1; }
+	@rm -f .setup-log
+	@touch $@
