@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastpath import messages
 from fastpath.codes import LoadStep, MessageType
@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 RECONNECT_S_FIRST: Final = 0.05
 RECONNECT_S_MAX: Final = 1.0
 HELLO_TIMEOUT_S: Final = 2.0
+ALIVE_S: Final = 1.0  # the guard takes 3 s of silence for a dead gateway
 COMMAND_TIMEOUT_S: Final = 2.0
 QUEUED_MESSAGES_MAX: Final = 64  # commands that wait for room in the socket
 _MESSAGES_PER_WAKE_MAX: Final = 64
@@ -57,6 +58,15 @@ class LinkStats:
     timeouts: int = 0
     nudges: int = 0
     messages_bad: int = 0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What was not sent or not understood, by reason."""
+        return {
+            "overwritten": self.samples_overwritten,
+            "no_guard": self.samples_unsent,
+            "bad_message": self.messages_bad,
+        }
 
 
 def _nothing(*_: object) -> None:
@@ -138,7 +148,8 @@ class GuardLink:
         """
         self._require_session()
         if len(self._queue) >= QUEUED_MESSAGES_MAX:
-            raise GuardError("the guard takes no messages at the moment")
+            msg = "the guard takes no messages at the moment"
+            raise GuardError(msg)
         ident = os.urandom(16) if ident is None else ident
         future = asyncio.get_running_loop().create_future()
         self._results[ident] = future
@@ -150,7 +161,8 @@ class GuardLink:
                 result: Result = await future
         except TimeoutError as error:
             self._stats.timeouts += 1
-            raise GuardError(f"no answer from the guard within {timeout_s:g} s") from error
+            msg = f"no answer from the guard within {timeout_s:g} s"
+            raise GuardError(msg) from error
         finally:
             self._results.pop(ident, None)
         return result
@@ -218,23 +230,25 @@ class GuardLink:
         self._gone = loop.create_future()
         self._welcome = loop.create_future()
         loop.add_reader(connection, self._readable)
-        hello = messages.HELLO.pack(
-            messages.VERSION, messages.VERSION_OLDEST, 0, self._instance
-        )
+        hello = messages.HELLO.pack(messages.VERSION, messages.VERSION_OLDEST, 0, self._instance)
         self._put(messages.pack(MessageType.HELLO, hello))
-        await asyncio.wait(
-            {self._gone, self._welcome},
-            timeout=HELLO_TIMEOUT_S,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        either: set[asyncio.Future[Any]] = {self._gone, self._welcome}
+        await asyncio.wait(either, timeout=HELLO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._welcome.done():
             text = self._gone.result() if self._gone.done() else "no WELCOME in time"
             self._tell(LinkState(False, True, None, f"guard not reached: {text}"))
             return False
         self._open(self._welcome.result())
-        text = await self._gone
-        self._tell(LinkState(False, True, None, text))
+        while not self._gone.done():
+            self._say_alive()
+            await asyncio.wait({self._gone}, timeout=ALIVE_S)
+        self._tell(LinkState(False, True, None, self._gone.result()))
         return True
+
+    def _say_alive(self) -> None:
+        """Sign of life: TOUCH of nothing. A full socket holds signs enough."""
+        if self._state.connected:
+            self._put(messages.pack(MessageType.TOUCH, messages.TOUCH.pack(0, 0)))
 
     def _open(self, welcome: Welcome) -> None:
         self._stats.connects += 1
@@ -407,14 +421,19 @@ def send_trip_directly(path: Path, key: int, who: str, timeout_s: float = 2.0) -
             for _ in range(_MESSAGES_PER_WAKE_MAX):
                 answer = connection.recv(messages.MESSAGE_BYTES_MAX)
                 if not answer:
-                    raise GuardError("the guard closed the connection: is this user allowed?")
+                    msg = "the guard closed the connection: is this user allowed?"
+                    raise GuardError(msg)
                 kind, answered, body = messages.unpack(answer)
                 if kind == MessageType.RESULT and answered == ident:
                     return messages.result_of(body)
         except TimeoutError as error:
-            raise GuardError(f"no answer from the guard within {timeout_s:g} s") from error
+            msg = f"no answer from the guard within {timeout_s:g} s"
+            raise GuardError(msg) from error
         except OSError as error:
-            raise GuardError(f"guard not reached at {path}: {error.strerror}") from error
+            msg = f"guard not reached at {path}: {error.strerror}"
+            raise GuardError(msg) from error
         except ValueError as error:
-            raise GuardError(f"the guard's answer is not understood: {error}") from error
-    raise GuardError("the guard did not answer this command")
+            msg = f"the guard's answer is not understood: {error}"
+            raise GuardError(msg) from error
+    msg = "the guard did not answer this command"
+    raise GuardError(msg)

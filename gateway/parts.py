@@ -1,10 +1,11 @@
 """The gateway's parts in one place: the daemon fills it, the view and the commands read it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastpath.image import TagImage
     from fastpath.journal import GuardView
     from gateway.alarms.limits import Limits

@@ -125,21 +125,22 @@ def prepare(paths: Paths) -> None:
         try:
             directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            raise GatewayError(
-                f"cannot create the directory {directory}: {error.strerror}"
-            ) from error
+            msg = f"cannot create the directory {directory}: {error.strerror}"
+            raise GatewayError(msg) from error
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise GatewayError(f"the directory {directory} is not writable for uid {os.getuid()}")
+            msg = f"the directory {directory} is not writable for uid {os.getuid()}"
+            raise GatewayError(msg)
 
 
 def check_socket_path(path: Path) -> None:
     """Raises GatewayError for a path that no Unix socket can have."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES_MAX:
-        raise GatewayError(
+        msg = (
             f"{path} is too long for a Unix socket: {length} bytes, at most "
             f"{SOCKET_PATH_BYTES_MAX}; choose a shorter --runtime-dir"
         )
+        raise GatewayError(msg)
 
 
 def is_tmpfs(directory: Path) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from fastpath import messages
 from fastpath.codes import MessageType, ResultCode
+from gateway import guardlink
 from gateway.errors import GuardError
 from gateway.guardlink import GuardLink, LinkState, send_trip_directly
 
@@ -210,7 +211,17 @@ async def test_version_skew_is_told_and_nothing_sent(guard: FakeGuard) -> None:
         link.ack(JOURNAL_ID, 4)
         with pytest.raises(GuardError, match="version"):
             await link.command(MessageType.TRIP, messages.command(1, who="0"))
+        assert link.stats().dropped["no_guard"] == 1
     assert [kind for kind, _, _ in guard.received] == [MessageType.HELLO]
+
+
+async def test_a_quiet_link_says_that_it_is_alive(
+    guard: FakeGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guardlink, "ALIVE_S", 0.01)
+    async with running(GuardLink(guard.path)):
+        touches = await guard.wait_for(MessageType.TOUCH, 3)
+    assert {messages.TOUCH.unpack(body) for _, body in touches} == {(0, 0)}
 
 
 async def test_samples_go_in_messages_of_126(guard: FakeGuard) -> None:
@@ -235,10 +246,11 @@ async def test_without_room_the_newest_sample_per_slot_is_kept(guard: FakeGuard)
         assert overwritten == 127
         guard.resume()
         await guard.wait_for(MessageType.SAMPLES, rounds - 1)
-    newest: dict[int, float] = {}
-    for _, body in guard.of(MessageType.SAMPLES):
-        for slot, _, _, _, value, _, _ in messages.SAMPLE.iter_unpack(body):
-            newest[slot] = value
+    newest: dict[int, float] = {
+        slot: value
+        for _, body in guard.of(MessageType.SAMPLES)
+        for slot, _, _, _, value, _, _ in messages.SAMPLE.iter_unpack(body)
+    }
     assert newest[3] == -1.0
     assert {value for slot, value in newest.items() if slot != 3} == {float(rounds)}
 
