@@ -1,0 +1,1 @@
+"""Tests; the helpers are in ``tests.helpers``."""

@@ -1,0 +1,97 @@
+"""A test leaves no task, thread, descriptor, process or shared file behind."""
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+LEAVE_WITHIN_S = 3.0  # threads and processes that were told to end may need a moment
+MARK = f"SITEWARDEN_TEST_RUN={os.getpid()}.{time.monotonic_ns()}"
+
+
+def pytest_configure() -> None:
+    """Mark every process that comes from this run, whoever its parent is by then."""
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{entry} -> {os.readlink(f'/proc/self/fd/{entry}')}")
+        except OSError:  # the listing's own descriptor
+            continue
+    return found
+
+
+def _threads() -> set[str]:
+    return {f"{thread.name} ({thread.ident})" for thread in threading.enumerate()}
+
+
+def _processes() -> set[str]:
+    found = set()
+    mark = MARK.encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            if mark in Path(f"/proc/{entry}/environ").read_bytes():
+                command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+                found.add(f"{entry}: {command.decode(errors='replace')}")
+        except OSError:  # it ended, or is not ours
+            continue
+    return found
+
+
+def _shared_files() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("sitewarden")}
+
+
+WATCHED: dict[str, Callable[[], Set[str]]] = {
+    "thread": _threads,
+    "process": _processes,
+    "descriptor": _descriptors,
+    "file in /dev/shm": _shared_files,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_leak() -> Iterator[None]:
+    """Fail a test that leaves something behind, after everything else was torn down."""
+    before = {kind: look() for kind, look in WATCHED.items()}
+    yield
+    deadline = time.monotonic() + LEAVE_WITHIN_S
+    while True:
+        left = {kind: sorted(look() - before[kind]) for kind, look in WATCHED.items()}
+        if not any(left.values()):
+            return
+        if time.monotonic() > deadline:
+            break
+        gc.collect()
+        time.sleep(0.02)
+    pytest.fail("left behind: " + "; ".join(f"{k}: {v}" for k, v in left.items() if v))
+
+
+@pytest_asyncio.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test whose loop still has tasks when its own fixtures are gone."""
+    yield
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    if left:
+        pytest.fail(f"tasks left behind: {left}")
+
+
+@pytest.fixture(autouse=True)
+def watch_tasks(request: pytest.FixtureRequest, no_leak: None) -> None:
+    """Watch the tasks of coroutine tests only; others have no loop."""
+    function = getattr(request.node, "obj", None)
+    if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
+        request.getfixturevalue("no_task_left")

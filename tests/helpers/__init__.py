@@ -1,0 +1,1 @@
+"""What the tests use: things that break links, outside observers, servers that are not ours."""
