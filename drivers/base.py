@@ -5,7 +5,7 @@ only :class:`drivers.errors.DriverError`; whoever runs it (``session.py``) decid
 connection. While a call runs no second one is made.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
@@ -28,8 +28,9 @@ class Driver(Protocol):
     async def read(self, plan: Any) -> Sequence[Reading]:
         """Read one poll class once; ``plan`` is what this driver's ``plan()`` made of its points.
 
-        A point that the device refuses is a BAD reading, not an exception. Raises LinkError or
-        ProtocolError when nothing can be said of the whole.
+        A point that the device refuses is a BAD reading, not an exception; one that could not be
+        read this time is missing. Raises LinkError or ProtocolError when nothing can be said of
+        the whole, DeviceError when the device answered only that it cannot now (link intact).
         """
 
     async def write(self, point: int, value: float) -> None:
@@ -37,6 +38,12 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Close the link; never raises, never waits longer than the timeout."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Requests so far by result: good, exception, timeout, refused, lost, connect."""
+
+    def faults(self) -> Mapping[int, str]:
+        """The points that the device refuses now, with a text for people; mostly empty."""
 
 
 class Subscribing(Protocol):

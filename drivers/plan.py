@@ -54,8 +54,9 @@ def plan(
             (i for i in chosen if points[i].area is area),
             key=lambda i: (points[i].address, points[i].width, i),
         )
-        for block in _blocks(points, members, cap, max_gap):
-            requests.append(_request(points, block, function))
+        requests.extend(
+            _request(points, block, function) for block in _blocks(points, members, cap, max_gap)
+        )
     return tuple(requests)
 
 
@@ -66,16 +67,30 @@ def request_cap(area: Area, max_registers: int) -> int:
     return min(READ_REGISTERS_MAX, max_registers)
 
 
-def halves(points: Sequence[ModbusPoint], request: Request) -> tuple[Request, ...]:
-    """Split a read between its points into two narrower ones; a read of one point stays whole."""
-    if len(request.points) < 2:
-        return (request,)
-    middle = len(request.points) // 2
+def split(points: Sequence[ModbusPoint], request: Request) -> tuple[Request, Request]:
+    """Two narrower reads of the same points: parted at the widest hole, else in the middle.
+
+    Raises ValueError for a read of one point.
+    """
     members = [index for index, _ in request.points]
+    if len(members) < 2:
+        text = "a read of one point cannot be split"
+        raise ValueError(text)
+    cut, widest, end = len(members) // 2, 0, 0
+    for place, index in enumerate(members):
+        point = points[index]
+        if place and point.address - end > widest:
+            cut, widest = place, point.address - end
+        end = max(end, point.address + point.width)
     return (
-        _request(points, members[:middle], request.function),
-        _request(points, members[middle:], request.function),
+        _request(points, members[:cut], request.function),
+        _request(points, members[cut:], request.function),
     )
+
+
+def alone(points: Sequence[ModbusPoint], index: int) -> Request:
+    """The read of one point."""
+    return _request(points, [index], FUNCTIONS[points[index].area])
 
 
 def _blocks(
@@ -86,9 +101,8 @@ def _blocks(
     for index in members:
         point = points[index]
         if point.width > cap:
-            raise RequestError(
-                f"{describe(point)} takes {point.width} registers, a request {cap} at most"
-            )
+            msg = f"{describe(point)} takes {point.width} registers, a request {cap} at most"
+            raise RequestError(msg)
         last = max(end, point.address + point.width)
         if block and point.address - end <= max_gap and last - start <= cap:
             block.append(index)

@@ -41,7 +41,7 @@ class Area(StrEnum):
 class PointError(RequestError):
     """A point cannot be. ``key`` is the site file's key at fault; the text is for people."""
 
-    def __init__(self, key: str, text: str) -> None:
+    def __init__(self, *, key: str, text: str) -> None:
         super().__init__(text)
         self.key = key
 
@@ -118,23 +118,27 @@ def parse_address(text: str, *, base: int = 0) -> Address:
     """Read ``c: di: ir: hr:`` + decimal or 0x number (+ ``.bit``). Raises PointError."""
     match = _ADDRESS.fullmatch(text.strip())
     if match is None:
-        raise PointError("address", f'found "{text}", {_EXPECTED}{_traditional_hint(text)}')
+        raise PointError(
+            key="address", text=f'found "{text}", {_EXPECTED}{_traditional_hint(text)}'
+        )
     area = Area(match[1])
     digits = match[2]
     number = (int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)) - base
     if not 0 <= number <= ADDRESS_MAX:
         raise PointError(
-            "address",
-            f'found "{text}", expected a number from {base} to {ADDRESS_MAX + base} '
+            key="address",
+            text=f'found "{text}", expected a number from {base} to {ADDRESS_MAX + base} '
             f"(base = {base})",
         )
     if match[3] is None:
         return Address(area, number)
     if area.of_bits:
-        raise PointError("address", f'found "{text}", but a bit is taken of ir: and hr: only')
+        raise PointError(
+            key="address", text=f'found "{text}", but a bit is taken of ir: and hr: only'
+        )
     bit = int(match[3])
     if bit > BIT_MAX:
-        raise PointError("address", f'found "{text}", expected a bit from 0 to {BIT_MAX}')
+        raise PointError(key="address", text=f'found "{text}", expected a bit from 0 to {BIT_MAX}')
     return Address(area, number, bit)
 
 
@@ -144,7 +148,7 @@ def parse_order(text: str, key: str = "order") -> ByteOrder:
         return ByteOrder[text]
     except KeyError:
         expected = ", ".join(ORDERS)
-        raise PointError(key, f'found "{text}", expected one of {expected}') from None
+        raise PointError(key=key, text=f'found "{text}", expected one of {expected}') from None
 
 
 def parse_point(
@@ -190,17 +194,21 @@ def encode_registers(point: ModbusPoint, value: float) -> list[int]:
     """
     layout = _STRUCT.get(point.type)
     if layout is None or point.area is not Area.HOLDING_REGISTER:
-        raise RequestError(f"{describe(point)} cannot be written as registers")
+        msg = f"{describe(point)} cannot be written as registers"
+        raise RequestError(msg)
     raw = (value - point.offset) / point.scale
     if not math.isfinite(raw):
-        raise RequestError(f"{describe(point)} cannot be written: {value} is no finite number")
+        msg = f"{describe(point)} cannot be written: {value} is no finite number"
+        raise RequestError(msg)
     integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
     if integer and abs(raw - round(raw)) > 1e-6 * max(1.0, abs(raw)):
-        raise RequestError(f"{describe(point)} holds whole steps of {point.scale}, not {value}")
+        msg = f"{describe(point)} holds whole steps of {point.scale}, not {value}"
+        raise RequestError(msg)
     try:
         data = struct.pack(layout, round(raw) if integer else raw)
     except (struct.error, OverflowError):
-        raise RequestError(f"{describe(point)} cannot hold {value}") from None
+        msg = f"{describe(point)} cannot hold {value}"
+        raise RequestError(msg) from None
     return list(struct.unpack(f">{len(data) // 2}H", reorder(data, point.order)))
 
 
@@ -233,38 +241,42 @@ def decode_fields(
 def _type_of(place: Address, name: str) -> PointType:
     if place.area.of_bits:
         if name not in ("", "bool"):
-            raise PointError("type", f'found "{name}", expected "bool" for c: and di:')
+            raise PointError(key="type", text=f'found "{name}", expected "bool" for c: and di:')
         return PointType.BOOL
     if place.bit is not None:
         if name not in ("", "bool"):
-            raise PointError("type", f'found "{name}", expected "bool" for a bit of a register')
+            raise PointError(
+                key="type", text=f'found "{name}", expected "bool" for a bit of a register'
+            )
         return PointType.BIT
     if name in ("bool", "bit"):
-        raise PointError("type", f'found "{name}", but it needs a bit such as "hr:5.3"')
+        raise PointError(key="type", text=f'found "{name}", but it needs a bit such as "hr:5.3"')
     if name == "":
         return PointType.UINT16
     if name not in NUMBER_TYPES:
-        raise PointError("type", f'found "{name}", expected one of {", ".join(NUMBER_TYPES)}')
+        raise PointError(
+            key="type", text=f'found "{name}", expected one of {", ".join(NUMBER_TYPES)}'
+        )
     return PointType[name.upper()]
 
 
 def _check_end(text: str, place: Address, kind: PointType) -> None:
     if place.number + WIDTHS[kind] - 1 > ADDRESS_MAX:
         raise PointError(
-            "address",
-            f'found "{text}", but {kind.name.lower()} takes {WIDTHS[kind]} registers and the '
+            key="address",
+            text=f'found "{text}", but {kind.name.lower()} takes {WIDTHS[kind]} registers and the '
             f"table ends at {ADDRESS_MAX}",
         )
 
 
 def _check_scaling(kind: PointType, scale: float, offset: float) -> None:
     if not math.isfinite(scale) or scale == 0.0:
-        raise PointError("scale", f"found {scale}, expected a finite number other than 0")
+        raise PointError(key="scale", text=f"found {scale}, expected a finite number other than 0")
     if not math.isfinite(offset):
-        raise PointError("offset", f"found {offset}, expected a finite number")
+        raise PointError(key="offset", text=f"found {offset}, expected a finite number")
     if kind in (PointType.BOOL, PointType.BIT) and (scale, offset) != (1.0, 0.0):
         key = "scale" if scale != 1.0 else "offset"
-        raise PointError(key, "a bool is 0 or 1 and takes no scale and no offset")
+        raise PointError(key=key, text="a bool is 0 or 1 and takes no scale and no offset")
 
 
 def _check_limits(limits: tuple[float, float] | None) -> tuple[float, float]:
@@ -272,7 +284,9 @@ def _check_limits(limits: tuple[float, float] | None) -> tuple[float, float]:
         return 0.0, 0.0
     low, high = limits
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise PointError("range", f"found [{low}, {high}], expected [low, high] with low < high")
+        raise PointError(
+            key="range", text=f"found [{low}, {high}], expected [low, high] with low < high"
+        )
     return low, high
 
 

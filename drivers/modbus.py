@@ -1,0 +1,158 @@
+"""Modbus TCP: planned reads, readings with quality, writes with their echo checked.
+
+Exceptions 1 to 3 part the read once to find the guilty points, 4 makes its points bad at once,
+5 and 6 are tried again inside the poll, 10 and 11 are a failed poll of this unit.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from drivers.base import Reading
+from drivers.blocks import Block
+from drivers.errors import DriverError, LinkError, ProtocolError, RequestError
+from drivers.modbus_link import ExceptionReply, ModbusLink, SilenceError
+from drivers.plan import READ_REGISTERS_MAX, Request, plan
+from drivers.points import Area, ModbusPoint, describe, encode_registers
+
+BUSY: Final = frozenset((5, 6))
+UNREACHABLE: Final = frozenset((10, 11))
+BUSY_TRIES: Final = 3
+BUSY_PAUSE_S: Final = 0.05  # doubled with each try
+
+T = TypeVar("T")
+
+
+class ModbusTcp:
+    """One unit behind one TCP address. A plan is a tuple of blocks, made by :meth:`plan`."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        points: Sequence[ModbusPoint],
+        *,
+        unit: int = 1,
+        timeout_s: float = 1.0,
+        request_delay_s: float = 0.0,
+        max_registers: int = READ_REGISTERS_MAX,
+        max_gap: int = 8,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._points = tuple(points)
+        self._max_registers = max_registers
+        self._max_gap = max_gap
+        self._request_delay_ns = int(request_delay_s * 1e9)
+        self._monotonic_ns = monotonic_ns
+        self._link = ModbusLink(host, port, unit, timeout_s)
+        self._counts: Counter[str] = Counter()
+        self._blocks: list[Block] = []
+        self._quiet_until_ns = 0  # no request before, for devices that need a rest
+
+    def plan(self, indices: Iterable[int]) -> tuple[Block, ...]:
+        """Plan the reads of the points at ``indices``. Raises RequestError."""
+        requests = plan(
+            self._points,
+            max_registers=self._max_registers,
+            max_gap=self._max_gap,
+            indices=indices,
+        )
+        blocks = tuple(Block(self._points, request) for request in requests)
+        self._blocks.extend(blocks)
+        return blocks
+
+    async def connect(self) -> None:
+        """Open the connection. Raises LinkError."""
+        try:
+            await self._link.open()
+        except LinkError:
+            self._counts["connect"] += 1
+            raise
+
+    async def read(self, plan: Sequence[Block]) -> Sequence[Reading]:
+        """Read every block once. Raises LinkError, ProtocolError, or DeviceError for no reading."""
+        readings: list[Reading] = []
+        passing: ExceptionReply | None = None
+        for block in plan:
+            try:
+                await block.read(self._ask, self._monotonic_ns(), readings)
+            except ExceptionReply as error:
+                passing = error
+                if error.code in UNREACHABLE:
+                    break  # the unit is away: the other reads would wait for it too
+        if passing is not None and not readings:
+            raise passing
+        return readings
+
+    async def write(self, point: int, value: float) -> None:
+        """Write one coil or holding register(s). Raises DriverError; never tried twice."""
+        target = self._points[point]
+        if target.area is Area.COIL:
+            if value not in (0.0, 1.0):
+                text = f"{describe(target)} takes 0 or 1, not {value}"
+                raise RequestError(text)
+            await self._pace()
+            await self._counted(self._link.write_coil(target.address, value == 1.0))
+            return
+        registers = encode_registers(target, value)
+        await self._pace()
+        await self._counted(self._link.write_registers(target.address, registers))
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        self._link.close()
+        await asyncio.sleep(0)  # the loop closes the socket in its next turn
+
+    def stats(self) -> Mapping[str, int]:
+        """Requests by result: good, exception, timeout, refused, lost; connect: failed connects."""
+        return self._counts
+
+    def faults(self) -> Mapping[int, str]:
+        """Points that the device refuses, by index, with a text for people."""
+        return {
+            index: f"{describe(self._points[index])} is refused: {ExceptionReply(code)}"
+            for block in self._blocks
+            for index, code in block.refused.items()
+        }
+
+    async def _ask(self, request: Request) -> bytes:
+        """One read, tried again while the device says that it is busy."""
+        for attempt in range(BUSY_TRIES):
+            await self._pace()
+            try:
+                return await self._counted(
+                    self._link.read(request.function, request.address, request.count)
+                )
+            except ExceptionReply as error:
+                if error.code not in BUSY or attempt == BUSY_TRIES - 1:
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_S * 2**attempt)
+        text = "no try was made"
+        raise RequestError(text)
+
+    async def _pace(self) -> None:
+        """Leave ``request_delay`` between a reply and the next request."""
+        rest_ns = self._quiet_until_ns - self._monotonic_ns()
+        if rest_ns > 0:
+            await asyncio.sleep(rest_ns / 1e9)
+
+    async def _counted(self, answer: Awaitable[T]) -> T:
+        try:
+            result = await answer
+        except DriverError as error:
+            self._counts[_result_of(error)] += 1
+            raise
+        finally:
+            self._quiet_until_ns = self._monotonic_ns() + self._request_delay_ns
+        self._counts["good"] += 1
+        return result
+
+
+def _result_of(error: DriverError) -> str:
+    if isinstance(error, ExceptionReply):
+        return "exception"
+    if isinstance(error, SilenceError):
+        return "timeout"
+    return "refused" if isinstance(error, ProtocolError) else "lost"

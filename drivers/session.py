@@ -1,0 +1,262 @@
+"""The one connect / run / wait loop of all drivers.
+
+A session owns one driver. It connects, discards what a device says while it settles, polls each
+class when it is due and, when anything ends the link, closes, waits and starts again: for ever,
+whatever is raised. Polls that could not be made in their time are counted and skipped, never
+queued.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from drivers.base import Driver, Reading
+from drivers.errors import DeviceError, DriverError, RequestError
+from fastpath.codes import DeviceState
+
+_LOGGER = logging.getLogger(__name__)
+
+RETRY_FIRST_NS: Final = 200_000_000
+RETRY_MAX_NS: Final = 5_000_000_000
+FAILED_POLLS_UNTIL_DOWN: Final = 3  # of a device that answers, but only that it cannot
+
+
+@dataclass(frozen=True, slots=True)
+class PollClass:
+    """The points of one period; ``plan`` is what the driver's ``plan()`` made of them."""
+
+    period_ns: int
+    plan: Any
+
+
+class Sink(Protocol):
+    """Where a session delivers; called from its task, must not block and not raise."""
+
+    def readings(
+        self, plan_index: int, mono_ns: int, utc_ns: int, readings: Sequence[Reading]
+    ) -> None:
+        """One poll's readings. The times are those of its begin: no value is older than they say.
+
+        A point of the class that is missing here was not read by this poll.
+        """
+
+    def failed(self, plan_index: int, mono_ns: int, utc_ns: int) -> None:
+        """One poll that was tried and brought nothing."""
+
+    def state(self, up: bool, error: DriverError | None) -> None:
+        """The device went up or down; told once each time, first when the first attempt ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the session stands. In DOWN ``delay_ns`` is the wait until the next attempt."""
+
+    stage: DeviceState
+    delay_ns: int = 0
+
+
+@dataclass(slots=True)
+class SessionStats:
+    """Counters since the start; times in nanoseconds."""
+
+    up: bool = False
+    state: State = State(DeviceState.DOWN)
+    error: str = ""  # newest failure, kept after it is over
+    connects: int = 0
+    polls: int = 0  # tried
+    polls_failed: int = 0
+    polls_missed: int = 0  # due while another one ran or the device was down
+    lateness_ns: int = 0  # of the newest poll: begin - due
+    lateness_ns_max: int = 0
+    requests: Mapping[str, int] = field(default_factory=dict)  # the driver's own, by result
+    dropped: Counter[str] = field(default_factory=Counter)  # readings, by reason
+
+
+class Session:
+    """Polls one device for ever.
+
+    ``name`` is the device's id, for the log. ``on_faults`` is told the points that the device
+    refuses (point index -> text for people) whenever they change.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        classes: Sequence[PollClass],
+        sink: Sink,
+        *,
+        name: str,
+        settle_ns: int = 1_000_000_000,
+        retry_max_ns: int = RETRY_MAX_NS,
+        on_faults: Callable[[Mapping[int, str]], None] | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        utc_ns: Callable[[], int] = time.time_ns,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Raises RequestError when there is nothing to poll."""
+        if not classes or any(each.period_ns <= 0 for each in classes):
+            text = f"{name}: nothing to poll, or a period of 0"
+            raise RequestError(text)
+        self._driver = driver
+        self._classes = tuple(classes)
+        self._sink = sink
+        self._name = name
+        self._settle_ns = settle_ns
+        self._retry_max_ns = retry_max_ns
+        self._on_faults = on_faults
+        self._monotonic_ns = monotonic_ns
+        self._utc_ns = utc_ns
+        self._jitter = jitter
+        self._stats = SessionStats()
+        self._told: bool | None = None  # what the sink was told last; None: nothing yet
+        self._due_ns = [0] * len(classes)  # 0: not yet planned
+        self._settled_ns = 0
+        self._attempts = 0  # failed ones in a row, for the backoff
+        self._failed_polls = 0  # in a row, over an intact link
+        self._faults: Mapping[int, str] = {}
+
+    async def run(self) -> None:
+        """Serve the device until cancelled; nothing else ends it."""
+        while True:
+            error = await self._serve()
+            if self._told is not True or self._attempts > 0:
+                self._tell(up=False, error=error)  # not for one loss that a reconnect mends
+            self._stats.error = str(error)
+            delay_ns = self._backoff_ns()
+            self._stats.state = State(DeviceState.DOWN, delay_ns)
+            await asyncio.sleep(delay_ns / 1e9)
+
+    def stats(self) -> SessionStats:
+        """The live counters (not a copy)."""
+        self._stats.requests = self._driver.stats()
+        return self._stats
+
+    async def _serve(self) -> DriverError:
+        """Connect and poll until the link ends; why it ended. The driver is closed after it."""
+        try:
+            self._stats.state = State(DeviceState.CONNECTING)
+            self._stats.connects += 1
+            await self._driver.connect()
+            self._connected()
+            while True:
+                await self._poll_next()
+        except DriverError as error:
+            return error
+        except Exception as error:
+            if self._told is not False:
+                _LOGGER.exception("%s: the driver failed", self._name)
+            text = f"driver failed: {type(error).__name__}: {error}"
+            return DriverError(text)
+        finally:
+            await self._driver.close()
+
+    def _connected(self) -> None:
+        now_ns = self._monotonic_ns()
+        self._settled_ns = now_ns + self._settle_ns
+        self._failed_polls = 0
+        self._stats.state = State(DeviceState.SETTLING)
+        for index, each in enumerate(self._classes):
+            due_ns = self._due_ns[index]
+            if due_ns and due_ns < now_ns:
+                self._stats.polls_missed += (now_ns - due_ns) // each.period_ns
+            self._due_ns[index] = max(due_ns, now_ns)
+
+    async def _poll_next(self) -> None:
+        """Wait for the class that is due first and poll it once."""
+        index = min(range(len(self._classes)), key=self._due_ns.__getitem__)
+        due_ns = self._due_ns[index]
+        await asyncio.sleep(max(0, due_ns - self._monotonic_ns()) / 1e9)
+        mono_ns, utc_ns = self._monotonic_ns(), self._utc_ns()
+        self._late(mono_ns - due_ns)
+        self._stats.polls += 1
+        try:
+            readings = await self._driver.read(self._classes[index].plan)
+        except DriverError as error:
+            self._poll_failed(index, mono_ns, utc_ns, error)
+            if ends_session(error):
+                raise
+        else:
+            self._poll_good(index, mono_ns, utc_ns, readings)
+        now_ns = self._monotonic_ns()
+        following_ns, missed = next_due(due_ns, self._classes[index].period_ns, now_ns)
+        self._stats.polls_missed += missed
+        if mono_ns < self._settled_ns:
+            following_ns = min(following_ns, max(self._settled_ns, now_ns))
+        self._due_ns[index] = following_ns
+
+    def _poll_good(
+        self, index: int, mono_ns: int, utc_ns: int, readings: Sequence[Reading]
+    ) -> None:
+        self._failed_polls = 0
+        if mono_ns < self._settled_ns:
+            self._stats.dropped["settle"] += len(readings)
+            return
+        self._attempts = 0
+        self._stats.state = State(DeviceState.UP)
+        self._tell(up=True, error=None)
+        self._deliver(self._sink.readings, index, mono_ns, utc_ns, readings)
+        faults = self._driver.faults()
+        if self._on_faults is not None and faults != self._faults:
+            self._faults = dict(faults)
+            self._deliver(self._on_faults, self._faults)
+
+    def _poll_failed(self, index: int, mono_ns: int, utc_ns: int, error: DriverError) -> None:
+        self._stats.polls_failed += 1
+        self._stats.error = str(error)
+        self._failed_polls += 1
+        self._deliver(self._sink.failed, index, mono_ns, utc_ns)
+        if self._failed_polls >= FAILED_POLLS_UNTIL_DOWN:
+            self._tell(up=False, error=error)
+
+    def _tell(self, *, up: bool, error: DriverError | None) -> None:
+        """Log and tell the sink, once per change."""
+        if self._told is up:
+            return
+        if up:
+            _LOGGER.info("%s: answers", self._name)
+        else:
+            _LOGGER.warning("%s: down: %s", self._name, error)
+        self._told = up
+        self._stats.up = up
+        self._deliver(self._sink.state, up, error)
+
+    def _deliver(self, take: Callable[..., None], *what: object) -> None:
+        """Call the sink; what it raises is counted and logged once, and ends nothing."""
+        try:
+            take(*what)
+        except Exception:
+            self._stats.dropped["sink"] += 1
+            if self._stats.dropped["sink"] == 1:
+                _LOGGER.exception("%s: readings could not be delivered", self._name)
+
+    def _late(self, lateness_ns: int) -> None:
+        self._stats.lateness_ns = lateness_ns
+        self._stats.lateness_ns_max = max(self._stats.lateness_ns_max, lateness_ns)
+
+    def _backoff_ns(self) -> int:
+        """Doubling from 0.2 s to the cap, of which half at random: devices return together."""
+        full_ns = min(self._retry_max_ns, RETRY_FIRST_NS << min(self._attempts, 16))
+        self._attempts += 1
+        return int(full_ns * (0.5 + 0.5 * self._jitter()))
+
+
+def ends_session(error: DriverError) -> bool:
+    """Whether the link must be closed after this error; the device's own refusals keep it."""
+    return not isinstance(error, DeviceError | RequestError)
+
+
+def next_due(due_ns: int, period_ns: int, now_ns: int) -> tuple[int, int]:
+    """The next due time after ``now_ns``, whole periods after ``due_ns``, and how many were missed.
+
+    A poll that took longer than its period loses the polls that fell due meanwhile.
+    """
+    following_ns = due_ns + period_ns
+    if following_ns > now_ns:
+        return following_ns, 0
+    missed = (now_ns - following_ns) // period_ns + 1
+    return following_ns + missed * period_ns, missed
