@@ -1,0 +1,67 @@
+"""The units as systemd's own tools see them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.programs import find
+
+SYSTEMD = Path(__file__).parent.parent.parent / "systemd"
+UNITS = ("sitewarden-guard.service", "sitewarden.service")
+VENV = Path(sys.executable).parent
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_verify_accepts_both(tmp_path: Path) -> None:
+    for name in UNITS:
+        text = (SYSTEMD / name).read_text()
+        changed = re.sub(r"^(ExecStart=)/opt/sitewarden/bin", rf"\1{VENV}", text, flags=re.M)
+        assert changed != text
+        (tmp_path / name).write_text(changed)
+    done = _run(
+        find("systemd-analyze"), "verify", "--man=no", *(str(tmp_path / name) for name in UNITS)
+    )
+    ours = [line for line in done.stderr.splitlines() if "sitewarden" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_security_is_below_the_threshold(name: str) -> None:
+    done = _run(
+        find("systemd-analyze"), "security", "--offline=yes", "--threshold=20", str(SYSTEMD / name)
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_neither_unit_requires_the_other(name: str) -> None:
+    text = (SYSTEMD / name).read_text()
+    assert not re.search(r"^(Requires|BindsTo|PartOf|Requisite|RuntimeDirectory)=", text, re.M)
+
+
+def test_users_and_directories_are_made(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("changing owners needs root")
+    (tmp_path / "etc").mkdir()
+    root = f"--root={tmp_path}"
+    done = _run(find("systemd-sysusers"), root, str(SYSTEMD / "sitewarden.sysusers"))
+    assert done.returncode == 0, done.stderr
+    done = _run(find("systemd-tmpfiles"), "--create", root, str(SYSTEMD / "sitewarden.tmpfiles"))
+    assert done.returncode == 0, done.stderr
+    ids = {
+        line.split(":")[0]: int(line.split(":")[2])
+        for line in (tmp_path / "etc/passwd").read_text().splitlines()
+    }
+    runtime = (tmp_path / "run/sitewarden").stat()
+    assert runtime.st_uid == ids["sitewarden-guard"]
+    assert runtime.st_mode & 0o7777 == 0o1771
+    guard = (tmp_path / "var/lib/sitewarden/guard").stat()
+    assert guard.st_uid == ids["sitewarden-guard"]
+    assert guard.st_mode & 0o7777 == 0o750
