@@ -1,0 +1,145 @@
+"""What is wrong now, outside the guard: logged once, shown while it lasts, told by an alert.
+
+Whoever finds a problem calls :meth:`Problems.raised` as often as it likes; only the first call
+counts until it is :meth:`Problems.cleared`. The alerts wait here until the ledger takes them.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from gateway.errors import StoreError
+from gateway.store.alert import AlertDraft, Kind, Priority, Source, State
+
+_LOGGER = logging.getLogger(__name__)
+
+WAITING_ALERTS_MAX: Final = 1_000
+LEDGER_RETRY_S: Final = 1.0
+_BATCH_MAX: Final = 100
+# The alert's kind by the problem's; every other problem is the gateway's own.
+_ALERT_KINDS: Final[dict[str, Kind]] = {
+    "device": "device",
+    "points": "device",
+    "guard": "guard",
+    "program": "program",
+}
+
+
+class AlertSink(Protocol):
+    """What takes alerts for good: the ledger."""
+
+    async def append(self, drafts: Sequence[AlertDraft]) -> Any:
+        """Store the alerts. Raises StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong now; ``kind`` and ``ident`` are the source of its alert."""
+
+    kind: str
+    ident: str
+    text: str
+    since_utc_ns: int
+
+
+class Problems:
+    """The list of what is wrong, and the queue of alerts about it."""
+
+    def __init__(self, *, utc_ns: Callable[[], int] = time.time_ns) -> None:
+        self._utc_ns = utc_ns
+        self._active: dict[tuple[str, str], Problem] = {}
+        self._known: set[tuple[str, str]] = set()  # said anything of it in this life
+        self._waiting: deque[AlertDraft] = deque()
+        self._wake = asyncio.Event()
+        self._refused = False
+        self.on_stored: Callable[[], None] = _nothing  # new alerts are in the ledger
+        self.raised_total: Counter[str] = Counter()  # by kind
+        self.dropped: Counter[str] = Counter()  # alerts that found no place to wait, by reason
+
+    def active(self) -> list[Problem]:
+        """What is wrong now, oldest first."""
+        return list(self._active.values())
+
+    def raised(self, kind: str, ident: str, text: str, *, priority: Priority = "high") -> None:
+        """Tell that something is wrong; a later call only renews the text."""
+        key = (kind, ident)
+        before = self._active.get(key)
+        since_ns = before.since_utc_ns if before else self._utc_ns()
+        self._active[key] = Problem(kind, ident, text, since_ns)
+        self._known.add(key)
+        if before is not None:
+            return
+        _LOGGER.warning("%s %s: %s", kind, ident, text)
+        self.raised_total[kind] += 1
+        self._put(kind, ident, "raised", text, priority)
+
+    def cleared(self, kind: str, ident: str, text: str) -> None:
+        """Tell that it is over.
+
+        The first time it goes to the ledger in any case: an earlier life may have raised it.
+        """
+        key = (kind, ident)
+        if self._active.pop(key, None) is not None:
+            _LOGGER.info("%s %s: %s", kind, ident, text)
+        elif key in self._known:
+            return
+        self._known.add(key)
+        self._put(kind, ident, "cleared", text, "low")
+
+    def event(self, kind: str, ident: str, text: str, *, priority: Priority = "low") -> None:
+        """Tell of something that has no end: one alert."""
+        _LOGGER.info("%s %s: %s", kind, ident, text)
+        self._put(kind, ident, "event", text, priority)
+
+    async def run(self, ledger: AlertSink) -> None:
+        """Bring the waiting alerts into the ledger, for ever; returns only by cancellation."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                if not await self.flush(ledger):
+                    await asyncio.sleep(LEDGER_RETRY_S)
+
+    async def flush(self, ledger: AlertSink) -> bool:
+        """One try to store what waits; False when the ledger does not take it now."""
+        batch = list(itertools.islice(self._waiting, _BATCH_MAX))
+        if not batch:
+            return True
+        try:
+            await ledger.append(batch)
+        except StoreError as error:
+            if not self._refused:
+                _LOGGER.warning("alerts wait for the ledger: %s", error)
+            self._refused = True
+            return False
+        self._refused = False
+        for _ in batch:
+            self._waiting.popleft()
+        self.on_stored()
+        return True
+
+    def _put(self, kind: str, ident: str, state: State, text: str, priority: Priority) -> None:
+        if len(self._waiting) >= WAITING_ALERTS_MAX:
+            self.dropped["alerts_full"] += 1
+            return
+        self._waiting.append(
+            AlertDraft(
+                kind=_ALERT_KINDS.get(kind, "gateway"),
+                state=state,
+                source=Source(kind, ident),
+                utc_ns=self._utc_ns(),
+                priority=priority,
+                cause=text,
+                subject="" if state == "event" else f"problem:{kind}:{ident}",
+            )
+        )
+        self._wake.set()
+
+
+def _nothing() -> None:
+    """What happens where nobody waits for stored alerts."""

@@ -1,0 +1,237 @@
+"""The slow devices: one session each, their samples to the gateway's image and to the guard.
+
+A device that the guard polls itself (``fast``) is never touched here. One poll makes one Samples
+(``messages.SAMPLE`` records by tag index); the guard gets those of its program by its own slots.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from array import array
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from drivers.registry import DRIVERS
+from drivers.session import PollClass, Session, SessionStats
+from fastpath import columns, messages
+from fastpath.codes import NONE_U32, Quality, Reason
+
+if TYPE_CHECKING:
+    from drivers.base import Reading
+    from drivers.errors import DriverError
+    from fastpath.image import TagImage
+    from gateway.apply import Running
+    from gateway.guardlink import GuardLink
+    from gateway.problems import Problems
+    from gateway.site.model import Config, Device, Tag
+
+_LOGGER = logging.getLogger(__name__)
+
+EXPIRE_S: Final = 0.1  # how often staleness is looked for
+_FAULTS_TOLD_MAX: Final = 5
+_NS_PER_S: Final = 1_000_000_000
+
+# What a scanner delivers: every sample, and those of them that the tag's ``record`` wants kept.
+SamplesSink = Callable[[bytes, bytes], None]
+
+
+@dataclass(slots=True)
+class ScannerStats:
+    """The sessions' counts by device, and what was dropped."""
+
+    devices: dict[str, SessionStats] = field(default_factory=dict)
+    samples: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class Scanner:
+    """Polls every device of ``config`` that is not ``fast``.
+
+    ``sink(samples, recorded)`` takes each poll. ``running`` tells which slots the guard's program
+    gives to our tags. Raises RequestError for a device that no driver can serve.
+    """
+
+    def __init__(
+        self,
+        config: "Config",
+        image: "TagImage",
+        link: "GuardLink",
+        running: "Callable[[], Running]",
+        sink: SamplesSink,
+        problems: "Problems",
+        *,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        utc_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._image = image
+        self._link = link
+        self._running = running
+        self._sink = sink
+        self._monotonic_ns = monotonic_ns
+        self._utc_ns = utc_ns
+        self._samples = 0
+        self._devices: dict[str, _Device] = {}
+        for device in config.device:
+            tags = [(i, tag) for i, tag in enumerate(config.tag) if tag.device == device.id]
+            if tags and not device.fast:
+                self._devices[device.id] = _Device(device, tags, self.deliver, problems)
+
+    def jobs(self) -> "dict[str, Callable[[], Coroutine[Any, Any, None]]]":
+        """What has to run, by a name for people: one session per device, and the staleness."""
+        jobs = {f"device {ident}": each.session.run for ident, each in self._devices.items()}
+        return jobs | {"staleness": self.expire} if jobs else {}
+
+    def stats(self) -> ScannerStats:
+        """The counts since the start."""
+        devices = {ident: each.session.stats() for ident, each in self._devices.items()}
+        dropped: dict[str, int] = {}
+        for stats in devices.values():
+            for reason, count in stats.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        return ScannerStats(devices, self._samples, dropped)
+
+    def deliver(self, samples: bytes, recorded: bytes) -> None:
+        """One poll's samples: to the gateway, and to the guard what its program reads."""
+        self._samples += len(samples) // messages.SAMPLE.size
+        running = self._running()
+        wanted = columns.remap(samples, running.slots)
+        if wanted:
+            self._link.send_samples(wanted, running.number)
+        self._sink(samples, recorded)
+
+    def resend(self) -> None:
+        """Give a new guard, or a new program, the newest sample of every tag that it reads."""
+        running = self._running()
+        newest = bytearray()
+        for each in self._devices.values():
+            for tag in each.tags:
+                slot = running.slot_of(tag)
+                value, quality, reason, mono_ns, utc_ns, _ = self._image.get(tag)
+                if slot != NONE_U32 and mono_ns:
+                    newest += messages.SAMPLE.pack(slot, quality, reason, 0, value, mono_ns, utc_ns)
+        if newest:
+            self._link.send_samples(bytes(newest), running.number)
+
+    async def expire(self) -> None:
+        """Make tags BAD(comm_failure) whose newest sample is older than ``stale_after``."""
+        while True:
+            await asyncio.sleep(EXPIRE_S)
+            now_ns = self._monotonic_ns()
+            for each in self._devices.values():
+                each.expire(now_ns, self._utc_ns())
+
+
+class _Device:
+    """One device's session with its tags; the session's sink."""
+
+    def __init__(
+        self,
+        device: "Device",
+        tags: "Sequence[tuple[int, Tag]]",
+        deliver: SamplesSink,
+        problems: "Problems",
+    ) -> None:
+        self.id = device.id
+        self.tags = array("I", [index for index, _ in tags])
+        self._ids = [tag.id for _, tag in tags]
+        self._deliver = deliver
+        self._problems = problems
+        self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
+        self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
+        self._read_ns = [0] * len(tags)  # newest reading, 0: none or told stale
+        driver = DRIVERS[device.driver].make(device, [(tag.point, tag.range) for _, tag in tags])
+        periods: dict[int, list[int]] = {}
+        for point, (_, tag) in enumerate(tags):
+            periods.setdefault(tag.poll or device.poll, []).append(point)
+        self.session = Session(
+            driver,
+            [PollClass(period, driver.plan(points)) for period, points in periods.items()],
+            self,
+            name=device.id,
+            settle_ns=device.settle,
+            on_faults=self.faults,
+        )
+
+    def readings(
+        self, plan_index: int, mono_ns: int, utc_ns: int, readings: "Sequence[Reading]"
+    ) -> None:
+        """Pack one poll and pass it on."""
+        del plan_index
+        pack, tags = messages.SAMPLE.pack, self.tags
+        samples, recorded = bytearray(), bytearray()
+        for point, value, quality, reason, source_utc_ns in readings:
+            sample = pack(tags[point], quality, reason, 0, value, mono_ns, source_utc_ns or utc_ns)
+            samples += sample
+            if self._recording[point].wants(value, quality, reason, mono_ns):
+                recorded += sample
+            self._read_ns[point] = mono_ns
+        if samples:
+            self._deliver(bytes(samples), bytes(recorded))
+
+    def failed(self, plan_index: int, mono_ns: int, utc_ns: int) -> None:
+        """A failed poll changes nothing until ``stale_after``."""
+
+    def state(self, up: bool, error: "DriverError | None") -> None:
+        """Tell people once each time."""
+        if up:
+            self._problems.cleared("device", self.id, "answers again")
+        else:
+            self._problems.raised("device", self.id, f"no connection: {error}")
+
+    def faults(self, faults: Mapping[int, str]) -> None:
+        """Points that the device refuses: one alert for all of them."""
+        if not faults:
+            self._problems.cleared("points", self.id, "every point is read")
+            return
+        told = [f"{self._ids[point]}: {text}" for point, text in sorted(faults.items())]
+        more = len(told) - _FAULTS_TOLD_MAX
+        text = "; ".join(told[:_FAULTS_TOLD_MAX]) + (f"; and {more} more" if more > 0 else "")
+        self._problems.raised("points", self.id, text)
+
+    def expire(self, now_ns: int, utc_ns: int) -> None:
+        """One BAD(comm_failure) sample for each tag whose time is over."""
+        samples = bytearray()
+        for point, read_ns in enumerate(self._read_ns):
+            stale_after_ns = self._stale_after_ns[point]
+            if not read_ns or not stale_after_ns or now_ns - read_ns <= stale_after_ns:
+                continue
+            self._read_ns[point] = 0
+            samples += messages.SAMPLE.pack(
+                self.tags[point], Quality.BAD, Reason.COMM_FAILURE, 0, math.nan, now_ns, utc_ns
+            )
+            self._recording[point].wants(math.nan, Quality.BAD, Reason.COMM_FAILURE, now_ns)
+        if samples:
+            self._deliver(bytes(samples), bytes(samples))
+
+
+class _Recording:
+    """Which samples of one tag the history keeps: all, changes, or one a second."""
+
+    __slots__ = ("_kept", "_kept_ns", "_mode")
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._kept: tuple[float, int, int] | None = None
+        self._kept_ns = 0
+
+    def wants(self, value: float, quality: int, reason: int, mono_ns: int) -> bool:
+        """Whether to keep this sample; a change of quality is always kept."""
+        if self._mode == "all":
+            return True
+        before = self._kept
+        worse = before is None or before[1:] != (quality, reason)
+        if self._mode == "change":
+            same = not worse and before is not None and _same(before[0], value)
+        else:
+            same = not worse and mono_ns - self._kept_ns < _NS_PER_S
+        if same:
+            return False
+        self._kept = (value, quality, reason)
+        self._kept_ns = mono_ns
+        return True
+
+
+def _same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))

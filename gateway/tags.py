@@ -1,0 +1,76 @@
+"""The site's tags by index: their texts, and each one's newest value with its staleness."""
+
+import math
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastpath.codes import NONE_U32, Owner, Quality, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastpath.image import TagImage
+    from fastpath.journal import GuardView
+    from gateway.apply import Running
+    from gateway.site.model import Config
+
+
+class TagValue(NamedTuple):
+    """What stands in a tag now; ``value`` is NaN where none was ever read."""
+
+    value: float
+    quality: int  # Quality
+    reason: int  # Reason
+    mono_ns: int
+    utc_ns: int
+    source_utc_ns: int
+
+
+class TagTable:
+    """Tags by index. Those that the guard polls are read from guard.shm, others from our image.
+
+    The guard journals a tag on change only: its age is known in guard.shm alone.
+    """
+
+    def __init__(
+        self,
+        config: "Config",
+        image: "TagImage",
+        view: "Callable[[], GuardView | None]",
+        running: "Callable[[], Running]",
+    ) -> None:
+        self.tags = config.tag
+        self.ids = tuple(tag.id for tag in config.tag)
+        self.index = {tag.id: i for i, tag in enumerate(config.tag)}
+        fast = {device.id for device in config.device if device.fast}
+        self.fast = tuple(tag.device in fast for tag in config.tag)
+        self._stale_after_ns = tuple(tag.stale_after or 0 for tag in config.tag)
+        self._image = image
+        self._view = view
+        self._running = running
+
+    def read(self, i: int, now_ns: int | None = None) -> TagValue:
+        """The value of tag ``i`` at ``now_ns`` (monotonic); BAD(stale) past ``stale_after``."""
+        now_ns = time.monotonic_ns() if now_ns is None else now_ns
+        found = self._from_guard(i) if self.fast[i] else None
+        if found is None:
+            found = TagValue(*self._image.get(i))
+        if found.mono_ns == 0:
+            return found._replace(value=math.nan)
+        stale_after_ns = self._stale_after_ns[i]
+        if stale_after_ns and now_ns - found.mono_ns > stale_after_ns:
+            return found._replace(quality=Quality.BAD, reason=Reason.STALE)
+        return found
+
+    def _from_guard(self, i: int) -> TagValue | None:
+        """The guard's own slot of tag ``i``; None while it does not feed this tag."""
+        slot = self._running().slot_of(i)
+        view = self._view()
+        if slot == NONE_U32 or view is None:
+            return None
+        seen = view.slot(slot)
+        if seen.owner != Owner.GUARD:
+            return None
+        return TagValue(
+            seen.value, seen.quality, seen.reason, seen.mono_ns, seen.utc_ns, seen.source_utc_ns
+        )
