@@ -10,7 +10,7 @@ import logging
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastpath import blob
 from fastpath.codes import NONE_U32, ResultCode
@@ -35,7 +35,7 @@ _EMPTY_HASH: Final = blob.blob_hash(blob.EMPTY)
 class Audit(Protocol):
     """What keeps commands durably: the ledger."""
 
-    async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
+    async def command(self, who: str, action: str, target: str, detail: str) -> int:
         """Store a command before it acts; its ledger seq. Raises StoreError."""
 
     async def command_result(self, seq: int, code: int, text: str) -> None:
@@ -170,7 +170,7 @@ class Applier:
     async def _load(self, current: bytes) -> "Result":
         store_program(self._paths, self._program)
         seq = await self._audit.command(
-            "gateway", "load", self._hash.hex(), {"from": current.hex()}
+            "gateway", "load", self._hash.hex(), f"from {current.hex()}"
         )
         result = await self._link.load(self._hash, current, seq)
         with contextlib.suppress(StoreError):

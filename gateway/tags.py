@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastpath.image import TagImage
-    from fastpath.journal import GuardView
+    from fastpath.journal import GuardView, SlotView
     from gateway.apply import Running
     from gateway.site.model import Config
 
@@ -52,8 +52,31 @@ class TagTable:
     def read(self, i: int, now_ns: int | None = None) -> TagValue:
         """The value of tag ``i`` at ``now_ns`` (monotonic); BAD(stale) past ``stale_after``."""
         now_ns = time.monotonic_ns() if now_ns is None else now_ns
-        found = self._from_guard(i) if self.fast[i] else None
-        if found is None:
+        view = self._view() if self.fast[i] else None
+        slot = self._running().slot_of(i)
+        seen = view.slot(slot) if view is not None and slot != NONE_U32 else None
+        return self._value(i, seen, now_ns)
+
+    def read_all(self, view: "GuardView | None", now_ns: int) -> list[TagValue]:
+        """Every tag in order, by one given view; may be called in another thread.
+
+        Raises JournalError when the view was closed meanwhile.
+        """
+        running = self._running()
+        seen = view.slots(len(running.table)) if view is not None else ()
+        values = []
+        for i in range(len(self.ids)):
+            slot = running.slot_of(i)
+            values.append(self._value(i, seen[slot] if slot < len(seen) else None, now_ns))
+        return values
+
+    def _value(self, i: int, seen: "SlotView | None", now_ns: int) -> TagValue:
+        """Tag ``i`` out of the guard's slot where the guard feeds it, else out of our image."""
+        if self.fast[i] and seen is not None and seen.owner == Owner.GUARD:
+            found = TagValue(
+                seen.value, seen.quality, seen.reason, seen.mono_ns, seen.utc_ns, seen.source_utc_ns
+            )
+        else:
             found = TagValue(*self._image.get(i))
         if found.mono_ns == 0:
             return found._replace(value=math.nan)
@@ -61,16 +84,3 @@ class TagTable:
         if stale_after_ns and now_ns - found.mono_ns > stale_after_ns:
             return found._replace(quality=Quality.BAD, reason=Reason.STALE)
         return found
-
-    def _from_guard(self, i: int) -> TagValue | None:
-        """The guard's own slot of tag ``i``; None while it does not feed this tag."""
-        slot = self._running().slot_of(i)
-        view = self._view()
-        if slot == NONE_U32 or view is None:
-            return None
-        seen = view.slot(slot)
-        if seen.owner != Owner.GUARD:
-            return None
-        return TagValue(
-            seen.value, seen.quality, seen.reason, seen.mono_ns, seen.utc_ns, seen.source_utc_ns
-        )
