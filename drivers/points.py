@@ -98,7 +98,7 @@ NUMBER_TYPES: Final[tuple[str, ...]] = (
     "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
 )  # fmt: skip
 
-_ADDRESS: Final = re.compile(r"(c|di|ir|hr):(0[xX][0-9a-fA-F]+|[0-9]+)(?:\.([0-9]+))?")
+_ADDRESS: Final = re.compile(r"(c|di|ir|hr):(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,8})(?:\.([0-9]{1,3}))?")
 _TRADITIONAL: Final = re.compile(r"(?P<table>[0134])(?P<number>[0-9]{4,5})")
 _TRADITIONAL_AREAS: Final = {"0": "c", "1": "di", "3": "ir", "4": "hr"}
 _EXPECTED: Final = 'expected an address such as "hr:100", "ir:0x64", "c:16", "di:3" or "hr:5.3"'

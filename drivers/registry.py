@@ -5,6 +5,7 @@ so that no driver needs the gateway.
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -15,6 +16,9 @@ from drivers.plan import request_cap
 from drivers.points import ModbusPoint, PointError, describe, parse_order, parse_point
 
 PORT_MAX: Final = 65_535
+_ENDPOINT: Final = re.compile(
+    r"(?:\[(?P<bracketed>[0-9a-fA-F:.%\w]+)\]|(?P<plain>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})"
+)
 COMMON_DEVICE_KEYS: Final = frozenset(
     ("id", "driver", "address", "poll", "timeout", "settle", "record")
 )
@@ -121,14 +125,12 @@ class Endpoint:
 
 def parse_endpoint(text: str) -> Endpoint:
     """Read ``host:port`` or ``[IPv6]:port``. Raises PointError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    right = colon and host and port.isascii() and port.isdigit() and 0 < int(port) <= PORT_MAX
-    if not right or (":" in host and not bracketed) or any(c.isspace() for c in host):
+    match = _ENDPOINT.fullmatch(text.strip())
+    port = int(match["port"]) if match else 0
+    if match is None or not 0 < port <= PORT_MAX:
         expected = 'expected host:port such as "192.168.10.20:502"'
         raise PointError(key="address", text=f'found "{text}", {expected}')
-    return Endpoint(host, int(port))
+    return Endpoint(match["bracketed"] or match["plain"], port)
 
 
 def _make_modbus_tcp(
