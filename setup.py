@@ -15,14 +15,17 @@ MODULES = [
     "columns",
     "decode",
     "engine",
+    "evaluate",
     "image",
     "interlock",
     "journal",
+    "layout",
     "link",
     "mailbox",
     "modbus",
     "outputs",
     "program",
+    "verify",
 ]
 
 CHECKED = os.environ.get("SITEWARDEN_CHECKED") == "1"

@@ -51,8 +51,8 @@ cdef inline void slot_touch(Slot* s, int64_t mono_ns) noexcept nogil:
 cdef inline bint slot_read(const Slot* s, Slot* out) noexcept nogil:
     """Copy a slot without tearing. False: unreadable now, ``out`` means nothing."""
     cdef uint64_t lock
-    cdef int tries
-    for tries in range(_READ_TRIES_MAX):
+    cdef int _try
+    for _try in range(_READ_TRIES_MAX):
         lock = sw_load_acquire(&s.lock)
         if lock & 1:
             continue

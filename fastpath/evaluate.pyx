@@ -1,0 +1,452 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""Evaluate a program over an image. Single assignment, no jumps, three-valued.
+
+The guard evaluates the whole program in every scan, the gateway its alarms after every poll, with
+the same code. A verified program cannot reach outside its tables; the checks of each index stay
+on all the same, and what fails one is unknown.
+"""
+
+from libc.math cimport NAN, fabs, isfinite
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastpath.image cimport slot_read
+from fastpath.layout cimport _REG_COUNT, _REG_NUMBER, _REG_TRUTH, ProgramView
+from fastpath.types cimport (
+    _NONE_U16,
+    _NONE_U32,
+    _OP_ABS,
+    _OP_ADD,
+    _OP_AND,
+    _OP_BOOL,
+    _OP_CONST,
+    _OP_DIV,
+    _OP_EQ,
+    _OP_FALSE,
+    _OP_FOR,
+    _OP_GE,
+    _OP_GT,
+    _OP_IS_BAD,
+    _OP_IS_GOOD,
+    _OP_LE,
+    _OP_LT,
+    _OP_MAX,
+    _OP_MIN,
+    _OP_MOON,
+    _OP_MUL,
+    _OP_NE,
+    _OP_NEG,
+    _OP_NOT,
+    _OP_OR,
+    _OP_SUB,
+    _OP_TAG,
+    _OP_TRUE,
+    _OP_UNTIL,
+    _OP_VOTE,
+    _Q_BAD,
+    _Q_GOOD,
+    _Q_UNCERTAIN,
+    _REASON_NEVER_READ,
+    _TAG_UNCERTAIN_USE,
+    InstructionDef,
+    NodeState,
+    Slot,
+    TagDef,
+)
+
+cdef enum:
+    _NODE_LOW = 1  # flags of an ``until``: what each run remembers
+    _NODE_HIGH = 2
+    _NODE_BYTES = 28  # key, the two times and the flags: what the check covers
+    _LONG_AGO_BITS = 62
+    _VOTES_MAX = 32
+
+# ---- node memory -----------------------------------------------------------------------------
+
+cdef uint32_t _crc_tables[8][256]
+
+
+cdef void _crc_begin() noexcept nogil:
+    """Tables of zlib's crc32, eight bytes at a time."""
+    cdef uint32_t crc
+    cdef int i, k, _bit
+    for i in range(256):
+        crc = <uint32_t>i
+        for _bit in range(8):
+            crc = (crc >> 1) ^ (0xEDB88320u if crc & 1 else 0u)
+        _crc_tables[0][i] = crc
+    for i in range(256):
+        for k in range(1, 8):
+            crc = _crc_tables[k - 1][i]
+            _crc_tables[k][i] = (crc >> 8) ^ _crc_tables[0][crc & 0xFF]
+
+
+_crc_begin()
+
+
+cdef inline uint32_t _crc8(uint32_t crc, uint64_t word) noexcept nogil:
+    word ^= crc
+    return (
+        _crc_tables[7][word & 0xFF] ^ _crc_tables[6][(word >> 8) & 0xFF]
+        ^ _crc_tables[5][(word >> 16) & 0xFF] ^ _crc_tables[4][(word >> 24) & 0xFF]
+        ^ _crc_tables[3][(word >> 32) & 0xFF] ^ _crc_tables[2][(word >> 40) & 0xFF]
+        ^ _crc_tables[1][(word >> 48) & 0xFF] ^ _crc_tables[0][word >> 56]
+    )
+
+
+cdef inline uint32_t _crc4(uint32_t crc, uint32_t word) noexcept nogil:
+    word ^= crc
+    return (
+        _crc_tables[3][word & 0xFF] ^ _crc_tables[2][(word >> 8) & 0xFF]
+        ^ _crc_tables[1][(word >> 16) & 0xFF] ^ _crc_tables[0][word >> 24]
+    )
+
+
+cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil:
+    cdef uint32_t crc = _crc8(0xFFFFFFFFu, key)
+    crc = _crc8(crc, <uint64_t>node.since_low_ns)
+    crc = _crc8(crc, <uint64_t>node.since_high_ns)
+    return _crc4(crc, node.flags) ^ 0xFFFFFFFFu
+
+
+cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil:
+    memset(node, 0, sizeof(NodeState))
+    node.check = node_check(key, node)
+
+
+cdef void node_lose(NodeState* node, uint64_t key) noexcept nogil:
+    memset(node, 0, sizeof(NodeState))
+    node.since_high_ns = _long_ago()
+    node.flags = _NODE_HIGH
+    node.check = node_check(key, node)
+
+
+cdef inline int64_t _long_ago() noexcept nogil:
+    """A start that every duration has elapsed since, whatever the uptime."""
+    return -(<int64_t>1 << _LONG_AGO_BITS)
+
+
+cdef inline bint _recall(const NodeState* node, uint64_t key, NodeState* out) noexcept nogil:
+    """What a node remembers. False: the check is wrong, the memory is lost, the runs apart."""
+    if node.check == node_check(key, node):
+        out[0] = node[0]
+        return True
+    node_lose(out, key)
+    return False
+
+
+cdef inline void _store(
+    NodeState* node, uint64_t key, const NodeState* new, bint unchanged_is_good,
+) noexcept nogil:
+    """Keep what a node remembers; most scans change nothing."""
+    if (
+        unchanged_is_good
+        and node.since_low_ns == new.since_low_ns
+        and node.since_high_ns == new.since_high_ns
+        and node.flags == new.flags
+    ):
+        return
+    node.since_low_ns = new.since_low_ns
+    node.since_high_ns = new.since_high_ns
+    node.flags = new.flags
+    node.check = node_check(key, node)
+
+
+cdef inline uint8_t _elapsed(
+    bint running, int64_t* since_ns, int64_t duration_ns, int64_t now_ns,
+) noexcept nogil:
+    """One run of a ``for``: starts, goes on or ends at ``since_ns``."""
+    if not running:
+        since_ns[0] = 0
+        return 0
+    if since_ns[0] == 0 or since_ns[0] > now_ns:
+        since_ns[0] = now_ns if now_ns > 0 else 1
+    return now_ns - since_ns[0] >= duration_ns
+
+
+# ---- one instruction -------------------------------------------------------------------------
+
+
+cdef inline void _broken(Register* r) noexcept nogil:
+    """A failed check: unknown, as a number, a truth and a count alike."""
+    r.value = NAN
+    r.kind = 0
+    r.low = 0
+    r.high = 1
+    r.starting = 0
+    r.bad = 1
+    r.t = 0
+    r.u = _VOTES_MAX
+    r.n = _VOTES_MAX
+    r.deciding = _NONE_U32
+
+
+cdef inline uint32_t _lead(const Register* a, const Register* b) noexcept nogil:
+    return a.deciding if a.deciding != <uint32_t>_NONE_U32 else b.deciding
+
+
+cdef inline bint _set_number(
+    Register* r, double value, bint bad, uint8_t starting, uint32_t deciding,
+) noexcept nogil:
+    # Division by zero, overflow and NaN end here, whatever made them.
+    bad = bad or not isfinite(value)
+    r.value = NAN if bad else value
+    r.kind = _REG_NUMBER
+    r.bad = bad
+    r.starting = starting
+    r.deciding = deciding
+    return True
+
+
+cdef inline bint _set_truth(
+    Register* r, uint8_t low, uint8_t high, uint8_t starting, uint32_t deciding,
+) noexcept nogil:
+    r.kind = _REG_TRUTH
+    r.low = low
+    r.high = high
+    r.starting = starting
+    r.deciding = deciding
+    return True
+
+
+cdef inline bint _tag(
+    const ProgramView* p, const Slot* image, uint32_t slot, Register* r, int64_t now_ns, bint grace,
+) noexcept nogil:
+    cdef const TagDef* t
+    cdef Slot s
+    cdef bint good, never
+    if slot >= p.tag_count:
+        return False
+    t = &p.tags[slot]
+    if not slot_read(&image[slot], &s):
+        return _set_number(r, NAN, True, False, slot)
+    never = s.quality == _Q_BAD and s.reason == _REASON_NEVER_READ
+    good = s.quality == _Q_GOOD
+    if s.quality == _Q_UNCERTAIN and t.flags & _TAG_UNCERTAIN_USE:
+        good = True
+    if t.stale_after_ns > 0 and now_ns - s.mono_ns > t.stale_after_ns:
+        good = False
+    return _set_number(r, s.value, not good, never and grace, slot)
+
+
+cdef inline bint _arithmetic(
+    int op, const Register* a, const Register* b, Register* r,
+) noexcept nogil:
+    cdef bint bad = a.bad or b.bad
+    cdef double value = NAN
+    if bad:
+        pass
+    elif op == _OP_ADD:
+        value = a.value + b.value
+    elif op == _OP_SUB:
+        value = a.value - b.value
+    elif op == _OP_MUL:
+        value = a.value * b.value
+    elif op == _OP_DIV:
+        if b.value != 0.0:
+            value = a.value / b.value
+    elif op == _OP_MIN:
+        value = a.value if a.value <= b.value else b.value
+    else:
+        value = a.value if a.value >= b.value else b.value
+    return _set_number(r, value, bad, a.starting | b.starting, _lead(a, b))
+
+
+cdef inline bint _compare(
+    int op, const Register* a, const Register* b, Register* r,
+) noexcept nogil:
+    cdef uint8_t starting = a.starting | b.starting
+    cdef bint result
+    if a.bad or b.bad:
+        return _set_truth(r, 0, 1, starting, _lead(a, b))
+    if op == _OP_LT:
+        result = a.value < b.value
+    elif op == _OP_LE:
+        result = a.value <= b.value
+    elif op == _OP_GT:
+        result = a.value > b.value
+    elif op == _OP_GE:
+        result = a.value >= b.value
+    elif op == _OP_EQ:
+        result = a.value == b.value
+    else:
+        result = a.value != b.value
+    return _set_truth(r, result, result, starting, _lead(a, b))
+
+
+cdef inline bint _quality(int op, const Register* a, Register* r) noexcept nogil:
+    """``bad(x)`` and ``good(x)``: always known, but while nothing was ever read."""
+    cdef uint8_t result = a.bad if op == _OP_IS_BAD else not a.bad
+    if a.starting:
+        return _set_truth(r, 0, 1, 1, a.deciding)
+    return _set_truth(r, result, result, 0, a.deciding)
+
+
+cdef inline bint _both(int op, const Register* a, const Register* b, Register* r) noexcept nogil:
+    """Kleene's and, or. The operand that decides names the deciding tag."""
+    cdef uint8_t low, high
+    cdef bint b_decides
+    if op == _OP_AND:
+        low, high = a.low & b.low, a.high & b.high
+        b_decides = b.low + b.high < a.low + a.high
+    else:
+        low, high = a.low | b.low, a.high | b.high
+        b_decides = b.low + b.high > a.low + a.high
+    return _set_truth(
+        r, low, high, a.starting | b.starting,
+        _lead(b, a) if b_decides else _lead(a, b),
+    )
+
+
+cdef inline bint _vote(const Register* a, const Register* b, Register* r) noexcept nogil:
+    """One more vote; ``a`` is the count so far or NULL."""
+    cdef bint known = b.low == b.high
+    r.kind = _REG_COUNT
+    r.t = <uint16_t>((a.t if a != NULL else 0) + (b.low if known else 0))
+    r.u = <uint16_t>((a.u if a != NULL else 0) + (0 if known else 1))
+    r.n = <uint16_t>((a.n if a != NULL else 0) + 1)
+    r.starting = b.starting | (a.starting if a != NULL else 0)
+    r.deciding = b.deciding
+    # The first vote that is true leads; before there is one, the first unknown, the first at all.
+    if a != NULL and not (a.t == 0 and r.t > 0) and not (a.t + a.u == 0 and r.u > 0):
+        r.deciding = a.deciding
+    return True
+
+
+cdef inline bint _until(
+    const ProgramView* p, uint32_t index, const Register* a, const Register* b,
+    NodeState* nodes, Register* r,
+) noexcept nogil:
+    """Hysteresis: set wins, clear ends, between them each run keeps what it was."""
+    cdef NodeState memory
+    cdef uint8_t low, high, starting = a.starting | b.starting
+    cdef bint good
+    if index >= p.node_count:
+        return False
+    good = _recall(&nodes[index], p.nodes[index].key, &memory)
+    low = a.low | ((memory.flags & _NODE_LOW != 0) & (b.high ^ 1))
+    high = a.high | ((memory.flags & _NODE_HIGH != 0) & (b.low ^ 1))
+    # What was never read leaves the memory as it is: the innocent past, or the restored one.
+    if low == high or not starting:
+        memory.since_low_ns = 0
+        memory.since_high_ns = 0
+        memory.flags = (_NODE_LOW if low else 0) | (_NODE_HIGH if high else 0)
+        _store(&nodes[index], p.nodes[index].key, &memory, good)
+    return _set_truth(r, low, high, starting, _lead(a, b))
+
+
+cdef inline bint _for(
+    const ProgramView* p, uint32_t index, const Register* a, NodeState* nodes, Register* r,
+    int64_t now_ns,
+) noexcept nogil:
+    """On-delay: true once its input was true for the whole duration."""
+    cdef NodeState memory
+    cdef uint8_t low, high
+    cdef int64_t duration_ns
+    cdef bint good
+    if index >= p.node_count:
+        return False
+    if a.starting and a.low != a.high:
+        return _set_truth(r, 0, 1, 1, a.deciding)
+    duration_ns = p.nodes[index].duration_ns
+    good = _recall(&nodes[index], p.nodes[index].key, &memory)
+    low = _elapsed(a.low, &memory.since_low_ns, duration_ns, now_ns)
+    high = _elapsed(a.high, &memory.since_high_ns, duration_ns, now_ns)
+    memory.flags = 0
+    _store(&nodes[index], p.nodes[index].key, &memory, good)
+    return _set_truth(r, low, high | low, a.starting, a.deciding)
+
+
+cdef inline uint32_t _node_index(const ProgramView* p, double imm) noexcept nogil:
+    return <uint32_t>imm if 0.0 <= imm < <double>p.node_count else <uint32_t>_NONE_U32
+
+
+# ---- one scan --------------------------------------------------------------------------------
+
+
+cdef inline bint _two_operands(
+    const ProgramView* p, const InstructionDef* ins, NodeState* nodes, Register* regs, uint32_t i,
+) noexcept nogil:
+    cdef const Register* a = &regs[ins.a]
+    cdef const Register* b = &regs[ins.b]
+    cdef int op = ins.op
+    if ins.a >= i or ins.b >= i:
+        return False
+    if _OP_LT <= op <= _OP_NE:
+        return _compare(op, a, b, &regs[i])
+    if op == _OP_AND or op == _OP_OR:
+        return _both(op, a, b, &regs[i])
+    if op == _OP_UNTIL:
+        return _until(p, _node_index(p, ins.imm), a, b, nodes, &regs[i])
+    return _arithmetic(op, a, b, &regs[i])
+
+
+cdef inline bint _one_operand(
+    const ProgramView* p, const InstructionDef* ins, NodeState* nodes, Register* regs, uint32_t i,
+    int64_t now_ns,
+) noexcept nogil:
+    cdef const Register* a = &regs[ins.a]
+    cdef Register* r = &regs[i]
+    cdef int op = ins.op
+    if ins.a >= i:
+        return False
+    if op == _OP_BOOL:
+        return _set_truth(
+            r, not a.bad and a.value != 0.0, a.bad or a.value != 0.0, a.starting, a.deciding
+        )
+    if op == _OP_NOT:
+        return _set_truth(r, a.high ^ 1, a.low ^ 1, a.starting, a.deciding)
+    if op == _OP_FOR:
+        return _for(p, _node_index(p, ins.imm), a, nodes, r, now_ns)
+    if op == _OP_MOON:
+        return _set_truth(r, a.t >= ins.b, a.t + a.u >= ins.b, a.starting, a.deciding)
+    if op == _OP_NEG:
+        return _set_number(r, -a.value, a.bad, a.starting, a.deciding)
+    if op == _OP_ABS:
+        return _set_number(r, fabs(a.value), a.bad, a.starting, a.deciding)
+    return _quality(op, a, r)
+
+
+cdef inline bint _counted(const InstructionDef* ins, Register* regs, uint32_t i) noexcept nogil:
+    if ins.b >= i or (ins.a >= i and ins.a != _NONE_U16):
+        return False
+    return _vote(&regs[ins.a] if ins.a != _NONE_U16 else NULL, &regs[ins.b], &regs[i])
+
+
+cdef int program_evaluate(
+    const ProgramView* p, const Slot* image, NodeState* nodes, Register* regs, int64_t now_ns,
+) noexcept nogil:
+    cdef bint grace = p.started_ns == 0 or now_ns - p.started_ns < p.start_within_ns
+    cdef const InstructionDef* ins
+    cdef uint32_t i
+    cdef int op, done = 1
+    cdef bint good
+    for i in range(p.code_count):
+        ins = &p.code[i]
+        op = ins.op
+        if op == _OP_TAG:
+            good = _tag(p, image, ins.a, &regs[i], now_ns, grace)
+        elif op == _OP_CONST:
+            good = _set_number(&regs[i], ins.imm, False, 0, _NONE_U32)
+        elif (
+            op == _OP_ADD or op == _OP_SUB or op == _OP_MUL or op == _OP_DIV
+            or op == _OP_MIN or op == _OP_MAX or op == _OP_LT or op == _OP_LE
+            or op == _OP_GT or op == _OP_GE or op == _OP_EQ or op == _OP_NE
+            or op == _OP_AND or op == _OP_OR or op == _OP_UNTIL
+        ):
+            good = _two_operands(p, ins, nodes, regs, i)
+        elif op == _OP_VOTE:
+            good = _counted(ins, regs, i)
+        elif op == _OP_FALSE or op == _OP_TRUE:
+            good = _set_truth(&regs[i], op == _OP_TRUE, op == _OP_TRUE, 0, _NONE_U32)
+        elif (
+            op == _OP_BOOL or op == _OP_NOT or op == _OP_FOR or op == _OP_MOON
+            or op == _OP_NEG or op == _OP_ABS or op == _OP_IS_BAD or op == _OP_IS_GOOD
+        ):
+            good = _one_operand(p, ins, nodes, regs, i, now_ns)
+        else:
+            good = False
+        if not good:
+            _broken(&regs[i])
+            done = 0
+    return done

@@ -1,0 +1,557 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""The check of a program before it runs: rules 3 to 14 of the guard's contract.
+
+What this guard cannot run yet (windows, ``hold``, serial lines, outputs through the gateway) is
+refused as well, never half obeyed. A code that stands for nothing breaks rule 6 like an index
+out of range.
+"""
+
+from libc.math cimport floor, isfinite
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp, memset
+
+from fastpath.decode cimport decode_width
+from fastpath.layout cimport (
+    _REG_COUNT,
+    _REG_NUMBER,
+    _REG_TRUTH,
+    ProgramView,
+    layout_rule,
+    program_open,
+)
+from fastpath.modbus cimport _READ_BITS_MAX, _READ_REGISTERS_MAX
+from fastpath.types cimport *
+
+cdef enum:
+    _FALLBACK_DEPTH_MAX = 4
+    _ADDRESSES = 65536
+    _HEARTBEAT_REGISTERS = 2
+
+cdef int64_t _DURATION_NS_MAX = 315360000000000000  # ten years: no sum of two overflows
+cdef int64_t _POLL_NS_MIN = 5000000
+cdef int64_t _TICK_NS_MIN = 1000000
+cdef int64_t _TICK_NS_MAX = 1000000000
+cdef int64_t _TIMEOUT_NS_MIN = 10000000
+cdef int64_t _TIMEOUT_NS_MAX = 10000000000
+
+
+cdef int program_verify(const uint8_t* blob, size_t size) noexcept nogil:
+    cdef ProgramView p
+    cdef int rule = layout_rule(blob, size)
+    if rule != 0:
+        return rule
+    if not program_open(blob, size, &p):
+        return 1
+    if _rule_3_code(&p):
+        return 3
+    if _rule_4_numbers(&p):
+        return 4
+    if _rule_5_keys(&p):
+        return 5
+    if _rule_6_indices(&p):
+        return 6
+    if _rule_7_decoded(&p):
+        return 7
+    if _rule_8_votes(&p):
+        return 8
+    if _rule_9_fallbacks(&p):
+        return 9
+    if _rule_10_addresses(&p):
+        return 10
+    if _rule_11_requests(&p):
+        return 11
+    if _rule_12_values(&p):
+        return 12
+    if _rule_13_effects(&p):
+        return 13
+    if _rule_14_times(&p):
+        return 14
+    return 0
+
+
+# Rule 3: instruction i writes register i, operands stand before it and are of the right kind.
+
+
+cdef int op_result(int op) noexcept nogil:
+    if _OP_CONST <= op <= _OP_MAX:
+        return _REG_NUMBER
+    if _OP_FALSE <= op <= _OP_IS_GOOD and op != _OP_HOLD:
+        return _REG_TRUTH
+    return _REG_COUNT if op == _OP_VOTE else 0
+
+
+cdef int _kind_of_a(int op) noexcept nogil:
+    """Kind of register that operand a must be, 0: a is none."""
+    if _OP_ADD <= op <= _OP_MAX or op == _OP_BOOL or _OP_LT <= op <= _OP_NE:
+        return _REG_NUMBER
+    if op == _OP_IS_BAD or op == _OP_IS_GOOD:
+        return _REG_NUMBER
+    if op == _OP_NOT or op == _OP_AND or op == _OP_OR or op == _OP_UNTIL or op == _OP_FOR:
+        return _REG_TRUTH
+    return _REG_COUNT if op == _OP_MOON or op == _OP_VOTE else 0
+
+
+cdef int _kind_of_b(int op) noexcept nogil:
+    if _OP_ADD <= op <= _OP_DIV or op == _OP_MIN or op == _OP_MAX or _OP_LT <= op <= _OP_NE:
+        return _REG_NUMBER
+    if op == _OP_AND or op == _OP_OR or op == _OP_UNTIL or op == _OP_VOTE:
+        return _REG_TRUTH
+    return 0
+
+
+cdef inline bint _operand(const ProgramView* p, uint32_t a, uint32_t i, int kind) noexcept nogil:
+    return kind == 0 or (a < i and op_result(p.code[a].op) == kind)
+
+
+cdef bint _rule_3_code(const ProgramView* p) noexcept nogil:
+    cdef const InstructionDef* ins
+    cdef uint32_t i
+    cdef int kind
+    for i in range(p.code_count):
+        ins = &p.code[i]
+        if ins.dst != i or op_result(ins.op) == 0:
+            return True
+        kind = _kind_of_a(ins.op)
+        if ins.op == _OP_VOTE and ins.a == _NONE_U16:
+            kind = 0
+        if not _operand(p, ins.a, i, kind) or not _operand(p, ins.b, i, _kind_of_b(ins.op)):
+            return True
+    return False
+
+
+# Rule 4: constants, ranges and durations finite and not negative.
+
+
+cdef inline bint _duration(int64_t ns) noexcept nogil:
+    return 0 <= ns <= _DURATION_NS_MAX
+
+
+cdef bint _rule_4_numbers(const ProgramView* p) noexcept nogil:
+    cdef const TagDef* t
+    cdef const DecodeDef* d
+    cdef uint32_t i
+    for i in range(p.tag_count):
+        t = &p.tags[i]
+        if not (isfinite(t.low) and isfinite(t.high) and t.low <= t.high):
+            return True
+        if not (_duration(t.stale_after_ns) and _duration(t.settle_ns) and _duration(t.stuck_ns)):
+            return True
+    for i in range(p.code_count):
+        if not isfinite(p.code[i].imm):
+            return True
+    for i in range(p.node_count):
+        if not _duration(p.nodes[i].duration_ns):
+            return True
+    for i in range(p.effect_count):
+        if not _duration(p.effects[i].delay_ns):
+            return True
+    for i in range(p.leg_count):
+        if not isfinite(p.legs[i].limit):
+            return True
+    for i in range(p.decode_count):
+        d = &p.decode[i]
+        # A scale of zero would make a constant of every input.
+        if not (isfinite(d.scale) and isfinite(d.offset) and d.scale != 0.0):
+            return True
+    return not _duration(p.start_within_ns) or _rule_4_durations(p)
+
+
+cdef bint _rule_4_durations(const ProgramView* p) noexcept nogil:
+    cdef const InterlockDef* lock
+    cdef const OutputDef* output
+    cdef const DeviceDef* device
+    cdef uint32_t i
+    for i in range(p.interlock_count):
+        lock = &p.interlocks[i]
+        if not (
+            _duration(lock.delay_ns) and _duration(lock.bad_for_ns)
+            and _duration(lock.hold_max_ns) and _duration(lock.min_trip_ns)
+            and _duration(lock.response_ns) and _duration(lock.bypass_max_ns)
+        ):
+            return True
+        if lock.on_bad == _ON_BAD_HOLD and lock.hold_max_ns == 0:
+            return True
+    for i in range(p.output_count):
+        output = &p.outputs[i]
+        if not (
+            _duration(output.confirm_ns) and _duration(output.reassert_ns)
+            and _duration(output.silence_ns)
+        ):
+            return True
+    for i in range(p.device_count):
+        device = &p.devices[i]
+        if not (
+            _duration(device.settle_ns) and _duration(device.watchdog_ns)
+            and _duration(device.request_delay_ns) and _duration(device.connected_within_ns)
+        ):
+            return True
+    return False
+
+
+# Rule 5: keys strictly ascending, so that a swap is one merge.
+
+
+cdef bint _rule_5_keys(const ProgramView* p) noexcept nogil:
+    cdef uint32_t i
+    for i in range(1, p.tag_count):
+        if p.tags[i].key <= p.tags[i - 1].key:
+            return True
+    for i in range(1, p.interlock_count):
+        if p.interlocks[i].key <= p.interlocks[i - 1].key:
+            return True
+    for i in range(1, p.output_count):
+        if p.outputs[i].key <= p.outputs[i - 1].key:
+            return True
+    for i in range(1, p.group_count):
+        if p.groups[i].key <= p.groups[i - 1].key:
+            return True
+    for i in range(1, p.device_count):
+        if p.devices[i].key <= p.devices[i - 1].key:
+            return True
+    return False
+
+
+# Rule 6: every index in range, every code known; each node used once.
+
+
+cdef inline bint _index(uint32_t value, uint32_t count) noexcept nogil:
+    return value < count or value == <uint32_t>_NONE_U32
+
+
+cdef inline bint _truth_register(const ProgramView* p, uint32_t reg) noexcept nogil:
+    return reg < p.code_count and op_result(p.code[reg].op) == _REG_TRUTH
+
+
+cdef bint _rule_6_indices(const ProgramView* p) noexcept nogil:
+    return (
+        _rule_6_tags(p) or _rule_6_code(p) or _rule_6_interlocks(p) or _rule_6_legs(p)
+        or _rule_6_outputs(p) or _rule_6_devices(p) or _rule_6_requests(p)
+    )
+
+
+cdef bint _rule_6_tags(const ProgramView* p) noexcept nogil:
+    cdef const TagDef* t
+    cdef uint32_t i
+    for i in range(p.tag_count):
+        t = &p.tags[i]
+        if not _OWNER_GUARD <= t.owner <= _OWNER_SYSTEM or t.record > _RECORD_ONE_SECOND:
+            return True
+        if t.device != _NONE_U16 and t.device >= p.device_count:
+            return True
+        if t.owner == _OWNER_GUARD and t.device == _NONE_U16:
+            return True
+        if t.owner == _OWNER_SYSTEM:
+            if t.system != _SYSTEM_GATEWAY_ALIVE and t.system != _SYSTEM_DEVICE_CONNECTED:
+                return True
+            if t.system == _SYSTEM_DEVICE_CONNECTED and t.device == _NONE_U16:
+                return True
+        if t.flags & ~(
+            _TAG_BOOLEAN | _TAG_UNCERTAIN_USE | _TAG_HAS_RANGE | _TAG_IN_INTERLOCK
+        ):
+            return True
+    return False
+
+
+cdef bint _rule_6_code(const ProgramView* p) noexcept nogil:
+    cdef uint8_t used[_NODES_MAX]
+    cdef const InstructionDef* ins
+    cdef uint32_t i, node, used_count = 0
+    cdef uint32_t kind
+    memset(used, 0, sizeof(used))
+    for i in range(p.code_count):
+        ins = &p.code[i]
+        if ins.op == _OP_TAG and ins.a >= p.tag_count:
+            return True
+        if ins.op != _OP_UNTIL and ins.op != _OP_FOR:
+            continue
+        if not 0.0 <= ins.imm < <double>p.node_count or ins.imm != floor(ins.imm):
+            return True
+        node = <uint32_t>ins.imm
+        kind = _NODE_UNTIL if ins.op == _OP_UNTIL else _NODE_FOR
+        if used[node] or p.nodes[node].kind != kind:
+            return True
+        used[node] = 1
+        used_count += 1
+        if not _index(p.nodes[node].interlock, p.interlock_count):
+            return True
+    return used_count != p.node_count
+
+
+cdef bint _rule_6_interlocks(const ProgramView* p) noexcept nogil:
+    cdef const InterlockDef* lock
+    cdef uint32_t i, next_leg = 0, next_effect = 0
+    for i in range(p.interlock_count):
+        lock = &p.interlocks[i]
+        if not _truth_register(p, lock.cause):
+            return True
+        if lock.permissive != <uint32_t>_NONE_U32 and not _truth_register(p, lock.permissive):
+            return True
+        if not _index(lock.group, p.group_count):
+            return True
+        if not _ON_BAD_TRIP <= lock.on_bad <= _ON_BAD_IGNORE:
+            return True
+        if lock.flags & ~<uint32_t>(
+            _IL_LATCH | _IL_ARMED | _IL_NO_BYPASS | _IL_BYPASS_VOTES_TRIP
+        ):
+            return True
+        # Legs and effects stand in the order of their interlocks, each range behind the other.
+        if lock.legs_first != next_leg or lock.legs_count > _LEGS_PER_INTERLOCK_MAX:
+            return True
+        if lock.effects_first != next_effect or lock.effects_count > p.effect_count - next_effect:
+            return True
+        next_leg += lock.legs_count
+        next_effect += lock.effects_count
+    return next_leg != p.leg_count or next_effect != p.effect_count
+
+
+cdef bint _rule_6_legs(const ProgramView* p) noexcept nogil:
+    cdef const InterlockDef* lock
+    cdef uint32_t i, k
+    for i in range(p.interlock_count):
+        lock = &p.interlocks[i]
+        for k in range(lock.legs_first, lock.legs_first + lock.legs_count):
+            if p.legs[k].interlock != i or not _truth_register(p, p.legs[k].reg):
+                return True
+            if not _index(p.legs[k].slot, p.tag_count):
+                return True
+        for k in range(lock.effects_first, lock.effects_first + lock.effects_count):
+            if p.effects[k].interlock != i or p.effects[k].output >= p.output_count:
+                return True
+    return False
+
+
+cdef bint _rule_6_outputs(const ProgramView* p) noexcept nogil:
+    cdef const OutputDef* output
+    cdef uint32_t i
+    for i in range(p.output_count):
+        output = &p.outputs[i]
+        if output.path != _PATH_MODBUS or output.device >= p.device_count:
+            return True
+        if output.kind != _KIND_COIL and output.kind != _KIND_REGISTER:
+            return True
+        if not _index(output.readback, p.tag_count):
+            return True
+        if output.flags & ~(_OUT_HAS_NORMAL | _OUT_READBACK_INVERTED):
+            return True
+        if output.kind == _KIND_COIL and (output.trip > 1 or output.normal > 1):
+            return True
+    return False
+
+
+cdef bint _rule_6_devices(const ProgramView* p) noexcept nogil:
+    cdef const DeviceDef* device
+    cdef uint32_t i
+    for i in range(p.device_count):
+        device = &p.devices[i]
+        if device.kind != _DEVICE_MODBUS_TCP or device.port == 0:
+            return True
+        if device.flags & ~_DEVICE_HAS_HEARTBEAT or device.tty != <uint32_t>_NONE_U32:
+            return True
+    return False
+
+
+cdef bint _rule_6_requests(const ProgramView* p) noexcept nogil:
+    cdef const RequestDef* request
+    cdef uint32_t i, k, next_decode = 0
+    for i in range(p.request_count):
+        request = &p.requests[i]
+        if request.device >= p.device_count or request.decode_first != next_decode:
+            return True
+        if request.decode_count > p.decode_count - next_decode:
+            return True
+        for k in range(next_decode, next_decode + request.decode_count):
+            if p.decode[k].request != i or p.decode[k].slot >= p.tag_count:
+                return True
+            if not _ORDER_ABCD <= p.decode[k].order <= _ORDER_DCBA or p.decode[k].bit > 15:
+                return True
+        next_decode += request.decode_count
+    return next_decode != p.decode_count
+
+
+# Rule 7: each tag of the guard decoded exactly once, from its own device; no other tag decoded.
+
+
+cdef bint _rule_7_decoded(const ProgramView* p) noexcept nogil:
+    cdef uint8_t times[_TAGS_MAX]
+    cdef const DecodeDef* d
+    cdef const TagDef* t
+    cdef uint32_t i
+    memset(times, 0, sizeof(times))
+    for i in range(p.decode_count):
+        d = &p.decode[i]
+        t = &p.tags[d.slot]
+        if times[d.slot] or t.owner != _OWNER_GUARD or t.device != p.requests[d.request].device:
+            return True
+        times[d.slot] = 1
+    for i in range(p.tag_count):
+        if p.tags[i].owner == _OWNER_GUARD and not times[i]:
+            return True
+    return False
+
+
+# Rule 8: M out of N with 1 <= M <= N <= 32, and N votes in its count.
+
+
+cdef bint _rule_8_votes(const ProgramView* p) noexcept nogil:
+    cdef uint8_t votes[_CODE_MAX + 1]
+    cdef const InstructionDef* ins
+    cdef uint32_t i
+    for i in range(p.code_count):
+        ins = &p.code[i]
+        votes[i] = 0
+        if ins.op == _OP_VOTE:
+            votes[i] = 1 if ins.a == _NONE_U16 else votes[ins.a] + 1
+            if votes[i] > _LEGS_PER_INTERLOCK_MAX:
+                return True
+        if ins.op == _OP_MOON:
+            if ins.b < 1 or ins.b > votes[ins.a] or ins.imm != <double>votes[ins.a]:
+                return True
+    return False
+
+
+# Rule 9: the fallback graph ends, at most four deep; no output is its own fallback.
+
+
+cdef bint _rule_9_fallbacks(const ProgramView* p) noexcept nogil:
+    cdef uint8_t depth[_OUTPUTS_MAX]
+    cdef const FallbackDef* f
+    cdef uint32_t i
+    cdef int _k
+    memset(depth, 0, sizeof(depth))
+    for i in range(p.fallback_count):
+        f = &p.fallbacks[i]
+        if f.output >= p.output_count or f.fallback >= p.output_count or f.output == f.fallback:
+            return True
+    # Each pass makes every chain known one step deeper; a circle grows for ever.
+    for _k in range(_FALLBACK_DEPTH_MAX + 1):
+        for i in range(p.fallback_count):
+            f = &p.fallbacks[i]
+            if depth[f.output] < depth[f.fallback] + 1:
+                depth[f.output] = depth[f.fallback] + 1
+            if depth[f.output] > _FALLBACK_DEPTH_MAX:
+                return True
+    return False
+
+
+# Rule 10: no two outputs, no output and heartbeat, no two heartbeats on one address.
+
+
+cdef bint _same_unit(
+    const ProgramView* p, uint32_t a, uint8_t unit_a, uint32_t b, uint8_t unit_b,
+) noexcept nogil:
+    """Two ways to one unit of one server, also where it is listed as two devices."""
+    if unit_a != unit_b:
+        return False
+    return a == b or (
+        p.devices[a].port == p.devices[b].port
+        and memcmp(p.devices[a].address, p.devices[b].address, 16) == 0
+    )
+
+
+cdef bint _rule_10_addresses(const ProgramView* p) noexcept nogil:
+    cdef const OutputDef* x
+    cdef const OutputDef* y
+    cdef uint32_t i, k
+    for i in range(p.output_count):
+        x = &p.outputs[i]
+        for k in range(i):
+            y = &p.outputs[k]
+            if x.address == y.address and x.kind == y.kind:
+                if _same_unit(p, x.device, x.unit, y.device, y.unit):
+                    return True
+    for i in range(p.device_count):
+        if p.devices[i].flags & _DEVICE_HAS_HEARTBEAT and _heartbeat_meets(p, i):
+            return True
+    return False
+
+
+cdef bint _heartbeat_meets(const ProgramView* p, uint32_t index) noexcept nogil:
+    cdef const DeviceDef* device = &p.devices[index]
+    cdef const DeviceDef* other
+    cdef const OutputDef* output
+    cdef int first = device.heartbeat_address
+    cdef uint32_t i
+    if first + _HEARTBEAT_REGISTERS > _ADDRESSES:
+        return True
+    for i in range(p.output_count):
+        output = &p.outputs[i]
+        if output.kind == _KIND_REGISTER and first <= output.address <= first + 1:
+            if _same_unit(p, index, device.unit, output.device, output.unit):
+                return True
+    for i in range(index):
+        other = &p.devices[i]
+        if other.flags & _DEVICE_HAS_HEARTBEAT and -1 <= first - other.heartbeat_address <= 1:
+            if _same_unit(p, index, device.unit, i, other.unit):
+                return True
+    return False
+
+
+# Rule 11: what one Modbus request may carry.
+
+
+cdef bint _rule_11_requests(const ProgramView* p) noexcept nogil:
+    cdef const RequestDef* request
+    cdef const DecodeDef* d
+    cdef uint32_t i
+    cdef int most, width
+    for i in range(p.request_count):
+        request = &p.requests[i]
+        if not 1 <= request.function <= 4:
+            return True
+        most = _READ_BITS_MAX if request.function <= 2 else _READ_REGISTERS_MAX
+        if request.count < 1 or request.count > most:
+            return True
+        if <int>request.address + request.count > _ADDRESSES:
+            return True
+    for i in range(p.decode_count):
+        d = &p.decode[i]
+        request = &p.requests[d.request]
+        width = decode_width(d.type)
+        if width == 0 or (d.type == _TYPE_BOOL) != (request.function <= 2):
+            return True
+        if <int>d.at + width > request.count:
+            return True
+    return False
+
+
+# Rules 12 to 14: a trip does something, and in time.
+
+
+cdef bint _rule_12_values(const ProgramView* p) noexcept nogil:
+    cdef uint32_t i
+    for i in range(p.output_count):
+        if p.outputs[i].flags & _OUT_HAS_NORMAL and p.outputs[i].trip == p.outputs[i].normal:
+            return True
+    return False
+
+
+cdef bint _rule_13_effects(const ProgramView* p) noexcept nogil:
+    cdef uint32_t i
+    for i in range(p.interlock_count):
+        if p.interlocks[i].flags & _IL_ARMED and p.interlocks[i].effects_count == 0:
+            return True
+    return False
+
+
+cdef inline bint _timeout(int64_t ns) noexcept nogil:
+    return _TIMEOUT_NS_MIN <= ns <= _TIMEOUT_NS_MAX
+
+
+cdef bint _rule_14_times(const ProgramView* p) noexcept nogil:
+    cdef const DeviceDef* device
+    cdef uint32_t i
+    if not _TICK_NS_MIN <= p.tick_ns <= _TICK_NS_MAX:
+        return True
+    for i in range(p.device_count):
+        device = &p.devices[i]
+        if not _timeout(device.connect_timeout_ns) or not _timeout(device.timeout_ns):
+            return True
+        if device.flags & _DEVICE_HAS_HEARTBEAT and device.every_ns < _POLL_NS_MIN:
+            return True
+    for i in range(p.request_count):
+        if not _POLL_NS_MIN <= p.requests[i].period_ns <= _DURATION_NS_MAX:
+            return True
+    for i in range(p.output_count):
+        if p.outputs[i].confirm_ns < _TIMEOUT_NS_MIN or p.outputs[i].reassert_ns < _POLL_NS_MIN:
+            return True
+    return False
