@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.sd_notify import VARIABLES as NOTIFY_VARIABLES
@@ -35,6 +36,7 @@ SCANLESS_LOOKS_ALERT: Final = 3  # consecutive looks, WATCH_S apart, without a n
 SCANLESS_LOOKS_KILL: Final = 10
 TERM_S: Final = 1.5
 KILL_S: Final = 0.5
+GUARD_MODULE: Final = "fastpath.guard"
 _EXIT_ALREADY_RUNNING: Final = 3
 
 
@@ -123,9 +125,13 @@ class GuardSupervisor:
             return False
         pid = view.header().pid
         try:
-            self._handle = os.pidfd_open(pid)
+            handle = os.pidfd_open(pid)
         except OSError:
             return False  # not there any more, or not yet in the header
+        if not _is_guard(pid):
+            os.close(handle)  # an earlier guard's pid, taken by another process since
+            return False
+        self._handle = handle
         self._clean_stop_before = self._clean_stop()
         self._set_running(pid, adopted=True)
         _LOGGER.info("guard %d adopted", pid)
@@ -268,12 +274,19 @@ def guard_command(paths: "Paths") -> list[str]:
     return [
         sys.executable,
         "-m",
-        "fastpath.guard",
+        GUARD_MODULE,
         "--runtime-dir",
         os.fspath(paths.runtime),
         "--state-dir",
         os.fspath(paths.state),
     ]
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        return GUARD_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _how(code: int | None) -> str:
