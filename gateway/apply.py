@@ -20,7 +20,7 @@ from gateway.paths import Paths, replace_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastpath.messages import Result
+    from fastpath.messages import Result, Welcome
     from gateway.guardlink import GuardLink
     from gateway.problems import Problems
 
@@ -123,6 +123,7 @@ class Applier:
         self._problems = problems
         self._on_running = on_running
         self._refused: bytes | None = None  # what ran when the guard refused the site's program
+        self._loaded: Welcome | None = None  # the session that has loaded the site's program
         self._wake = asyncio.Event()
         self.settled = asyncio.Event()  # the guard has answered for the first time
 
@@ -141,7 +142,7 @@ class Applier:
     async def _apply(self) -> bool:
         """True when there is nothing more to try in this session."""
         welcome = self._link.state().welcome
-        if welcome is None:
+        if welcome is None or welcome is self._loaded:
             return True
         self._publish(welcome.program)
         if welcome.program == self._hash:
@@ -161,7 +162,7 @@ class Applier:
             self._refused = welcome.program
             self._differs(refusal_text(result))
             return True
-        self._refused = None
+        self._refused, self._loaded = None, welcome
         self._publish(self._hash)
         self._problems.cleared("program", "program", "the site file's program runs")
         self._prune()
@@ -179,7 +180,7 @@ class Applier:
 
     def _publish(self, program: bytes) -> None:
         running = running_of(self._paths, program, self._tag_index)
-        if not running.names:
+        if not running.names and program != _EMPTY_HASH:
             _LOGGER.warning("no blob found for the running program %s", program.hex()[:16])
         self._on_running(running)
 
