@@ -16,3 +16,12 @@ cdef int decode_point(
 
 # Registers that a point of this type takes; 1 for a bit of either kind, 0 for an unknown type.
 cdef int decode_width(uint8_t kind) noexcept nogil
+
+
+cdef class Decoder:
+    cdef DecodeDef* defs
+    cdef TagDef* tags
+    cdef Py_ssize_t count
+
+    cdef int _set(self, Py_ssize_t i, object point) except -1
+    cdef list _decode(self, bytes payload, bint bits)

@@ -138,10 +138,6 @@ cdef int decode_point(
 cdef class Decoder:
     """A fixed list of points of one reply."""
 
-    cdef DecodeDef* defs
-    cdef TagDef* tags
-    cdef Py_ssize_t count
-
     def __cinit__(self, points not None):
         cdef Py_ssize_t i
         self.count = len(points)

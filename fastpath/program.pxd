@@ -1,5 +1,7 @@
 """The program, whole: what other modules of the scan thread cimport of it."""
 
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
 from fastpath.evaluate cimport (
     Register,
     node_begin,
@@ -8,6 +10,7 @@ from fastpath.evaluate cimport (
     program_evaluate,
     truth_of,
 )
+from fastpath.image cimport TagImage
 from fastpath.layout cimport (
     _REG_COUNT,
     _REG_NUMBER,
@@ -15,4 +18,24 @@ from fastpath.layout cimport (
     ProgramView,
     program_open,
 )
+from fastpath.types cimport NodeState, SampleRecord
 from fastpath.verify cimport program_verify
+
+
+cdef class Conditions:
+    cdef bytes blob  # what the view's pointers point into
+    cdef ProgramView view
+    cdef TagImage image
+    cdef NodeState* nodes
+    cdef Register* regs
+    cdef int64_t now_ns
+    cdef uint32_t* watched
+    cdef uint8_t* told
+    cdef uint32_t watched_count
+    cdef uint32_t* slots
+    cdef uint32_t slot_count
+
+    cdef void _scan(self, int64_t now_ns) noexcept nogil
+    cdef Register* _register(self, uint32_t register, int kind) except NULL
+    cdef void _take(self, const SampleRecord* record) noexcept nogil
+    cdef int _tell(self, int64_t mono_ns, int64_t utc_ns, list changes) except -1

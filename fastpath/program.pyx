@@ -18,7 +18,7 @@ from fastpath.evaluate cimport (
     truth_of,
 )
 from fastpath.image cimport TagImage, slot_write
-from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, ProgramView, program_open
+from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, program_open
 from fastpath.types cimport _Q_BAD, _Q_GOOD, NodeState, SampleRecord
 from fastpath.verify cimport op_result, program_verify
 
@@ -74,18 +74,6 @@ def verify(bytes blob not None) -> None:
 
 cdef class Conditions:
     """A program's conditions over an image of its own: the gateway's alarms, checks and tests."""
-
-    cdef bytes blob  # what the view's pointers point into
-    cdef ProgramView view
-    cdef TagImage image
-    cdef NodeState* nodes
-    cdef Register* regs
-    cdef int64_t now_ns
-    cdef uint32_t* watched
-    cdef uint8_t* told
-    cdef uint32_t watched_count
-    cdef uint32_t* slots
-    cdef uint32_t slot_count
 
     def __cinit__(self, bytes blob not None):
         cdef uint32_t i
