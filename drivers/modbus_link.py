@@ -59,6 +59,7 @@ class ModbusLink:
         self._timeout_s = timeout_s
         self._client: AsyncModbusTcpClient | None = None
         self._ended: asyncio.Future[DriverError] | None = None  # why the connection ended
+        self._transaction = 0  # newest id; goes on over reconnects, so that none comes twice soon
         self._request = b""  # as sent; empty: nothing is asked
         self._reply = b""  # whole and checked
 
@@ -91,6 +92,7 @@ class ModbusLink:
             reason = why[0] if why else f"no connection within {self._timeout_s:g} s"
             text = f"{self._host}:{self._port}: {reason}"
             raise LinkError(text)
+        client.ctx.next_tid = self._transaction
 
     def close(self) -> None:
         """Drop the connection at once; nothing lingers."""
@@ -98,6 +100,7 @@ class ModbusLink:
         self._request = b""
         if client is None:
             return
+        self._transaction = client.ctx.next_tid or self._transaction
         _abort(client)
         client.close()
 
