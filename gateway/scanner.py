@@ -17,6 +17,7 @@ from drivers.registry import DRIVERS
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
+from gateway.site.model import Point
 
 if TYPE_CHECKING:
     from drivers.base import Reading
@@ -141,13 +142,14 @@ class _Device:
         self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
         self._read_ns = [0] * len(tags)  # newest reading, 0: none or told stale
-        driver = DRIVERS[device.driver].make(device, [(tag.point, tag.range) for _, tag in tags])
+        points = [(tag.point or Point(), tag.range) for _, tag in tags]
+        driver = DRIVERS[device.driver].make(device, points)
         periods: dict[int, list[int]] = {}
-        for point, (_, tag) in enumerate(tags):
-            periods.setdefault(tag.poll or device.poll, []).append(point)
+        for number, (_, tag) in enumerate(tags):
+            periods.setdefault(tag.poll or device.poll, []).append(number)
         self.session = Session(
             driver,
-            [PollClass(period, driver.plan(points)) for period, points in periods.items()],
+            [PollClass(period, driver.plan(numbers)) for period, numbers in periods.items()],
             self,
             name=device.id,
             settle_ns=device.settle,

@@ -1,0 +1,226 @@
+"""The scanner polls a libmodbus server; what arrives is compared with what was set there."""
+
+import asyncio
+import contextlib
+import math
+from array import array
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from fastpath import messages
+from fastpath.codes import NONE_U32, Quality, Reason
+from fastpath.image import TagImage
+from gateway.apply import Running
+from gateway.problems import Problems
+from gateway.scanner import Scanner, _Recording
+from gateway.site.model import Config, Device, Duration, Point, Site, Tag
+from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.proxy import FaultProxy
+
+MS = 1_000_000
+
+
+class FakeLink:
+    """Keeps what would go to the guard."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, list[tuple[Any, ...]]]] = []
+
+    def send_samples(self, samples: bytes, program: int) -> None:
+        self.sent.append((program, list(messages.SAMPLE.iter_unpack(samples))))
+
+
+class Bench:
+    """A scanner over one device, its samples in lists, its image as the recorder would fill it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.image = TagImage(len(config.tag))
+        self.link = FakeLink()
+        self.problems = Problems()
+        self.running = Running(b"P" * 32, {}, array("I"), array("I", [NONE_U32] * len(config.tag)))
+        self.samples: list[tuple[Any, ...]] = []
+        self.recorded: list[tuple[Any, ...]] = []
+        self._news = asyncio.Event()
+        link: Any = self.link
+        self.scanner = Scanner(
+            config, self.image, link, lambda: self.running, self._take, self.problems
+        )
+
+    def _take(self, samples: bytes, recorded: bytes) -> None:
+        self.image.apply(samples)
+        self.samples += messages.SAMPLE.iter_unpack(samples)
+        self.recorded += messages.SAMPLE.iter_unpack(recorded)
+        self._news.set()
+
+    def value(self, tag: int) -> float:
+        return self.image.get(tag)[0]
+
+    def quality(self, tag: int) -> tuple[int, int]:
+        return self.image.get(tag)[1:3]
+
+    async def until(self, wanted: Callable[[], bool]) -> None:
+        while not wanted():
+            self._news.clear()
+            await self._news.wait()
+
+    @contextlib.asynccontextmanager
+    async def scanning(self) -> AsyncIterator["Bench"]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job()) for job in self.scanner.jobs().values()]
+            try:
+                yield self
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+
+def device(address: str, **fields: Any) -> Device:
+    defaults: dict[str, Any] = {
+        "poll": Duration(20 * MS),
+        "timeout": Duration(200 * MS),
+        "settle": Duration(0),
+    }
+    return Device(id="plc", driver="modbus-tcp", address=address, **(defaults | fields))
+
+
+def tag(ident: str, address: str, **fields: Any) -> Tag:
+    point = Point(address=address, type=fields.pop("type", ""))
+    defaults: dict[str, Any] = {
+        "poll": Duration(20 * MS),
+        "stale_after": Duration(150 * MS),
+        "record": "change",
+    }
+    return Tag(id=ident, device="plc", point=point, **(defaults | fields))
+
+
+def site(address: str, *tags: Tag, **fields: Any) -> Config:
+    return Config(site=Site(id="s"), device=(device(address, **fields),), tag=tags)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModbusServer]:
+    async with ModbusServer() as running:
+        running.set_float("ir", 100, 1.5)
+        running.set("hr", 5, 7)
+        running.set("di", 3, 1)
+        await running.sync()
+        yield running
+
+
+async def test_values_reach_the_image_in_one_samples_per_poll(server: ModbusServer) -> None:
+    config = site(
+        server.address,
+        tag("ch4", "ir:100", type="float32"),
+        tag("level", "hr:5"),
+        tag("fan", "di:3"),
+    )
+    async with Bench(config).scanning() as bench:
+        await bench.until(lambda: len(bench.samples) >= 6)
+    assert [bench.value(i) for i in range(3)] == [1.5, 7.0, 1.0]
+    assert {sample[1] for sample in bench.samples} == {Quality.GOOD}
+    first, second = bench.samples[:3], bench.samples[3:6]
+    assert sorted(sample[0] for sample in first) == [0, 1, 2]
+    assert len({sample[5] for sample in first}) == 1
+    assert first[0][5] < second[0][5]
+    assert bench.recorded == first
+
+
+async def test_the_guard_gets_its_tags_by_its_slots(server: ModbusServer) -> None:
+    config = site(server.address, tag("ch4", "ir:100", type="float32"), tag("level", "hr:5"))
+    async with Bench(config).scanning() as bench:
+        await bench.until(lambda: len(bench.samples) >= 2)
+        assert bench.link.sent == []
+        bench.running = Running(b"Q" * 32, {}, array("I"), array("I", [NONE_U32, 9]))
+        bench.scanner.resend()
+        [(program, [resent])] = bench.link.sent
+        count = len(bench.samples)
+        await bench.until(lambda: len(bench.samples) > count)
+    assert program == int.from_bytes(b"Q" * 8, "little")
+    assert (resent[0], resent[4], resent[5]) == (9, 7.0, bench.samples[count - 1][5])
+    assert [sample[0] for sample in bench.link.sent[-1][1]] == [9]
+
+
+async def test_a_silent_device_turns_bad_at_stale_after_and_comes_back(
+    server: ModbusServer,
+) -> None:
+    async with FaultProxy("127.0.0.1", server.port) as line:
+        config = site(line.address, tag("level", "hr:5"))
+        async with Bench(config).scanning() as bench:
+            await bench.until(lambda: bench.quality(0) == (Quality.GOOD, 0))
+            line.down.drop = True
+            await bench.until(lambda: bench.quality(0)[0] == Quality.BAD)
+            good, bad = bench.samples[-2:]
+            assert bench.quality(0) == (Quality.BAD, Reason.COMM_FAILURE)
+            assert math.isnan(bad[4])
+            assert bad[5] - good[5] > 150 * MS
+            assert bench.recorded[-1][:4] == bad[:4]
+            line.heal()
+            await bench.until(lambda: bench.quality(0) == (Quality.GOOD, 0))
+    assert [sample[1] for sample in bench.recorded] == [Quality.GOOD, Quality.BAD, Quality.GOOD]
+
+
+async def test_an_unreachable_device_is_one_problem(server: ModbusServer) -> None:
+    async with FaultProxy("127.0.0.1", server.port) as line:
+        await line.refuse()
+    bench = Bench(site(line.address, tag("level", "hr:5")))
+    async with bench.scanning():
+        while not bench.problems.active():  # noqa: ASYNC110  told by the session's own task
+            await asyncio.sleep(0.005)
+    [problem] = bench.problems.active()
+    assert (problem.kind, problem.ident) == ("device", "plc")
+    assert problem.text.startswith("no connection")
+    assert bench.samples == []
+    assert not bench.scanner.stats().devices["plc"].up
+
+
+@pytest.fixture
+async def small_server() -> AsyncIterator[str]:
+    """A pymodbus server with holding registers 0 to 9 alone."""
+    data = [SimData(0, values=7, count=10, datatype=DataType.REGISTERS)]
+    server: Any = ModbusTcpServer(SimDevice(1, simdata=data), address=("127.0.0.1", 0))
+    await server.serve_forever(background=True)
+    yield f"127.0.0.1:{server.transport.sockets[0].getsockname()[1]}"
+    await server.shutdown()
+
+
+async def test_a_wrong_register_is_named_and_spoils_no_other(small_server: str) -> None:
+    config = site(small_server, tag("level", "hr:5"), tag("lost", "hr:12"))
+    async with Bench(config).scanning() as bench:
+        await bench.until(lambda: bench.quality(1)[1] == Reason.DEVICE_FAILURE)
+        while not bench.problems.active():  # noqa: ASYNC110  told after the samples
+            await asyncio.sleep(0.005)
+        await bench.until(lambda: bench.quality(0)[0] == Quality.GOOD)
+    [problem] = bench.problems.active()
+    assert (problem.kind, problem.ident) == ("points", "plc")
+    assert problem.text.startswith("lost: ")
+    assert "level" not in problem.text
+
+
+async def test_fast_devices_are_the_guards_alone() -> None:
+    bench = Bench(site("127.0.0.1:1", tag("level", "hr:5"), fast=True))
+    assert bench.scanner.jobs() == {}
+    assert bench.scanner.stats().devices == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [("all", [0, 1, 2, 3, 4, 5, 6]), ("change", [0, 2, 3, 5]), ("1s", [0, 3, 5, 6])],
+)
+def test_what_the_history_keeps(mode: str, kept: list[int]) -> None:
+    recording = _Recording(mode)
+    nan, ms = math.nan, MS
+    polls = [
+        (1.0, Quality.GOOD, 0, 0),
+        (1.0, Quality.GOOD, 0, 400 * ms),
+        (2.0, Quality.GOOD, 0, 800 * ms),
+        (nan, Quality.BAD, 4, 900 * ms),
+        (nan, Quality.BAD, 4, 1000 * ms),
+        (2.0, Quality.GOOD, 0, 1100 * ms),
+        (2.0, Quality.GOOD, 0, 2200 * ms),
+    ]
+    assert [i for i, poll in enumerate(polls) if recording.wants(*poll)] == kept
