@@ -109,6 +109,7 @@ class Block:
                         continue
                     found += part.failed()
                 good.append(part)
+        good.sort(key=lambda part: part.request.address)
         readings += found
         self._remember(piece, good, guilty, now_ns)
 
