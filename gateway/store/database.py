@@ -1,0 +1,430 @@
+"""One SQLite file: one connection, one task that writes, reads and checkpoints with it.
+
+Constraints:
+- WAL with synchronous=FULL; every change is one BEGIN IMMEDIATE .. COMMIT, run by the one task, so
+  a cancelled caller never leaves a transaction open and nobody reads what is not committed.
+- A failed fsync is never retried on the same connection: it is closed and opened anew, and what is
+  known of the file is read from it again.
+- A damaged file is renamed (with its -wal) and a new one begun. Nobody has to delete a file.
+- A full disk fails the caller with StoreError and heals by itself; before that, the owner makes
+  room and the reserve is given back to the disk.
+"""
+
+import asyncio
+import logging
+import math
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from aiosqlite import Connection
+
+from gateway.errors import StoreError
+from gateway.store.reserve import Mark, Reserve
+from gateway.store.sqlite_file import (
+    PAGE_BYTES,
+    DamagedError,
+    NewerError,
+    Schema,
+    close_file,
+    is_damage,
+    is_disk,
+    is_full,
+    is_wrong,
+    open_file,
+    roll_back,
+    set_aside,
+    value_of,
+)
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+Body = Callable[[Connection], Awaitable[_T]]
+
+QUEUE_MAX: Final = 256
+REOPEN_NS: Final = 1_000_000_000
+REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
+HOUSEKEEPING_S: Final = 2.0
+RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
+TRIES_MAX: Final = 64
+
+
+class Opened(NamedTuple):
+    """How a file was found. ``aside`` is where a damaged one was put, and why."""
+
+    fresh: bool
+    aside: Path | None = None
+    reason: str = ""
+    epoch_min: int = 0  # a new epoch must be above this
+
+
+class Owner(Protocol):
+    """Whose tables the file has."""
+
+    schema: Schema
+
+    async def load(self, connection: Connection, opened: Opened) -> None:
+        """Read what the file holds, or begin it; inside a transaction, whenever it is opened."""
+
+    async def make_room(self, connection: Connection) -> bool:
+        """Delete the oldest that may go; inside a transaction, when there is no room."""
+
+    def mark(self) -> tuple[int, int]:
+        """(epoch, count of numbers ever given) of what is committed."""
+
+
+class _Job(NamedTuple):
+    body: Body[Any]
+    then: Callable[[Any], None] | None
+    write: bool
+    done: "asyncio.Future[Any] | None"  # None: the task is to end
+
+
+class Database:
+    """A database file and the one task that works on it.
+
+    ``max_bytes`` bounds the file, ``reserve_bytes`` is kept allocated beside it for a full disk.
+    """
+
+    def __init__(self, path: Path, owner: Owner, *, max_bytes: int, reserve_bytes: int) -> None:
+        self.path = path
+        self.full_count = 0  # times that there was no room
+        self.open_count = 0
+        self._owner = owner
+        self._pages_max = max(1, max_bytes // PAGE_BYTES)
+        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"), reserve_bytes)
+        self._mark = Mark(path.with_name(f"{path.name}.mark"))
+        self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_MAX)
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._retry_at_ns = 0
+        self._replace_at_ns = 0
+        self._trouble = ""
+        self._writes_fail = False
+        self._pages = 0
+        self._pages_free = 0
+        self._kept = False  # the first housekeeping is done
+
+    @property
+    def ok(self) -> bool:
+        """False while the file cannot be used."""
+        return self._connection is not None and not self._trouble
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, for people; "" while nothing is."""
+        return self._trouble
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file, as the last housekeeping saw it."""
+        return self._pages * PAGE_BYTES
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something."""
+        return (self._pages - self._pages_free) * PAGE_BYTES
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Bytes kept for a full disk now."""
+        return self._reserve.held_bytes
+
+    async def start(self) -> None:
+        """Start the task and try to open the file; one that cannot be opened is tried for ever.
+
+        Raises StoreError only where trying does not help: the file is of a newer version.
+        """
+        self._task = asyncio.create_task(self._work(), name=f"store {self.path.name}")
+        try:
+            await self.query(self._look)
+        except StoreError as error:
+            if isinstance(error.__cause__, NewerError):
+                await self.close()
+                raise
+
+    async def close(self) -> None:
+        """Finish what is queued and close the file. Safe to call twice."""
+        if self._task is None:
+            return
+        if not self._closing:
+            self._closing = True
+            await self._queue.put(_Job(self._look, None, write=False, done=None))
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def transact(self, body: Body[_T], then: Callable[[_T], None] | None = None) -> _T:
+        """Run ``body`` in one transaction; ``then`` takes its result once that is durable.
+
+        The body may run more than once (room was made, the file was opened anew), so it changes
+        nothing but the database. Cancelling the caller does not stop it. Raises StoreError, and
+        then nothing of it is done.
+        """
+        return await self._put(body, then, write=True)
+
+    async def query(self, body: Body[_T]) -> _T:
+        """Run ``body``, which only reads, between transactions. Raises StoreError."""
+        return await self._put(body, None, write=False)
+
+    async def limit(self, max_bytes: int) -> None:
+        """Change the bound of the file (never below what it has). Raises StoreError."""
+        self._pages_max = max(1, max_bytes // PAGE_BYTES)
+        await self.query(self._bound)
+
+    async def _put(self, body: Body[_T], then: Callable[[_T], None] | None, *, write: bool) -> _T:
+        if self._closing or self._task is None or self._task.done():
+            raise self._closed()
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_looked_at)
+        await self._queue.put(_Job(body, then, write, done))
+        if self._task.done():
+            self._refuse_rest()
+        return await asyncio.shield(done)
+
+    # ---- the one task --------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        due = math.inf  # the first housekeeping follows the first job
+        try:
+            while True:
+                if time.monotonic() >= due:
+                    await self._housekeeping()
+                    due = time.monotonic() + HOUSEKEEPING_S
+                job = await self._next(due)
+                if job is None:
+                    continue
+                if job.done is None:
+                    return
+                await self._answer(job, job.done)
+                if not self._kept:
+                    due = 0.0
+        finally:
+            self._closing = True
+            await self._disconnect()
+            self._mark.close()
+            self._refuse_rest()
+
+    async def _next(self, due: float) -> _Job | None:
+        """The next job; None when it is time for the housekeeping."""
+        try:
+            async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    async def _answer(self, job: _Job, done: "asyncio.Future[Any]") -> None:
+        try:
+            result = await self._attempts(job.body, job.then, write=job.write)
+        except StoreError as error:
+            _fail(done, error)
+        except Exception as error:
+            _LOGGER.exception("%s: a job failed", self.path.name)
+            _fail(done, error)
+        else:
+            if not done.done():
+                done.set_result(result)
+
+    async def _attempts(
+        self, body: Body[_T], then: Callable[[_T], None] | None = None, *, write: bool
+    ) -> _T:
+        for _ in range(TRIES_MAX):
+            try:
+                connection = await self._connected()
+                if not write:
+                    result = await body(connection)
+                else:
+                    result = await self._transaction(connection, body)
+                    if then:
+                        then(result)
+                    self._mark.write(*self._owner.mark())
+            except sqlite3.Error as error:
+                self._writes_fail = self._writes_fail or write
+                if not await self._mend(error):
+                    raise self._failure(error) from error
+            except (DamagedError, NewerError) as error:
+                raise self._failure(error) from error
+            else:
+                self._well(write=write)
+                return result
+        msg = "no room, and making some did not help"
+        raise self._failure(StoreError(msg))
+
+    async def _transaction(self, connection: Connection, body: Body[_T]) -> _T:
+        await connection.execute_fetchall("BEGIN IMMEDIATE")
+        try:
+            result = await body(connection)
+            await connection.execute_fetchall("COMMIT")
+        except BaseException:
+            await roll_back(connection)
+            raise
+        return result
+
+    async def _housekeeping(self) -> None:
+        """Open what is closed, look at the sizes, fill the reserve."""
+        self._kept = True
+        try:
+            await self._attempts(self._look, write=False)
+        except StoreError:
+            return  # told by _failure
+        if not self._reserve.full:
+            await self._with_reserve(self._reserve.fill)
+
+    async def _look(self, connection: Connection) -> None:
+        self._pages = await value_of(connection, "PRAGMA page_count")
+        self._pages_free = await value_of(connection, "PRAGMA freelist_count")
+
+    async def _bound(self, connection: Connection) -> None:
+        await value_of(connection, f"PRAGMA max_page_count={self._pages_max}")
+
+    # ---- when it goes wrong --------------------------------------------------------------------
+
+    async def _mend(self, error: sqlite3.Error) -> bool:
+        """True where the same job may be tried again at once. Raises StoreError."""
+        try:
+            if is_full(error):
+                self.full_count += 1
+                self._retry_at_ns = 0
+                return await self._make_room()
+            if is_damage(error):
+                await self._disconnect()
+                await self._replace(str(error))
+                return True
+        except (sqlite3.Error, DamagedError) as second:
+            raise self._failure(second) from second
+        if is_disk(error):
+            await self._disconnect()
+            self._retry_at_ns = time.monotonic_ns() + REOPEN_NS
+        return False
+
+    async def _make_room(self) -> bool:
+        if self._connection is not None:
+            try:
+                if await self._transaction(self._connection, self._owner.make_room):
+                    return True
+            except sqlite3.Error as error:
+                if not is_full(error):
+                    raise
+        return await self._with_reserve(self._reserve.give, RESERVE_STEP_BYTES)
+
+    async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
+        try:
+            return await asyncio.to_thread(call, *args)
+        except OSError as error:
+            _LOGGER.debug("%s: reserve: %s", self.path.name, error)
+            return False
+
+    async def _replace(self, reason: str) -> None:
+        """Put the damaged file aside and begin a new one."""
+        if time.monotonic_ns() < self._replace_at_ns:
+            raise DamagedError(reason)
+        self._replace_at_ns = time.monotonic_ns() + REPLACE_NS
+        epoch, _ = self._mark.read()
+        try:
+            aside = await asyncio.to_thread(set_aside, self.path)
+        except OSError as error:
+            msg = f"damaged ({reason}), and it cannot be set aside: {error}"
+            raise DamagedError(msg) from error
+        _LOGGER.error("%s is damaged (%s): set aside as %s", self.path.name, reason, aside.name)
+        await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
+
+    def _failure(self, error: Exception) -> StoreError:
+        text = str(error)
+        if not text.startswith(self.path.name):
+            text = f"{self.path.name}: {text}"
+        if text != self._trouble:
+            _LOGGER.warning("%s", text)
+        self._trouble = text
+        return StoreError(text)
+
+    def _well(self, *, write: bool) -> None:
+        if self._writes_fail and not write:
+            return  # reading from a full disk works
+        if self._trouble:
+            _LOGGER.info("%s is in use again", self.path.name)
+        self._trouble = ""
+        self._writes_fail = False
+
+    def _closed(self) -> StoreError:
+        return StoreError(f"{self.path.name} is closed")
+
+    def _refuse_rest(self) -> None:
+        while not self._queue.empty():
+            if done := self._queue.get_nowait().done:
+                _fail(done, self._closed())
+
+    # ---- opening -------------------------------------------------------------------------------
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            if time.monotonic_ns() < self._retry_at_ns:
+                raise StoreError(self._trouble or f"{self.path.name} is not open")
+            self._retry_at_ns = time.monotonic_ns() + REOPEN_NS
+            try:
+                await self._open(self._found())
+            except DamagedError as error:
+                await self._replace(str(error))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                await self._replace(str(error))
+        if self._connection is None:
+            raise self._closed()
+        return self._connection
+
+    def _found(self) -> Opened:
+        try:
+            fresh = self.path.stat().st_size == 0
+        except OSError:
+            fresh = True
+        return Opened(fresh=fresh, epoch_min=self._mark.read()[0] if fresh else 0)
+
+    async def _open(self, opened: Opened) -> None:
+        connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
+        try:
+            await self._bound(connection)
+            await self._load(connection, opened)
+            self._check_mark()
+        except BaseException:
+            await close_file(connection)
+            raise
+        self._connection = connection
+        self.open_count += 1
+        self._mark.write(*self._owner.mark())
+
+    def _check_mark(self) -> None:
+        had, has = self._mark.read(), self._owner.mark()
+        if had > has:
+            msg = f"commits are missing: it ends at {has[1]}, it had come to {had[1]}"
+            raise DamagedError(msg)
+
+    async def _load(self, connection: Connection, opened: Opened) -> None:
+        async def load(connection: Connection) -> None:
+            await self._owner.load(connection, opened)
+
+        try:
+            await self._transaction(connection, load)
+        except (LookupError, TypeError, ValueError) as error:
+            msg = f"what it holds makes no sense: {error}"
+            raise DamagedError(msg) from error
+        except sqlite3.OperationalError as error:
+            if opened.fresh or not is_wrong(error):
+                raise
+            raise DamagedError(str(error)) from error
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close_file(connection)
+
+
+def _fail(done: "asyncio.Future[Any]", error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+def _looked_at(done: "asyncio.Future[Any]") -> None:
+    """A caller that was cancelled does not come for its answer."""
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,306 @@
+"""The ledger: alerts, commands and operator state, durable before anybody is told.
+
+Constraints:
+- alerts are numbered gap-free per (gateway, epoch) inside the transaction that stores them; with
+  them moves the position of the guard's journal that they were made of, so each record becomes an
+  alert exactly once;
+- an alert's content never changes; nothing that an uplink still needs is ever deleted;
+- the audit is a hash chain.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self
+
+from aiosqlite import Connection
+from msgspec import Struct
+
+from gateway.errors import StoreError
+from gateway.store.alert import ActiveAlert, AlertDraft, AlertItem
+from gateway.store.database import Database
+from gateway.store.ledger_state import EVENTS, SAMPLES, AuditEntry, Batch, LedgerState, Stamp
+
+MAX_BYTES: Final = 1024 * 1024 * 1024
+RESERVE_BYTES: Final = 160 * 1024 * 1024  # 100,000 alerts of 1.2 KB, their pages and the -wal
+
+
+class LedgerStats(Struct, frozen=True, kw_only=True):
+    """Counters since the start, sizes as last seen. ``bytes_written``: of the rows themselves."""
+
+    ok: bool
+    trouble: str
+    epoch: int
+    head: int
+    active: int
+    bytes: int
+    bytes_written: int
+    reserve_bytes: int
+    letters: dict[tuple[str, str], int]
+    dropped: dict[str, int]
+
+
+class Ledger:
+    """``ledger.db``. Every coroutine may raise StoreError; then nothing of the call is done."""
+
+    def __init__(
+        self, path: Path, stamp: Stamp, uplinks: Sequence[str], sizes: tuple[int, int]
+    ) -> None:
+        self._state = LedgerState(stamp, uplinks)
+        max_bytes, reserve_bytes = sizes
+        self._db = Database(path, self._state, max_bytes=max_bytes, reserve_bytes=reserve_bytes)
+        self._bytes_written = 0
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        gateway: str,
+        *,
+        site: str = "",
+        uplinks: Sequence[str] = (),
+        clock_synced: Callable[[], bool] = lambda: False,
+        utc_ns: Callable[[], int] = time.time_ns,
+        max_bytes: int = MAX_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> Self:
+        """Open or begin the ledger of a gateway.
+
+        A disk that does not take it now is no error here: calls raise StoreError until it does.
+        ``uplinks`` are those whose delivery alerts wait for. Raises StoreError for a file of a
+        newer version.
+        """
+        stamp = Stamp(gateway, site or gateway, utc_ns, clock_synced)
+        ledger = cls(path, stamp, uplinks, (max_bytes, reserve_bytes))
+        await ledger._db.start()
+        return ledger
+
+    async def close(self) -> None:
+        """Finish what is queued and close the file."""
+        await self._db.close()
+
+    @property
+    def ok(self) -> bool:
+        """False while the file cannot be used."""
+        return self._db.ok
+
+    @property
+    def epoch(self) -> int:
+        """UTC ns of the ledger's creation; 0 while it was never open."""
+        return self._state.epoch
+
+    @property
+    def head(self) -> int:
+        """Sequence of the last alert."""
+        return self._state.head
+
+    @property
+    def audit_head(self) -> str:
+        """The audit chain's head, hexadecimal."""
+        return self._state.audit_hash.hex()
+
+    def active(self) -> list[ActiveAlert]:
+        """Raises that nothing has ended yet."""
+        return list(self._state.active.values())
+
+    def stamp(self, *, program: str | None, unarmed_count: int | None) -> None:
+        """What alerts carry from now on: the running program's hash, how many are unarmed."""
+        self._state.stamp.program = program
+        self._state.stamp.unarmed_count = unarmed_count
+
+    # ---- alerts --------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        drafts: Sequence[AlertDraft],
+        *,
+        journal: tuple[int, int] | None = None,
+        samples: tuple[int, int] | None = None,
+    ) -> list[int]:
+        """Store alerts in one transaction; gives their sequences, 0 for one that says nothing new.
+
+        ``journal`` = (journal id, next record): all records before are recorded by this. Drafts of
+        records that were recorded before are left out. ``samples`` likewise for the sample ring.
+        """
+        if not drafts and journal is None and samples is None:
+            return []
+        body = partial(self._append, tuple(drafts), journal, samples)
+        batch = await self._db.transact(body, self._take)
+        return batch.seqs
+
+    async def alerts(self, after: int, limit: int) -> list[AlertItem]:
+        """The oldest alerts with a sequence above ``after``, at most ``limit``."""
+        sql = "SELECT seq, body FROM alert WHERE seq > ? ORDER BY seq LIMIT ?"
+        return [AlertItem(seq, body) for seq, body in await self._rows(sql, (after, limit))]
+
+    async def journal_position(self, journal_id: int) -> int | None:
+        """The first record of this journal that is not recorded; None: never seen."""
+        await self._ready()
+        return self._state.positions.get((journal_id, EVENTS))
+
+    async def sample_position(self, journal_id: int) -> int | None:
+        """The first sample of this journal that alarms have not been made of; None: none yet."""
+        await self._ready()
+        return self._state.positions.get((journal_id, SAMPLES))
+
+    async def knows_journals(self) -> bool:
+        """False in a ledger that has not yet recorded anything of any guard."""
+        await self._ready()
+        return bool(self._state.positions)
+
+    # ---- commands ------------------------------------------------------------------------------
+
+    async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
+        """Write a command down; gives its place in the audit (from 1), the guard's ledger seq."""
+        return await self._audit("command", None, who, action, target, dict(detail))
+
+    async def command_result(self, seq: int, code: int, text: str) -> None:
+        """Write down what became of the command ``seq``; ``code`` 0: no answer."""
+        await self._audit("result", seq, "", "", "", {"code": code, "text": text})
+
+    async def verify_audit(self) -> int:
+        """Number of entries of the chain. Raises StoreError naming the first that does not fit."""
+        sql = (
+            "SELECT seq, utc_ns, kind, ref, who, action, target, detail, hash FROM audit "
+            "WHERE seq > ? ORDER BY seq LIMIT 1000"
+        )
+        seq, digest = 0, b""
+        while rows := await self._rows(sql, (seq,)):
+            for *fields, stated in rows:
+                entry = AuditEntry(*fields)
+                digest = entry.chained(digest)
+                if entry.seq != seq + 1 or digest != stated:
+                    msg = f"the audit does not hold at entry {seq + 1}"
+                    raise StoreError(msg)
+                seq = entry.seq
+        if digest != self._state.audit_hash:
+            msg = f"the audit ends at entry {seq} with another head"
+            raise StoreError(msg)
+        return seq
+
+    # ---- uplinks -------------------------------------------------------------------------------
+
+    async def cursor(self, uplink: str, lane: str) -> int:
+        """The highest contiguous sequence that the uplink has acknowledged, 0 at first."""
+        await self._ready()
+        return self._state.cursors.get((uplink, lane), 0)
+
+    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
+        """Move it forward, durably. Raises ValueError for a step back or beyond the last alert."""
+        await self._ready()
+        before = self._state.cursors.get((uplink, lane), 0)
+        if not before <= seq <= self._state.head:
+            msg = f"cursor of {uplink}/{lane} from {before} to {seq}, last alert {self._state.head}"
+            raise ValueError(msg)
+        if seq == before:
+            return
+
+        async def body(connection: Connection) -> None:
+            await connection.execute_fetchall(
+                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
+                (uplink, lane, self._state.epoch, seq),
+            )
+
+        def then(_: None) -> None:
+            self._state.cursors[uplink, lane] = seq
+
+        await self._db.transact(body, then)
+
+    async def letter(
+        self,
+        uplink: str,
+        lane: str,
+        seq: int,
+        reason: str,
+        body: bytes,
+        draft: AlertDraft | None = None,
+        *,
+        epoch: int = 0,
+    ) -> bool:
+        """Keep a dead letter and append ``draft`` in one transaction.
+
+        ``epoch`` is that of the store that numbered it (0: the ledger's). False, and nothing is
+        done, where this letter is kept already.
+        """
+
+        async def keep(connection: Connection) -> Batch | None:
+            numbered = epoch or self._state.epoch
+            there = await connection.execute_fetchall(
+                "SELECT 1 FROM letter WHERE uplink = ? AND lane = ? AND epoch = ? AND seq = ?",
+                (uplink, lane, numbered, seq),
+            )
+            if list(there):
+                return None
+            await connection.execute_fetchall(
+                "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (uplink, lane, numbered, seq, reason, self._state.stamp.utc_ns(), body),
+            )
+            return await self._append((draft,) if draft else (), None, None, connection)
+
+        def then(batch: Batch | None) -> None:
+            if batch is not None:
+                self._state.letters[uplink, reason] += 1
+                self._take(batch)
+
+        return await self._db.transact(keep, then) is not None
+
+    def stats(self) -> LedgerStats:
+        """Counters and sizes."""
+        return LedgerStats(
+            ok=self._db.ok,
+            trouble=self._db.trouble,
+            epoch=self._state.epoch,
+            head=self._state.head,
+            active=len(self._state.active),
+            bytes=self._db.file_bytes,
+            bytes_written=self._bytes_written,
+            reserve_bytes=self._db.reserve_bytes,
+            letters=dict(self._state.letters),
+            dropped={},
+        )
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    async def _append(
+        self,
+        drafts: tuple[AlertDraft, ...],
+        journal: tuple[int, int] | None,
+        samples: tuple[int, int] | None,
+        connection: Connection,
+    ) -> Batch:
+        batch = self._state.fill(drafts, journal)
+        if samples:
+            batch.positions[samples[0], SAMPLES] = samples[1]
+        await self._state.write(connection, batch)
+        return batch
+
+    def _take(self, batch: Batch) -> None:
+        self._state.take(batch)
+        self._bytes_written += sum(len(row[3]) for row in batch.rows)
+
+    async def _audit(
+        self, kind: str, ref: int | None, who: str, action: str, target: str, detail: Any
+    ) -> int:
+        async def body(connection: Connection) -> tuple[AuditEntry, bytes]:
+            entry = self._state.audit_entry(kind, ref, who, action, target, detail)
+            return entry, await self._state.write_audit(connection, entry)
+
+        def then(result: tuple[AuditEntry, bytes]) -> None:
+            entry, self._state.audit_hash = result
+            self._state.audit_seq = entry.seq
+            self._bytes_written += len(entry.detail)
+
+        entry, _ = await self._db.transact(body, then)
+        return entry.seq
+
+    async def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        async def body(connection: Connection) -> list[Any]:
+            return list(await connection.execute_fetchall(sql, parameters))
+
+        return await self._db.query(body)
+
+    async def _ready(self) -> None:
+        """What is known in memory is only known while the file is open."""
+        if not self._db.ok:
+            await self._rows("SELECT 1", ())

@@ -1,0 +1,361 @@
+"""What the ledger holds, as committed: numbers, active raises, positions, cursors, audit head.
+
+``LedgerState`` reads it whenever the file is opened; ``Batch`` works out what a transaction adds,
+without changing the state, so that a transaction may fail or run again; ``take`` adopts it after
+the commit.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+from aiosqlite import Connection
+
+from gateway.store.alert import ActiveAlert, Alert, AlertDraft, Source, rfc3339
+from gateway.store.database import Opened
+from gateway.store.salvage import Salvage, salvage_ledger
+from gateway.store.sqlite_file import Schema, value_of
+
+ALERTS_KEPT_MIN: Final = 1_000  # delivered alerts that stay for people to look at
+ROOM_ALERTS: Final = 5_000  # delivered alerts that go at once when there is no room
+JOURNALS_MAX: Final = 8  # positions of journals that are gone
+EVENTS: Final = "events"
+SAMPLES: Final = "samples"
+_SIGN: Final = 1 << 63
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+@dataclass(slots=True)
+class Stamp:
+    """What the ledger adds to each alert."""
+
+    gateway: str
+    site: str
+    utc_ns: Callable[[], int] = time.time_ns
+    clock_synced: Callable[[], bool] = lambda: False
+    program: str | None = None
+    unarmed_count: int | None = None
+
+
+@dataclass(slots=True)
+class AuditEntry:
+    """One link of the chain."""
+
+    seq: int
+    utc_ns: int
+    kind: str
+    ref: int | None
+    who: str
+    action: str
+    target: str
+    detail: str
+
+    def chained(self, before: bytes) -> bytes:
+        """The chain's head after this entry."""
+        content = _ENCODER.encode(
+            (self.seq, self.utc_ns, self.kind, self.ref, self.who, self.action, self.target,
+             self.detail)
+        )  # fmt: skip
+        return hashlib.blake2b(before + content, digest_size=32).digest()
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction adds."""
+
+    epoch: int
+    head: int
+    seqs: list[int] = field(default_factory=list)  # one per draft, 0: not said
+    rows: list[tuple[int, str, int, bytes]] = field(default_factory=list)
+    active: dict[str, ActiveAlert | None] = field(default_factory=dict)
+    positions: dict[tuple[int, str], int] = field(default_factory=dict)
+
+
+class LedgerState:
+    """The owner of a ledger file (``database.Owner``)."""
+
+    schema = Schema("ledger", 0x53574C31, 1)
+
+    def __init__(self, stamp: Stamp, uplinks: Sequence[str]) -> None:
+        self.stamp = stamp
+        self.epoch = 0
+        self.head = 0
+        self.audit_seq = 0
+        self.audit_hash = b""
+        self.active: dict[str, ActiveAlert] = {}
+        self.positions: dict[tuple[int, str], int] = {}
+        self.cursors: dict[tuple[str, str], int] = {}
+        self.letters: Counter[tuple[str, str]] = Counter()  # (uplink, reason)
+        self._uplinks = tuple(uplinks)
+
+    def mark(self) -> tuple[int, int]:
+        """(epoch, alerts and audit entries ever written)."""
+        return self.epoch, self.head + self.audit_seq
+
+    # ---- the file ------------------------------------------------------------------------------
+
+    async def load(self, connection: Connection, opened: Opened) -> None:
+        """Read everything; a file without an epoch is begun."""
+        self._forget()
+        epoch = await value_of(connection, "SELECT value FROM meta WHERE key = 'epoch'")
+        if epoch is None:
+            await self._begin(connection, opened)
+            return
+        self.epoch = int(epoch)
+        self.head = await value_of(connection, "SELECT ifnull(max(seq), 0) FROM alert")
+        for seq, digest in await connection.execute_fetchall(
+            "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
+        ):
+            self.audit_seq, self.audit_hash = seq, digest
+        for subject, ident, body in await connection.execute_fetchall("SELECT * FROM active"):
+            self.active[subject] = ActiveAlert(subject, ident, body)
+        for journal_id, stream, seq in await connection.execute_fetchall(
+            "SELECT journal_id, stream, next_seq FROM journal"
+        ):
+            self.positions[journal_id % (1 << 64), stream] = seq
+        for uplink, lane, seq in await connection.execute_fetchall(
+            "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
+        ):
+            self.cursors[uplink, lane] = seq
+        for uplink, reason, count in await connection.execute_fetchall(
+            "SELECT uplink, reason, count(*) FROM letter GROUP BY uplink, reason"
+        ):
+            self.letters[uplink, reason] = count
+
+    async def make_room(self, connection: Connection) -> bool:
+        """Delete the oldest alerts that every uplink has; False where there are none."""
+        delivered = min((self.cursors.get((u, "alert"), 0) for u in self._uplinks), default=None)
+        last = self.head - ALERTS_KEPT_MIN if delivered is None else delivered
+        last = min(last, self.head - ALERTS_KEPT_MIN)
+        first = await value_of(connection, "SELECT ifnull(min(seq), 0) FROM alert")
+        if last < first:
+            return False
+        last = min(last, first + ROOM_ALERTS)
+        await connection.execute_fetchall("DELETE FROM alert WHERE seq <= ?", (last,))
+        return True
+
+    def _forget(self) -> None:
+        self.epoch = self.head = self.audit_seq = 0
+        self.audit_hash = b""
+        self.active = {}
+        self.positions = {}
+        self.cursors = {}
+        self.letters = Counter()
+
+    async def _begin(self, connection: Connection, opened: Opened) -> None:
+        """A new epoch: the gap record first, then what could be salvaged."""
+        salvage = Salvage()
+        if opened.aside:
+            salvage = await asyncio.to_thread(salvage_ledger, opened.aside)
+        self.epoch = max(self.stamp.utc_ns(), opened.epoch_min + 1, salvage.epoch + 1)
+        await connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [("epoch", self.epoch), ("gateway", self.stamp.gateway)],
+        )
+        note = {"reason": opened.reason, "audit_head_before": salvage.audit_head}
+        await self._write_audit(
+            connection, self.audit_entry("note", None, "", "new ledger", "", note)
+        )
+        batch = self.batch()
+        self._add(batch, _gap_draft(self.stamp.gateway, opened, salvage))
+        renamed = dict(self._add_salvaged(batch, body) for body in salvage.alerts)
+        for item in salvage.active:
+            ident, body = renamed.get(item.id, (item.id, item.body))
+            batch.active[item.subject] = ActiveAlert(item.subject, ident, body)
+        batch.positions = dict(salvage.positions)
+        await self.write(connection, batch)
+        self.take(batch)
+
+    # ---- alerts --------------------------------------------------------------------------------
+
+    def batch(self) -> Batch:
+        """An empty batch on top of what is committed."""
+        return Batch(self.epoch, self.head)
+
+    def fill(self, drafts: Sequence[AlertDraft], journal: tuple[int, int] | None) -> Batch:
+        """Number the drafts. Those whose journal record is recorded already are left out."""
+        batch = self.batch()
+        recorded = self.positions.get((journal[0], EVENTS), 0) if journal else 0
+        for draft in drafts:
+            if draft.journal_seq and draft.journal_seq < recorded:
+                batch.seqs.append(0)
+            else:
+                self._add(batch, draft)
+        if journal and journal[1] > recorded:
+            batch.positions[journal[0], EVENTS] = journal[1]
+        return batch
+
+    async def write(self, connection: Connection, batch: Batch) -> None:
+        """Bring a batch into the database."""
+        now_ns = self.stamp.utc_ns()
+        if batch.rows:
+            await connection.executemany("INSERT INTO alert VALUES (?, ?, ?, ?)", batch.rows)
+        raised = [(a.subject, a.id, a.body) for a in batch.active.values() if a]
+        ended = [(subject,) for subject, active in batch.active.items() if active is None]
+        if raised:
+            await connection.executemany("INSERT OR REPLACE INTO active VALUES (?, ?, ?)", raised)
+        if ended:
+            await connection.executemany("DELETE FROM active WHERE subject = ?", ended)
+        if batch.positions:
+            await connection.executemany(
+                "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?)",
+                [(_signed(j), stream, seq, now_ns) for (j, stream), seq in batch.positions.items()],
+            )
+            if len(self.positions) + len(batch.positions) > 2 * JOURNALS_MAX:
+                await self._drop_old_journals(connection)
+
+    def take(self, batch: Batch) -> None:
+        """Adopt a batch that is committed."""
+        self.head = batch.head
+        self.positions.update(batch.positions)
+        for subject, active in batch.active.items():
+            if active is None:
+                self.active.pop(subject, None)
+            else:
+                self.active[subject] = active
+
+    def _add(self, batch: Batch, draft: AlertDraft) -> None:
+        """Number one draft; 0 where it says nothing new."""
+        before = self._active(batch, draft.subject)
+        state, ref = draft.state, draft.ref
+        if draft.subject:
+            if state == "raised" and before and not draft.repeat:
+                batch.seqs.append(0)
+                return
+            if state == "cleared" and not before:
+                if draft.unmatched is None:
+                    batch.seqs.append(0)
+                    return
+                state = draft.unmatched
+            ref = ref or (before.id if before else None)
+        alert = self._alert(batch, draft, state, ref)
+        body = _ENCODER.encode(alert)
+        batch.head = alert.seq
+        batch.seqs.append(alert.seq)
+        batch.rows.append((alert.seq, alert.kind, self.stamp.utc_ns(), body))
+        if draft.subject and state == "raised":
+            batch.active[draft.subject] = ActiveAlert(draft.subject, alert.id, body)
+        elif before and state == "cleared":
+            batch.active[draft.subject] = None
+
+    def _active(self, batch: Batch, subject: str) -> ActiveAlert | None:
+        if not subject:
+            return None
+        if subject in batch.active:
+            return batch.active[subject]
+        return self.active.get(subject)
+
+    def _alert(self, batch: Batch, draft: AlertDraft, state: Any, ref: str | None) -> Alert:
+        stamp = self.stamp
+        now_ns = stamp.utc_ns()
+        seq = batch.head + 1
+        synced = draft.clock_synced
+        return Alert(
+            id=f"{stamp.gateway}/{batch.epoch}/{seq}",
+            gateway=stamp.gateway,
+            epoch=batch.epoch,
+            seq=seq,
+            kind=draft.kind,
+            state=state,
+            site=stamp.site,
+            source=draft.source,
+            time=rfc3339(draft.utc_ns or now_ns),
+            recorded=rfc3339(now_ns),
+            clock_synced=stamp.clock_synced() if synced is None else synced,
+            priority=draft.priority,
+            ref=ref,
+            level=draft.level,
+            value=_finite(draft.value),
+            limit=_finite(draft.limit),
+            unit=draft.unit,
+            quality=draft.quality,
+            cause=draft.cause,
+            legs=draft.legs,
+            first_out=draft.first_out,
+            reaction_ns=draft.reaction_ns,
+            outputs=draft.outputs,
+            guidance=draft.guidance,
+            armed=draft.armed,
+            unarmed_count=stamp.unarmed_count,
+            exercise=draft.exercise,
+            program=draft.program or stamp.program,
+        )
+
+    def _add_salvaged(self, batch: Batch, old: Alert) -> tuple[str, tuple[str, bytes]]:
+        """An alert that not every uplink has: the same but for its number. (old id, new)."""
+        seq = batch.head + 1
+        alert = msgspec.structs.replace(
+            old,
+            id=f"{self.stamp.gateway}/{batch.epoch}/{seq}",
+            gateway=self.stamp.gateway,
+            epoch=batch.epoch,
+            seq=seq,
+            was=old.was or old.id,
+        )
+        body = _ENCODER.encode(alert)
+        batch.head = seq
+        batch.rows.append((seq, alert.kind, self.stamp.utc_ns(), body))
+        return old.id, (alert.id, body)
+
+    async def _drop_old_journals(self, connection: Connection) -> None:
+        await connection.execute_fetchall(
+            "DELETE FROM journal WHERE journal_id NOT IN (SELECT journal_id FROM journal "
+            "GROUP BY journal_id ORDER BY max(moved_ns) DESC LIMIT ?)",
+            (JOURNALS_MAX,),
+        )
+
+    # ---- audit ---------------------------------------------------------------------------------
+
+    def audit_entry(
+        self, kind: str, ref: int | None, who: str, action: str, target: str, detail: Any
+    ) -> AuditEntry:
+        """The next entry of the chain."""
+        text = _ENCODER.encode(detail).decode()
+        now_ns = self.stamp.utc_ns()
+        return AuditEntry(self.audit_seq + 1, now_ns, kind, ref, who, action, target, text)
+
+    async def write_audit(self, connection: Connection, entry: AuditEntry) -> bytes:
+        """Bring an entry into the database; gives the chain's new head."""
+        digest = entry.chained(self.audit_hash)
+        await connection.execute_fetchall(
+            "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (entry.seq, entry.utc_ns, entry.kind, entry.ref, entry.who, entry.action,
+             entry.target, entry.detail, digest),
+        )  # fmt: skip
+        return digest
+
+    async def _write_audit(self, connection: Connection, entry: AuditEntry) -> None:
+        self.audit_hash = await self.write_audit(connection, entry)
+        self.audit_seq = entry.seq
+
+
+def _gap_draft(gateway: str, opened: Opened, salvage: Salvage) -> AlertDraft:
+    cause = "a new ledger begins: what happened before is not in it"
+    if opened.aside:
+        cause = (
+            f"the ledger was damaged ({opened.reason}) and put aside as {opened.aside.name}; "
+            f"{len(salvage.alerts)} undelivered alerts were salvaged"
+        )
+    return AlertDraft(
+        kind="gap",
+        state="event",
+        source=Source("gateway", gateway),
+        priority="high" if opened.aside else "low",
+        cause=cause,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+def _signed(journal_id: int) -> int:
+    """SQLite's integers are signed."""
+    return journal_id - (1 << 64) if journal_id >= _SIGN else journal_id

@@ -1,0 +1,189 @@
+"""A SQLite file as we use it: how it is opened, checked, closed and put aside.
+
+Constraints: the options are those of every open (none is left to a file's own memory), and nothing
+here opens the file behind SQLite's back.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import aiosqlite
+from aiosqlite import Connection
+
+_LOGGER = logging.getLogger(__name__)
+
+PAGE_BYTES: Final = 4096
+BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
+CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
+ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
+
+_PRAGMAS: Final = f"""
+PRAGMA page_size={PAGE_BYTES};
+PRAGMA auto_vacuum=INCREMENTAL;
+PRAGMA busy_timeout={int(BUSY_S * 1000)};
+PRAGMA temp_store=MEMORY;
+PRAGMA mmap_size=0;
+PRAGMA foreign_keys=ON;
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=FULL;
+PRAGMA wal_autocheckpoint=1000;
+PRAGMA journal_size_limit={4 * 1024 * 1024};
+"""
+_DAMAGE: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_FULL: Final = "SQLITE_FULL"
+_DISK: Final = (
+    "SQLITE_IOERR",
+    "SQLITE_CANTOPEN",
+    "SQLITE_READONLY",
+    "SQLITE_PERM",
+    "SQLITE_PROTOCOL",
+    "SQLITE_NOMEM",
+)
+
+
+class Schema(NamedTuple):
+    """Which tables a file has: ``name_vN.sql``, and the id that says that it is one of ours."""
+
+    name: str
+    application_id: int
+    version: int
+
+
+class DamagedError(Exception):
+    """The file is not what it was: the text says why."""
+
+
+class NewerError(Exception):
+    """The file was written by a newer version."""
+
+
+async def open_file(path: Path, schema: Schema, *, fresh: bool) -> Connection:
+    """Open, and make or check. Raises DamagedError, NewerError or sqlite3.Error."""
+    connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+    try:
+        await connection.executescript(_PRAGMAS)
+        await _check_wal(connection)
+        if fresh:
+            await connection.executescript(_sql(schema))
+            sync_directory(path.parent)
+        else:
+            await _verify(connection, path.name, schema)
+    except BaseException:
+        await close_file(connection)
+        raise
+    return connection
+
+
+async def close_file(connection: Connection) -> None:
+    """Close; an error of the last checkpoint leaves the -wal for the next start."""
+    with contextlib.suppress(sqlite3.Error):
+        await connection.close()
+
+
+async def roll_back(connection: Connection) -> None:
+    """End a failed transaction. SQLite has done so already on some errors; twice is an error."""
+    with contextlib.suppress(sqlite3.Error, ValueError):
+        if connection.in_transaction:
+            await connection.execute_fetchall("ROLLBACK")
+
+
+async def value_of(connection: Connection, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+    """The first column of the first row, None where there is no row."""
+    for row in await connection.execute_fetchall(sql, parameters):
+        return row[0]
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file with its -wal and -shm; only the newest few are kept."""
+    for old in sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"))[: 1 - ASIDE_MAX or None]:
+        for suffix in ("-wal", "-shm", ""):
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    for suffix in ("-wal", "-shm", ""):  # the database last: until then nothing new is begun
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    sync_directory(path.parent)
+    return aside
+
+
+def sync_directory(directory: Path) -> None:
+    """Make new names durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """The content is wrong: it will not get better."""
+    return _name_of(error).startswith(_DAMAGE)
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """No room, on the disk or under ``max_page_count``."""
+    return _name_of(error).startswith(_FULL)
+
+
+def is_disk(error: sqlite3.Error) -> bool:
+    """The file system failed: nothing that this connection believes of the file is sure."""
+    return _name_of(error).startswith(_DISK)
+
+
+def is_wrong(error: sqlite3.Error) -> bool:
+    """A table or column that the schema has is not there."""
+    return _name_of(error) == "SQLITE_ERROR"
+
+
+async def _check_wal(connection: Connection) -> None:
+    if await value_of(connection, "PRAGMA journal_mode") != "wal":
+        msg = "write-ahead logging is not possible on this file system"
+        raise sqlite3.OperationalError(msg)
+
+
+async def _verify(connection: Connection, name: str, schema: Schema) -> None:
+    if await value_of(connection, "PRAGMA application_id") != schema.application_id:
+        msg = "it is not one of ours"
+        raise DamagedError(msg)
+    version = await value_of(connection, "PRAGMA user_version")
+    if version > schema.version:
+        msg = f"{name} has schema {version}, this version knows {schema.version}: use the newer one"
+        raise NewerError(msg)
+    await _quick_check(connection, name)
+
+
+async def _quick_check(connection: Connection, name: str) -> None:
+    deadline = time.monotonic() + CHECK_S_MAX
+    await connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 10_000)
+    try:
+        found = await value_of(connection, "PRAGMA quick_check(1)")
+    except sqlite3.OperationalError as error:
+        if not _name_of(error).startswith("SQLITE_INTERRUPT"):
+            raise
+        _LOGGER.info("%s is large: checked for %s s only", name, CHECK_S_MAX)
+        return
+    finally:
+        await connection.set_progress_handler(lambda: 0, 0)
+    if found != "ok":
+        raise DamagedError(str(found).replace("\n", " "))
+
+
+def _sql(schema: Schema) -> str:
+    """The whole schema as one transaction, with its version in the file's header."""
+    text = Path(__file__).with_name(f"{schema.name}_v{schema.version}.sql").read_text("utf-8")
+    return (
+        f"BEGIN IMMEDIATE;\n{text}\n"
+        f"PRAGMA application_id={schema.application_id};\n"
+        f"PRAGMA user_version={schema.version};\nCOMMIT;"
+    )
+
+
+def _name_of(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "") or ""
