@@ -1,0 +1,187 @@
+"""What every uplink is, and what the pump needs of the stores.
+
+An uplink knows one platform's protocol and nothing of cursors; the pump alone moves those. Items
+are what the stores gave (``AlertItem``, ``SampleItem``) or a marker for what is not there
+(``GapItem``), wrapped in an ``Outgoing`` with what only the moment of sending knows.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from gateway.errors import UplinkError
+from gateway.store.alert import AlertDraft, AlertItem
+from gateway.store.items import SampleItem
+
+ALERT: Final = "alert"
+LIVE: Final = "live"
+BACKFILL: Final = "backfill"
+LANES: Final = (ALERT, LIVE, BACKFILL)  # in the order in which they are served
+
+
+class Acknowledges(StrEnum):
+    """What ACCEPTED means on an uplink."""
+
+    NONE = "none"
+    BROKER = "broker"
+    STORED = "stored"
+    APPLICATION = "application"
+
+
+class GapItem(Struct, frozen=True):
+    """A marker in the place of ``first..seq``, which will not come: refused, or shed unsent."""
+
+    first: int
+    seq: int
+    reason: str
+    utc_ns: int  # when it was found, or when what is missing came into being
+
+
+Item = AlertItem | SampleItem | GapItem
+
+
+class Outgoing(Struct, frozen=True):
+    """One item on its way."""
+
+    item: Item
+    epoch: int  # of the store that numbered it
+    historical: bool = False
+    audit_head: str = ""
+
+
+class Accepted(Struct, frozen=True):
+    """The other end has it, in the sense of ``Uplink.acknowledges``."""
+
+
+class Retry(Struct, frozen=True):
+    """Not taken now, and not the item's fault. Send it again after ``after_s`` (0: soon).
+
+    ``denied``: this lane is not allowed or not known there (rights, address). It is retried slowly
+    and told once, and the other lanes go on. Else the whole link pauses.
+    """
+
+    after_s: float = 0.0
+    reason: str = ""
+    denied: bool = False
+
+
+class Refused(Struct, frozen=True):
+    """This item will never be taken. ``reason`` is of a small fixed set (a metric's label)."""
+
+    reason: str
+    detail: str = ""
+
+
+Verdict = Accepted | Retry | Refused
+ACCEPTED: Final = Accepted()
+
+
+class LinkRefusedError(UplinkError):
+    """The other end answered and does not let us in: rights, certificate, a stolen session.
+
+    No pause of seconds heals that: retried slowly, told once by an alert.
+    """
+
+
+class SuspectError(UplinkError):
+    """The other end cut the link over what one item was: send them one at a time to find it."""
+
+
+class Uplink(Protocol):
+    """A connection to one platform. Raises UplinkError and nothing else."""
+
+    acknowledges: Acknowledges
+
+    async def connect(self) -> bool:
+        """Open a new session. False: nobody has answered yet, the first verdict will tell."""
+
+    async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
+        """Send all at once (at most ``window`` items) and give a verdict on each, in their order.
+
+        May run once per lane at a time. Raises UplinkError when nothing is known of any item.
+        """
+
+    async def close(self) -> None:
+        """Leave in an orderly way if that takes no more than a second; never raises."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What an uplink has besides when its session can end with nothing under way (MQTT)."""
+
+    async def lost(self) -> None:
+        """Raises UplinkError when the session ends; otherwise never returns."""
+
+
+class AlertSource(Protocol):
+    """What the pump needs of the ledger. All coroutines may raise StoreError."""
+
+    @property
+    def epoch(self) -> int:
+        """UTC ns of the ledger's creation; 0 while it is not open."""
+
+    @property
+    def head(self) -> int:
+        """Sequence of the last alert, 0 where there is none."""
+
+    @property
+    def audit_head(self) -> str:
+        """Head of the audit's hash chain."""
+
+    async def alerts(self, after: int, limit: int) -> Sequence[AlertItem]:
+        """The oldest alerts with a sequence above ``after``."""
+
+    async def cursor(self, uplink: str, lane: str) -> int:
+        """The last sequence that needs no sending any more."""
+
+    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
+        """Everything up to ``seq`` needs no sending any more, durably."""
+
+    async def letter(
+        self,
+        uplink: str,
+        lane: str,
+        seq: int,
+        reason: str,
+        body: bytes,
+        draft: AlertDraft | None = None,
+    ) -> bool:
+        """Keep a dead letter and append ``draft`` in one transaction.
+
+        False, and nothing is done, where the letter of (uplink, lane, seq) is already kept.
+        """
+
+
+class SampleSource(Protocol):
+    """What the pump needs of the history. All coroutines may raise StoreError."""
+
+    @property
+    def epoch(self) -> int:
+        """Of history.db itself: its lanes begin at 1 again when it was set aside."""
+
+    def lane_head(self, uplink: str, lane: str) -> int:
+        """The last sequence of the lane, 0 where it is empty."""
+
+    def set_lane(self, uplink: str, lane: str) -> None:
+        """Rows committed from now on belong to this lane of the uplink."""
+
+    async def items(self, uplink: str, lane: str, after: int, limit: int) -> Sequence[SampleItem]:
+        """The oldest rows above ``after``; it starts later where rows were shed."""
+
+    async def cursor(self, uplink: str, lane: str) -> int:
+        """The last sequence that needs no sending any more."""
+
+    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
+        """Everything up to ``seq`` needs no sending any more, durably."""
+
+
+class Problems(Protocol):
+    """Where a link that refuses us is told, once, until it is over."""
+
+    def raised(self, kind: str, ident: str, text: str) -> None:
+        """It is so now; said again as often as one likes."""
+
+    def cleared(self, kind: str, ident: str, text: str) -> None:
+        """It is over; harmless where it was not so."""

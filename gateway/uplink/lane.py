@@ -1,0 +1,220 @@
+"""One lane of one uplink: its cursor, and what the other end has taken above it.
+
+Constraints:
+- the cursor is the highest contiguous sequence that needs no sending any more; it only grows;
+- it is moved in memory first and in the store after: a store that refuses (a full disk) costs
+  doubles after a restart, never an item, and never stops the sending;
+- sequences that the store no longer has (rows shed unsent) are one numbered gap marker.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from gateway.errors import StoreError
+from gateway.store.alert import AlertItem
+from gateway.store.items import SampleItem
+from gateway.uplink import message
+from gateway.uplink.base import ALERT, AlertSource, GapItem, Item, Outgoing, Refused, SampleSource
+
+_LOGGER = logging.getLogger(__name__)
+
+SHED: Final = "shed"  # a gap's reason: the history was full before the link came back
+
+
+class Lane:
+    """What a pump knows of one lane."""
+
+    def __init__(self, uplink: str, name: str, source: "LaneSource") -> None:
+        self.uplink = uplink
+        self.name = name
+        self.cursor = 0
+        self.hold_until_s = 0.0  # loop time before which nothing of this lane is sent
+        self.denied = ""  # why the other end does not take this lane at all
+        self.refused: dict[int, Refused] = {}  # not yet set aside, by sequence
+        self.sent = 0
+        self.retried = 0
+        self._source = source
+        self._epoch = 0
+        self._saved = 0
+        self._done: dict[int, int] = {}  # first -> last, above the cursor
+        self._oldest = (0, 0)  # sequence, UTC ns
+        self._store_failed = False
+
+    @property
+    def pending(self) -> int:
+        """Items that the other end does not have yet."""
+        return max(0, self._source.head() - self.cursor - len(self._done))
+
+    @property
+    def epoch(self) -> int:
+        """Of the store that numbers the items."""
+        return self._source.epoch()
+
+    def oldest_utc_ns(self) -> int:
+        """When the oldest pending item came into being; 0: none, or not known."""
+        seq, stamp_ns = self._oldest
+        return stamp_ns if self.pending and seq > self.cursor else 0
+
+    async def follow(self) -> None:
+        """Read the cursor where the store is another one than before. Raises StoreError.
+
+        A store that was opened, or set aside and begun anew, has cursors of its own.
+        """
+        epoch = self._source.epoch()
+        if epoch == self._epoch:
+            return
+        cursor = await self._source.load()
+        self.cursor = self._saved = cursor
+        self._done.clear()
+        self.refused.clear()
+        self._oldest = (0, 0)
+        self._epoch = epoch
+
+    async def next(
+        self, limit: int, *, utc_ns: int, fresh_after: int = 0, audit_head: str = ""
+    ) -> list[Outgoing]:
+        """The oldest pending items, at most ``limit``. Raises StoreError.
+
+        ``fresh_after``: alerts up to this sequence are historical.
+        """
+        await self.follow()
+        head = self._source.head()  # before the rows: what is above it may still come
+        rows = await self._source.fetch(self.cursor, limit + len(self._done))
+        items = [item for item in self._with_gaps(rows, head, utc_ns) if not self._has(item)]
+        outs = [
+            Outgoing(
+                item,
+                epoch=self._epoch,
+                historical=self.name == ALERT and item.seq <= fresh_after,
+                audit_head=audit_head,
+            )
+            for item in items[:limit]
+        ]
+        if outs:
+            self._oldest = (outs[0].item.seq, message.stamp_ns(outs[0]))
+        return outs
+
+    async def look(self) -> None:
+        """Learn how old the oldest pending item is, where nothing is being sent."""
+        if not self.pending or self.oldest_utc_ns():
+            return
+        try:
+            await self.next(1, utc_ns=0)
+        except StoreError:
+            return
+
+    def done(self, item: Item) -> None:
+        """The other end has it, or never will."""
+        first = item.first if isinstance(item, GapItem) else item.seq
+        self._done[first] = item.seq
+        self.refused.pop(item.seq, None)
+        while self.cursor + 1 in self._done:
+            self.cursor = self._done.pop(self.cursor + 1)
+
+    async def save(self) -> None:
+        """Bring the cursor into the store; where that fails it is tried again by the next call."""
+        cursor = self.cursor
+        if cursor == self._saved or self._epoch != self._source.epoch():
+            return
+        try:
+            await self._source.save(cursor)
+        except StoreError as error:
+            if not self._store_failed:
+                _LOGGER.warning("%s: cursor of %s not stored: %s", self.uplink, self.name, error)
+            self._store_failed = True
+            return
+        self._saved = cursor
+        self._store_failed = False
+
+    def _with_gaps(self, rows: Sequence[Item], head: int, utc_ns: int) -> list[Item]:
+        items: list[Item] = []
+        expected = self.cursor + 1
+        for row in rows:
+            if row.seq > expected and expected not in self._done:
+                items.append(GapItem(expected, row.seq - 1, SHED, utc_ns))
+            items.append(row)
+            expected = row.seq + 1
+        if not rows and head >= expected:
+            items.append(GapItem(expected, head, SHED, utc_ns))
+        return items
+
+    def _has(self, item: Item) -> bool:
+        first = item.first if isinstance(item, GapItem) else item.seq
+        return first in self._done
+
+
+class LaneSource(Protocol):
+    """One lane of a store."""
+
+    def epoch(self) -> int:
+        """Of the store; 0 while it is not open."""
+
+    def head(self) -> int:
+        """The last sequence."""
+
+    async def fetch(self, after: int, limit: int) -> Sequence[AlertItem] | Sequence[SampleItem]:
+        """The oldest items above ``after``."""
+
+    async def load(self) -> int:
+        """The stored cursor."""
+
+    async def save(self, seq: int) -> None:
+        """Store the cursor."""
+
+
+class AlertLane:
+    """The alert lane of the ledger."""
+
+    def __init__(self, ledger: AlertSource, uplink: str) -> None:
+        self._ledger = ledger
+        self._uplink = uplink
+
+    def epoch(self) -> int:
+        """Of the ledger."""
+        return self._ledger.epoch
+
+    def head(self) -> int:
+        """The last alert."""
+        return self._ledger.head
+
+    async def fetch(self, after: int, limit: int) -> Sequence[AlertItem]:
+        """The oldest alerts above ``after``."""
+        return await self._ledger.alerts(after, limit)
+
+    async def load(self) -> int:
+        """The stored cursor."""
+        return await self._ledger.cursor(self._uplink, ALERT)
+
+    async def save(self, seq: int) -> None:
+        """Store the cursor."""
+        await self._ledger.move_cursor(self._uplink, ALERT, seq)
+
+
+class SampleLane:
+    """The live or the backfill lane of the history."""
+
+    def __init__(self, history: SampleSource, uplink: str, lane: str) -> None:
+        self._history = history
+        self._uplink = uplink
+        self._lane = lane
+
+    def epoch(self) -> int:
+        """Of the history."""
+        return self._history.epoch
+
+    def head(self) -> int:
+        """The last row of the lane."""
+        return self._history.lane_head(self._uplink, self._lane)
+
+    async def fetch(self, after: int, limit: int) -> Sequence[SampleItem]:
+        """The oldest rows above ``after``."""
+        return await self._history.items(self._uplink, self._lane, after, limit)
+
+    async def load(self) -> int:
+        """The stored cursor."""
+        return await self._history.cursor(self._uplink, self._lane)
+
+    async def save(self, seq: int) -> None:
+        """Store the cursor."""
+        await self._history.move_cursor(self._uplink, self._lane, seq)

@@ -1,0 +1,91 @@
+"""Whether an uplink is up: said once to the log, the problems and the history's lanes."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.errors import UplinkError
+from gateway.uplink.base import BACKFILL, LIVE, LinkRefusedError, Problems, SampleSource
+
+_LOGGER = logging.getLogger(__name__)
+
+BACKOFF_S: Final = 0.5  # doubled by every failure without progress between
+BACKOFF_S_MAX: Final = 15.0
+REFUSED_RETRY_S: Final = 60.0
+DOWN_TOLD_AFTER_S: Final = 60.0  # a flapping link is a line in the log, not an alert each time
+
+
+class LinkState:
+    """Up or down, since when and why. ``lanes`` are those that the site gives the uplink."""
+
+    def __init__(
+        self,
+        uplink: str,
+        lanes: Sequence[str],
+        history: SampleSource,
+        problems: Problems,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._uplink = uplink
+        self._lanes = lanes
+        self._history = history
+        self._problems = problems
+        self._jitter = jitter
+        self._failures = 0  # in a row, without progress between
+        self._down_since_s: float | None = None
+        self.up = False
+        self.reason = "not connected yet"
+
+    def begin(self) -> None:
+        """Before the first session: what is recorded now is backlog."""
+        self._choose_lane(BACKFILL)
+
+    def went_up(self, waiting: int) -> bool:
+        """The other end takes what is sent; True where it did not before."""
+        if self.up:
+            return False
+        self.up = True
+        self.reason = ""
+        if self._down_since_s is not None:
+            _LOGGER.info("%s: the link is back, %d items wait", self._uplink, waiting)
+        self._down_since_s = None
+        self._problems.cleared("uplink", self._uplink, "the link is back")
+        self._choose_lane(LIVE)
+        return True
+
+    def went_down(self, error: UplinkError) -> None:
+        """It does not, for this reason; said again as often as one likes."""
+        now_s = asyncio.get_running_loop().time()
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+            _LOGGER.warning("%s: the link is down: %s", self._uplink, error)
+        self.up = False
+        self.reason = str(error)
+        long = now_s - self._down_since_s >= DOWN_TOLD_AFTER_S
+        if long or isinstance(error, LinkRefusedError):
+            self._problems.raised("uplink", self._uplink, str(error))
+        self._choose_lane(BACKFILL)
+
+    def progress(self) -> None:
+        """Something was accepted: the next failure is a first one."""
+        self._failures = 0
+
+    def backoff_s(self) -> float:
+        """How long to wait after one more failure, jittered."""
+        longest_s = min(BACKOFF_S_MAX, BACKOFF_S * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        return longest_s * (0.5 + self._jitter() / 2)
+
+    def slowly_s(self, seconds: float = REFUSED_RETRY_S) -> float:
+        """How long to wait where a quick retry heals nothing, jittered."""
+        return seconds * (0.75 + self._jitter() / 2)
+
+    def _choose_lane(self, wanted: str) -> None:
+        """An uplink with one of the two sample lanes has all its rows there."""
+        for name in (wanted, LIVE, BACKFILL):
+            if name in self._lanes:
+                self._history.set_lane(self._uplink, name)
+                return

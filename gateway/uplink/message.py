@@ -1,0 +1,203 @@
+"""What leaves: the JSON of alerts, of samples in columns, of gap markers, and CloudEvents 1.0.
+
+An alert's body is the ledger's; only ``historical`` and ``audit_head`` are added here, so that an
+alert that is sent again is the same but for those two. A gap marker has the sequence of what is
+missing and an id of its own (``…/gap``), so that the missing alert may still come later under its
+own id.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from fastpath.codes import Quality
+from fastpath.columns import ABSENT, quality_byte
+from gateway.store.alert import AlertItem, Source, rfc3339
+from gateway.store.items import SampleItem
+from gateway.uplink.base import ALERT, BACKFILL, GapItem, Outgoing
+
+_GOOD: Final = quality_byte(Quality.GOOD, 0)
+_ALL_FINE: Final = frozenset({_GOOD})
+_NS_PER_MS: Final = 1_000_000
+_NS_PER_S: Final = 1_000_000_000
+
+
+class Sender(Struct, frozen=True):
+    """Who sends, and through which uplink."""
+
+    gateway: str
+    site: str
+    uplink: str
+
+
+class Head(Struct, frozen=True):
+    """What routing, ages and CloudEvents need of an alert."""
+
+    id: str
+    kind: str
+    recorded: str
+    source: Source | None = None
+    time: str = ""
+
+
+def encode(sender: Sender, lane: str, out: Outgoing) -> bytes:
+    """The JSON of one item, as it stands in an MQTT payload or inside an HTTP body."""
+    item = out.item
+    if isinstance(item, AlertItem):
+        return _alert(item, out)
+    if isinstance(item, SampleItem):
+        return _samples(sender, lane, item, out.epoch)
+    if lane == ALERT:
+        return _gap_alert(sender, item, out)
+    return _gap_samples(sender, lane, item, out.epoch)
+
+
+def alerts_body(sender: Sender, alerts: Sequence[bytes]) -> bytes:
+    """``{"alerts": [CloudEvent, …]}`` of encoded alerts."""
+    return msgspec.json.encode({"alerts": [_cloud_event(sender, alert) for alert in alerts]})
+
+
+def samples_body(messages: Sequence[bytes]) -> bytes:
+    """``{"samples": [message, …]}`` of encoded messages in columns."""
+    return b'{"samples":[' + b",".join(messages) + b"]}"
+
+
+def stamp_ns(out: Outgoing) -> int:
+    """UTC ns at which the item came into being; 0 where it does not say."""
+    item = out.item
+    if isinstance(item, SampleItem):
+        return item.t0_ns
+    if isinstance(item, AlertItem):
+        return _utc_ns(head_of(item.body).recorded)
+    return 0
+
+
+def head_of(alert: bytes) -> Head:
+    """The head of an encoded alert; empty fields where it is not one."""
+    try:
+        return msgspec.json.decode(alert, type=Head)
+    except msgspec.MsgspecError:
+        return Head(id="", kind="", recorded="")
+
+
+def _alert(item: AlertItem, out: Outgoing) -> bytes:
+    fields: dict[str, Any] = msgspec.json.decode(item.body, type=dict[str, Raw])
+    fields["historical"] = out.historical
+    fields["audit_head"] = out.audit_head
+    return msgspec.json.encode(fields)
+
+
+def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> bytes:
+    message = {
+        "gateway": sender.gateway,
+        "epoch": epoch,
+        "seq": item.seq,
+        "historical": lane == BACKFILL,
+        "t0_ns": item.t0_ns,
+        "dt_ms": [_ms(ns) for ns in item.dt_ns],
+        "tags": item.tags,
+        "v": item.values,  # what is not finite becomes null
+    }
+    qualities = item.qualities
+    if not (_all_good(qualities) and _all_finite(item.values)):
+        # quality + 4 x reason (fastpath.codes), null where the tag has no sample at that time
+        message["q"] = [[None if q == ABSENT else q for q in row] for row in qualities]
+    return msgspec.json.encode(message)
+
+
+def _gap_alert(sender: Sender, item: GapItem, out: Outgoing) -> bytes:
+    now = rfc3339(item.utc_ns)
+    ident = f"{sender.gateway}/{out.epoch}/{item.seq}"
+    return msgspec.json.encode(
+        {
+            "id": f"{ident}/gap",
+            "gateway": sender.gateway,
+            "epoch": out.epoch,
+            "seq": item.seq,
+            "kind": "gap",
+            "state": "event",
+            "site": sender.site,
+            "source": {"kind": "uplink", "id": sender.uplink},
+            "time": now,
+            "recorded": now,
+            "clock_synced": False,
+            "priority": "medium",
+            "cause": f"{_missing(item, 'alert')} will not come: {item.reason}",
+            "gap": _gap(item),
+            "historical": out.historical,
+            "audit_head": out.audit_head,
+        }
+    )
+
+
+def _gap_samples(sender: Sender, lane: str, item: GapItem, epoch: int) -> bytes:
+    return msgspec.json.encode(
+        {
+            "gateway": sender.gateway,
+            "epoch": epoch,
+            "seq": item.seq,
+            "historical": lane == BACKFILL,
+            "t0_ns": item.utc_ns,
+            "dt_ms": [],
+            "tags": [],
+            "v": [],
+            "gap": _gap(item),
+        }
+    )
+
+
+def _gap(item: GapItem) -> dict[str, Any]:
+    return {"first": item.first, "last": item.seq, "reason": item.reason}
+
+
+def _missing(item: GapItem, noun: str) -> str:
+    return f"{noun} {item.seq}" if item.first == item.seq else f"{noun}s {item.first}-{item.seq}"
+
+
+def _cloud_event(sender: Sender, alert: bytes) -> dict[str, Any]:
+    head = head_of(alert)
+    return {
+        "specversion": "1.0",
+        "id": head.id,
+        "source": f"/sitewarden/{sender.gateway}",
+        "type": f"sitewarden.alert.{head.kind}",
+        "subject": f"{head.source.kind}/{head.source.id}" if head.source else sender.site,
+        "time": head.time or head.recorded,
+        "datacontenttype": "application/json",
+        "data": Raw(alert),
+    }
+
+
+def _ms(ns: int) -> int | float:
+    """Milliseconds: whole where they are, else with the nanoseconds as decimals."""
+    whole, rest = divmod(ns, _NS_PER_MS)
+    return ns / _NS_PER_MS if rest else whole
+
+
+def _all_good(qualities: Sequence[bytes]) -> bool:
+    return all(frozenset(row) <= _ALL_FINE for row in qualities)
+
+
+def _all_finite(values: Sequence[Sequence[float]]) -> bool:
+    return all(isfinite(value) for value in _flat(values))
+
+
+def _flat(values: Sequence[Sequence[float]]) -> Iterator[float]:
+    for row in values:
+        yield from row
+
+
+def _utc_ns(text: str) -> int:
+    """UTC ns of an RFC 3339 text, to the microsecond; 0 where it is not one."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return 0
+    if moment.tzinfo is None:
+        return 0
+    delta = moment - datetime.fromtimestamp(0, UTC)
+    return (delta.days * 86_400 + delta.seconds) * _NS_PER_S + delta.microseconds * 1_000

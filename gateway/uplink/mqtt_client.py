@@ -1,0 +1,244 @@
+"""aiomqtt's client, made to tell what became of each publish.
+
+The library's own ``publish`` takes a refused publish for a delivered one and lets a pending one
+wait out its time after a disconnect. This subclass looks at the reason code of every PUBACK, fails
+at once when the session ends, and keeps what CONNACK said of limits. It leans on private names of
+aiomqtt 2 and paho 2; ``tests/peers/test_mosquitto.py`` holds them against a real broker.
+
+One object is one session: entering a client again makes paho send what was not acknowledged once
+more, behind the pump's back.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiomqtt
+import paho.mqtt.client as paho
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+_LOGGER = logging.getLogger(__name__)
+KEEPALIVE_S: Final = 20
+_PACKET_BYTES_MAX: Final = 268_435_455  # of the protocol
+_RECEIVE_MAXIMUM: Final = 65_535  # where CONNACK does not say
+_PROTOCOL_ERROR: Final = 0x82
+_QOS_NOT_SUPPORTED: Final = 0x9B
+
+
+class Disconnected(Exception):
+    """The session ended. ``code`` is the other end's reason code, 0 where it gave none."""
+
+    def __init__(self, text: str, code: int = 0, cause: BaseException | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.cause = cause
+
+
+class _Ear(logging.Logger):
+    """The library logs why a socket failed and tells nobody else: kept here, printed nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(__name__, logging.ERROR)
+        self.heard: BaseException | None = None
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep the exception of an error's arguments."""
+        for argument in record.args or ():
+            if isinstance(argument, BaseException):
+                self.heard = argument
+
+
+class AckingClient(aiomqtt.Client):
+    """One session with a broker. All calls on the loop that made it."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        identifier: str,
+        username: str | None,
+        password: str | None,
+        will: aiomqtt.Will,
+        window: int,
+        timeout_s: float,
+    ) -> None:
+        self._ear = _Ear()
+        super().__init__(
+            host,
+            logger=self._ear,
+            identifier=identifier,
+            username=username,
+            password=password,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=will,
+            timeout=timeout_s,
+            keepalive=KEEPALIVE_S,
+            clean_start=True,
+            max_inflight_messages=window + 1,  # one for the status
+        )
+        self._timeout_s = timeout_s
+        self._acks: dict[int, asyncio.Future[int]] = {}
+        self._heard_s = 0.0  # loop time of the last PUBACK, or of the first publish without one
+        self._ended: asyncio.Future[Disconnected] = self._loop.create_future()
+        self.receive_maximum = _RECEIVE_MAXIMUM
+        self.packet_bytes_max = _PACKET_BYTES_MAX
+
+    @property
+    def ended(self) -> Disconnected | None:
+        """Why the session is over, None while it lasts."""
+        return self._ended.result() if self._ended.done() else None
+
+    async def wait_ended(self) -> Disconnected:
+        """Returns when the session is over."""
+        return await asyncio.shield(self._ended)
+
+    async def open(self, sock: socket.socket) -> None:
+        """MQTT's own handshake on a connected socket, which is ours from now on.
+
+        Raises Disconnected.
+        """
+        self._client._create_socket = lambda: sock  # type: ignore[method-assign]  # noqa: SLF001
+        try:
+            self._client_connect()
+            await asyncio.wait(
+                (self._connected, self._ended),
+                timeout=self._timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self._check_welcome()
+        except OSError as error:
+            self.drop()
+            raise Disconnected(str(error), cause=error) from error
+        except BaseException:
+            self.drop()
+            raise
+
+    async def publish_acked(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """The PUBACK's reason code. Raises Disconnected where none came, however that was."""
+        if self.ended:
+            raise self.ended
+        if not self._acks:
+            self._heard_s = self._loop.time()
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            raise self._end(Disconnected(paho.error_string(info.rc)))
+        ack = self._acks[info.mid] = self._loop.create_future()
+        try:
+            return await self._patiently(ack)
+        finally:
+            self._acks.pop(info.mid, None)
+
+    async def goodbye(self) -> None:
+        """Send DISCONNECT and wait until it has left; the will is not published then."""
+        self._client.disconnect()
+        await self.wait_ended()
+
+    def drop(self) -> None:
+        """Close the socket now; the session is over."""
+        self._end(Disconnected("closed"))
+        self._client._sock_close()  # noqa: SLF001
+
+    async def _patiently(self, ack: "asyncio.Future[int]") -> int:
+        """Wait as long as acknowledgements keep coming: a slow link is no lost link."""
+        while not ack.done():
+            await asyncio.wait((ack,), timeout=self._timeout_s)
+            silent_s = self._loop.time() - self._heard_s
+            if not ack.done() and silent_s >= self._timeout_s:
+                self._end(Disconnected(f"no acknowledgement within {self._timeout_s:g} s"))
+        return ack.result()
+
+    def _check_welcome(self) -> None:
+        if self.ended:
+            raise self.ended
+        if not self._connected.done():
+            msg = f"no answer to CONNECT within {self._timeout_s:g} s"
+            raise Disconnected(msg)
+        refusal = self._connected.exception()
+        if isinstance(refusal, aiomqtt.MqttCodeError):
+            code = refusal.rc.value if isinstance(refusal.rc, ReasonCode) else 0
+            msg = f"connection refused: {refusal}"
+            raise Disconnected(msg, code)
+        if refusal:
+            raise Disconnected(str(refusal))
+
+    def _end(self, why: Disconnected) -> Disconnected:
+        """The session is over, now: fail whatever waits. The first reason stands."""
+        if not self._ended.done():
+            self._ended.set_result(why)
+        for ack in self._acks.values():
+            if not ack.done():
+                ack.set_exception(self._ended.result())
+        return self._ended.result()
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", _RECEIVE_MAXIMUM)
+        self.packet_bytes_max = getattr(properties, "MaximumPacketSize", _PACKET_BYTES_MAX)
+        if getattr(properties, "MaximumQoS", 1) < 1:
+            self._end(Disconnected("the broker takes QoS 0 alone", _QOS_NOT_SUPPORTED))
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            why = Disconnected(f"the broker disconnected us: {reason_code}", reason_code.value)
+        elif reason_code.value == _PROTOCOL_ERROR:
+            why = Disconnected("the broker answered what this client cannot read", _PROTOCOL_ERROR)
+        else:
+            cause = self._ear.heard
+            why = Disconnected(
+                f"connection lost: {cause}" if cause else "connection lost", 0, cause
+            )
+        self._end(why)
+
+    def _on_publish(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        mid: int,
+        reason_code: ReasonCode,
+        properties: Properties,
+    ) -> None:
+        self._heard_s = self._loop.time()
+        ack = self._acks.get(mid)
+        if ack and not ack.done():
+            ack.set_result(reason_code.value)
+
+    # The library registers the socket by number, later, from any thread: a number that may be
+    # somebody else's by then. Here all of it happens at once and on the loop.
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        self._loop.add_reader(sock.fileno(), self._guarded, self._read)
+        self._misc_task = self._loop.create_task(self._misc_loop())
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        self._loop.add_writer(sock.fileno(), self._guarded, self._client.loop_write)
+
+    def _read(self) -> None:
+        self._client.loop_read()
+        sock = self._client.socket()
+        while isinstance(sock, ssl.SSLSocket) and sock.fileno() >= 0 and sock.pending():
+            self._client.loop_read()
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:  # whatever paho makes of hostile bytes ends this session alone
+            _LOGGER.debug("mqtt: %s", error, exc_info=True)
+            self._end(Disconnected(f"{type(error).__name__}: {error}"))
+            self._client._sock_close()  # noqa: SLF001

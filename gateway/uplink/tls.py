@@ -1,0 +1,70 @@
+"""TLS contexts of the uplinks, made from credentials off the event loop at every connect.
+
+At every connect, so that a certificate that was renewed in place is taken up by itself.
+"""
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from gateway.errors import UplinkError
+from gateway.uplink.base import LinkRefusedError
+
+if TYPE_CHECKING:
+    from gateway.site.credentials import Credentials
+
+
+async def client_context(credentials: "Credentials | None") -> ssl.SSLContext:
+    """A verifying client context: our CA or the system's, our certificate where there is one.
+
+    Raises LinkRefusedError where a file is missing or is no certificate.
+    """
+    try:
+        return await asyncio.to_thread(_build, credentials)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        msg = f"cannot load the certificates: {_text(error)}"
+        raise LinkRefusedError(msg) from error
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """What a failed handshake says of certificates; None where it failed for another reason."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        return f"the server refuses the TLS handshake: {error.reason}"
+    return None
+
+
+def stream_error(host: str, port: int, error: OSError) -> UplinkError:
+    """What a connection that could not be made means."""
+    place = f"{host}:{port}"
+    refusal = refusal_of(error)
+    if refusal:
+        return LinkRefusedError(f"{place}: {refusal}")
+    if isinstance(error, TimeoutError):
+        return UplinkError(f"{place}: no answer in time")
+    return UplinkError(f"{place}: {_text(error)}")
+
+
+def not_after_utc_ns(sock: socket.socket | ssl.SSLObject | None) -> int:
+    """When the server's certificate ends; 0 where there is none."""
+    if not isinstance(sock, ssl.SSLSocket | ssl.SSLObject):
+        return 0
+    ends = (sock.getpeercert() or {}).get("notAfter")
+    return int(ssl.cert_time_to_seconds(ends)) * 1_000_000_000 if isinstance(ends, str) else 0
+
+
+def _build(credentials: "Credentials | None") -> ssl.SSLContext:
+    ca = credentials.ca_path if credentials else None
+    context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    if credentials and credentials.cert_path:
+        key = credentials.key_path
+        context.load_cert_chain(str(credentials.cert_path), str(key) if key else None)
+    return context
+
+
+def _text(error: Exception) -> str:
+    filename = getattr(error, "filename", None)
+    strerror = getattr(error, "strerror", None)
+    return f"{filename}: {strerror}" if filename else str(strerror or error)
