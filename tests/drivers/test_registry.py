@@ -1,0 +1,79 @@
+"""What a site file may say of a device, and the driver made of it."""
+
+import pytest
+
+from drivers.modbus import ModbusTcp
+from drivers.points import PointError
+from drivers.registry import DRIVERS, parse_endpoint
+from gateway.site.model import Device, Point
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "numeric"),
+    [
+        ("192.168.10.20:502", "192.168.10.20", 502, True),
+        ("[fe80::1]:502", "fe80::1", 502, True),
+        ("plc-face.local:1502", "plc-face.local", 1502, False),
+    ],
+)
+def test_endpoints(text: str, host: str, port: int, numeric: bool) -> None:
+    endpoint = parse_endpoint(text)
+    assert (endpoint.host, endpoint.port, endpoint.numeric) == (host, port, numeric)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "plc", "plc:", ":502", "plc:0", "plc:65536", "plc:x", "fe80::1", "a b:502",
+        "plc:" + "9" * 5000, "tcp://plc:502", "plc:502/", "plc:-1", "plc:５０２",
+    ],
+)  # fmt: skip
+def test_wrong_endpoints(text: str) -> None:
+    with pytest.raises(PointError, match="expected host:port"):
+        parse_endpoint(text)
+
+
+def test_a_device_of_the_site_file_makes_a_driver() -> None:
+    kind = DRIVERS["modbus-tcp"]
+    device = Device(id="plc", driver="modbus-tcp", address="127.0.0.1:502", base=1, order="CDAB")
+    point = Point(address="hr:1", type="float32", scale=2.0)
+    kind.check_device(device)
+    kind.check_point(device, point, (0.0, 4.0))
+    driver = kind.make(device, [(point, (0.0, 4.0)), (Point(address="c:17"), None)])
+    assert isinstance(driver, ModbusTcp)
+    blocks = driver.plan([0, 1])
+    assert len(blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "point", "key"),
+    [
+        ({"max_registers": 2}, {"address": "hr:1", "type": "int64"}, "address"),
+        ({}, {"address": "hr:x"}, "address"),
+        ({}, {"address": "hr:1", "order": "XXXX"}, "order"),
+        ({"order": "XXXX"}, {"address": "hr:1"}, "order"),
+    ],
+)
+def test_points_are_checked_with_their_device(
+    device: dict[str, object], point: dict[str, object], key: str
+) -> None:
+    made = Device(id="plc", driver="modbus-tcp", address="h:1", **device)  # type: ignore[arg-type]
+    with pytest.raises(PointError) as caught:
+        DRIVERS["modbus-tcp"].check_point(made, Point(**point), None)  # type: ignore[arg-type]
+    assert caught.value.key == key
+
+
+def test_devices_are_checked() -> None:
+    check = DRIVERS["modbus-tcp"].check_device
+    with pytest.raises(PointError, match="host:port"):
+        check(Device(id="plc", driver="modbus-tcp", address="plc"))
+    with pytest.raises(PointError, match="ABCD"):
+        check(Device(id="plc", driver="modbus-tcp", address="plc:1", order="AB"))  # type: ignore[arg-type]
+
+
+def test_keys_that_the_site_file_may_use() -> None:
+    fields = set(Device.__struct_fields__)
+    kind = DRIVERS["modbus-tcp"]
+    assert kind.device_keys <= fields
+    assert fields - kind.device_keys == {"credentials"}
+    assert kind.point_keys <= set(Point.__struct_fields__)
