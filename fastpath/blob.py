@@ -271,7 +271,10 @@ def build(program: Program) -> bytes:
             for item in records:
                 body += record.pack(*astuple(item))
         except struct.error as error:
-            raise ValueError(f"program.{name}: {item!r} does not fit its record: {error}") from error
+            msg = f"program.{name}: {item!r} does not fit its record: {error}"
+            raise ValueError(
+                msg
+            ) from error
         table += SECTION.pack(number, record.size, offset, len(records))
         body += bytes(-len(body) % ALIGNMENT)
     names = json.dumps(program.names, ensure_ascii=False, sort_keys=True).encode()
@@ -302,9 +305,7 @@ def section(blob: bytes, name: str) -> list[Any]:
         if section_name == name:
             _, _, offset, count = _section_entry(blob, number)
             record = struct.Struct(layout)
-            return [
-                kind(*record.unpack_from(blob, offset + i * record.size)) for i in range(count)
-            ]
+            return [kind(*record.unpack_from(blob, offset + i * record.size)) for i in range(count)]
     raise KeyError(name)
 
 

@@ -63,50 +63,50 @@ cdef enum:
 
 # ---- node memory -----------------------------------------------------------------------------
 
-cdef uint32_t _crc_tables[8][256]
+# zlib's crc32 is linear: each byte's part depends on its value and the bytes behind it alone. So
+# the parts are looked up side by side, and those of a node at rest, all zero, not at all.
+cdef uint32_t _crc_parts[_NODE_BYTES][256]  # by number of bytes behind, by value
 
 
 cdef void _crc_begin() noexcept nogil:
-    """Tables of zlib's crc32, eight bytes at a time."""
-    cdef uint32_t crc
+    cdef uint32_t part
     cdef int i, k, _bit
     for i in range(256):
-        crc = <uint32_t>i
+        part = <uint32_t>i
         for _bit in range(8):
-            crc = (crc >> 1) ^ (0xEDB88320u if crc & 1 else 0u)
-        _crc_tables[0][i] = crc
+            part = (part >> 1) ^ (0xEDB88320u if part & 1 else 0u)
+        _crc_parts[0][i] = part
     for i in range(256):
-        for k in range(1, 8):
-            crc = _crc_tables[k - 1][i]
-            _crc_tables[k][i] = (crc >> 8) ^ _crc_tables[0][crc & 0xFF]
+        for k in range(1, _NODE_BYTES):
+            part = _crc_parts[k - 1][i]
+            _crc_parts[k][i] = (part >> 8) ^ _crc_parts[0][part & 0xFF]
 
 
 _crc_begin()
 
 
-cdef inline uint32_t _crc8(uint32_t crc, uint64_t word) noexcept nogil:
-    word ^= crc
+cdef inline uint32_t _crc_part(uint64_t word, int behind) noexcept nogil:
+    """The part of eight bytes that have ``behind`` bytes after them."""
     return (
-        _crc_tables[7][word & 0xFF] ^ _crc_tables[6][(word >> 8) & 0xFF]
-        ^ _crc_tables[5][(word >> 16) & 0xFF] ^ _crc_tables[4][(word >> 24) & 0xFF]
-        ^ _crc_tables[3][(word >> 32) & 0xFF] ^ _crc_tables[2][(word >> 40) & 0xFF]
-        ^ _crc_tables[1][(word >> 48) & 0xFF] ^ _crc_tables[0][word >> 56]
-    )
-
-
-cdef inline uint32_t _crc4(uint32_t crc, uint32_t word) noexcept nogil:
-    word ^= crc
-    return (
-        _crc_tables[3][word & 0xFF] ^ _crc_tables[2][(word >> 8) & 0xFF]
-        ^ _crc_tables[1][(word >> 16) & 0xFF] ^ _crc_tables[0][word >> 24]
+        _crc_parts[behind + 7][word & 0xFF] ^ _crc_parts[behind + 6][(word >> 8) & 0xFF]
+        ^ _crc_parts[behind + 5][(word >> 16) & 0xFF] ^ _crc_parts[behind + 4][(word >> 24) & 0xFF]
+        ^ _crc_parts[behind + 3][(word >> 32) & 0xFF] ^ _crc_parts[behind + 2][(word >> 40) & 0xFF]
+        ^ _crc_parts[behind + 1][(word >> 48) & 0xFF] ^ _crc_parts[behind][word >> 56]
     )
 
 
 cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil:
-    cdef uint32_t crc = _crc8(0xFFFFFFFFu, key)
-    crc = _crc8(crc, <uint64_t>node.since_low_ns)
-    crc = _crc8(crc, <uint64_t>node.since_high_ns)
-    return _crc4(crc, node.flags) ^ 0xFFFFFFFFu
+    cdef uint32_t crc = _crc_part(key ^ 0xFFFFFFFFu, 20) ^ 0xFFFFFFFFu
+    if node.since_low_ns != 0:
+        crc ^= _crc_part(<uint64_t>node.since_low_ns, 12)
+    if node.since_high_ns != 0:
+        crc ^= _crc_part(<uint64_t>node.since_high_ns, 4)
+    if node.flags != 0:
+        crc ^= (
+            _crc_parts[3][node.flags & 0xFF] ^ _crc_parts[2][(node.flags >> 8) & 0xFF]
+            ^ _crc_parts[1][(node.flags >> 16) & 0xFF] ^ _crc_parts[0][node.flags >> 24]
+        )
+    return crc
 
 
 cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil:

@@ -64,17 +64,20 @@ def pack(kind: MessageType, body: bytes, ident: bytes = bytes(16), program: int 
     """One whole message. Raises ValueError above MESSAGE_BYTES_MAX."""
     length = HEADER.size + len(body)
     if length > MESSAGE_BYTES_MAX:
-        raise ValueError(f"message of {length} bytes, at most {MESSAGE_BYTES_MAX}")
+        msg = f"message of {length} bytes, at most {MESSAGE_BYTES_MAX}"
+        raise ValueError(msg)
     return HEADER.pack(VERSION, kind, length, program, ident) + body
 
 
 def unpack(message: bytes) -> tuple[int, bytes, bytes]:
     """(type, id, body) of a message from the guard. Raises ValueError when it is not one."""
     if len(message) < HEADER.size:
-        raise ValueError(f"message of {len(message)} bytes")
+        msg = f"message of {len(message)} bytes"
+        raise ValueError(msg)
     _version, kind, length, _program, ident = HEADER.unpack_from(message)
     if length != len(message):
-        raise ValueError(f"message says {length} bytes, has {len(message)}")
+        msg = f"message says {length} bytes, has {len(message)}"
+        raise ValueError(msg)
     return kind, ident, message[HEADER.size :]
 
 
@@ -86,7 +89,9 @@ def welcome_of(body: bytes) -> Welcome:
 def result_of(body: bytes) -> Result:
     """The body of RESULT."""
     code, kind, scan, generation, detail, text = RESULT.unpack_from(body)
-    return Result(code, kind, scan, generation, detail, text.rstrip(b"\0").decode("utf-8", "replace"))
+    return Result(
+        code, kind, scan, generation, detail, text.rstrip(b"\0").decode("utf-8", "replace")
+    )
 
 
 def command(

@@ -81,7 +81,7 @@ PAYLOADS: Final[dict[EventType, tuple[str, str]]] = {
     EventType.PAUSE: _PAUSE,
     EventType.GATEWAY_UP: ("pid uid down_ns rejected", "<IIqQ40x"),
     EventType.GATEWAY_DOWN: ("pid uid down_ns rejected", "<IIqQ40x"),
-    EventType.LOST: ("first last", "<QQ48x"),
+    EventType.LOST: ("first count", "<QQ48x"),
     EventType.FAULT: ("code place value", "<IIq48x"),
     EventType.CONDITION_BLIND: ("since_ns slot quality", "<qII48x"),
 }

@@ -1,0 +1,607 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""guard.shm: rings of events and samples, two-copy latches, and the reader's side.
+
+Constraints: one writer, the scan thread; nothing here allocates, waits or fails after start. An
+event becomes visible by the release store of ``event_head``; a latch is stored twice, A then B,
+and two copies that differ mean TRIPPED, never "the newer one".
+"""
+
+import fcntl
+import os
+import struct
+import time
+import zlib
+from typing import NamedTuple
+
+from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport (
+    MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap,
+)
+
+from fastpath.image cimport slot_read
+from fastpath.types cimport *
+
+from fastpath.records import Event as EventRecord
+
+cdef extern from "atomics.h" nogil:
+    uint64_t sw_load_acquire(const uint64_t* p)
+    void sw_store_release(uint64_t* p, uint64_t value)
+    uint64_t sw_load_relaxed(const uint64_t* p)
+    void sw_fence_acquire()
+    void sw_compiler_barrier()
+
+cdef uint32_t LAYOUT = 1
+LOCK_TRIES = 25
+
+# id, record bytes, count: the order is the file's
+_REGIONS = (
+    (1, sizeof(InterlockPair), _INTERLOCKS_MAX),
+    (2, 2 * sizeof(TagBypassLatch), _TAG_BYPASSES_MAX),
+    (3, sizeof(OutputPair), _OUTPUTS_MAX),
+    (4, sizeof(CommandSlot), _COMMANDS_MAX),
+    (5, sizeof(NodeState), _NODES_MAX),
+    (6, sizeof(WindowState), _WINDOWS_MAX),
+    (7, sizeof(Slot), _TAGS_MAX),
+    (8, sizeof(DeviceStats), _DEVICES_MAX),
+    (9, sizeof(Event), _EVENTS_MAX),
+    (10, sizeof(SampleRecord), _SAMPLES_MAX),
+)
+
+
+def _offsets():
+    at, out = 4096, []
+    for _ident, record, count in _REGIONS:
+        out.append(at)
+        at += -(-record * count // 64) * 64
+    return out, at
+
+
+_OFFSETS, SHM_BYTES = _offsets()
+
+cdef uint64_t _region_offset[10]
+for _i in range(10):
+    _region_offset[_i] = _OFFSETS[_i]
+
+# ---- crc32 (IEEE 802.3, as zlib's) -----------------------------------------------------------
+
+cdef uint32_t _crc_table[256]
+
+
+cdef void _crc_init() noexcept:
+    cdef uint32_t i, k, c
+    for i in range(256):
+        c = i
+        for k in range(8):
+            c = (c >> 1) ^ 0xEDB88320u if c & 1 else c >> 1
+        _crc_table[i] = c
+
+
+_crc_init()
+
+
+cdef uint32_t crc32_of(const void* data, size_t length) noexcept nogil:
+    cdef const uint8_t* p = <const uint8_t*>data
+    cdef uint32_t c = 0xFFFFFFFFu
+    cdef size_t i
+    for i in range(length):
+        c = _crc_table[(c ^ p[i]) & 0xFF] ^ (c >> 8)
+    return c ^ 0xFFFFFFFFu
+
+
+# ---- writer ------------------------------------------------------------------------------------
+
+cdef void shm_map(Shm* shm, uint8_t* base) noexcept nogil:
+    """Point every field into a mapped file."""
+    memset(shm, 0, sizeof(Shm))
+    shm.base = base
+    shm.fixed = <FixedHeader*>base
+    shm.live = <LiveHeader*>(base + sizeof(FixedHeader))
+    shm.interlocks = <InterlockPair*>(base + _region_offset[0])
+    shm.outputs = <OutputPair*>(base + _region_offset[2])
+    shm.commands = <CommandSlot*>(base + _region_offset[3])
+    shm.nodes = <NodeState*>(base + _region_offset[4])
+    shm.image = <Slot*>(base + _region_offset[6])
+    shm.devices = <DeviceStats*>(base + _region_offset[7])
+    shm.events = <Event*>(base + _region_offset[8])
+    shm.samples = <SampleRecord*>(base + _region_offset[9])
+
+
+cdef bint journal_has_room(const Shm* shm, bint class_a) noexcept nogil:
+    """From three quarters full only class A is written, when full nothing is."""
+    cdef uint64_t used = shm.live.event_head - sw_load_relaxed(&shm.live.event_tail)
+    if class_a:
+        return used < _EVENTS_MAX - 1  # the last place is for LOST
+    return used < 3 * (_EVENTS_MAX // 4)
+
+
+cdef bint _class_a(uint16_t type) noexcept nogil:
+    return not (
+        _EV_READY <= type <= _EV_PENDING_END
+        or type == _EV_COMMAND
+        or _EV_DEVICE_DOWN <= type <= _EV_GATEWAY_DOWN
+        or type == _EV_CONDITION_BLIND
+    )
+
+
+cdef void _append(
+    Shm* shm, const Stamp* now, uint16_t type, uint16_t flags, uint32_t index, uint64_t key,
+    const void* payload, size_t payload_bytes,
+) noexcept nogil:
+    cdef uint64_t seq = shm.live.event_head
+    cdef Event* e = &shm.events[seq % _EVENTS_MAX]
+    e.crc = 0  # the old record of this place is no record any more
+    sw_compiler_barrier()
+    e.seq = seq
+    e.mono_ns = now.mono_ns
+    e.utc_ns = now.utc_ns
+    e.scan = shm.live.scan
+    e.type = type
+    e.flags = flags | shm.clock_flags | (_EVF_CLASS_A if _class_a(type) else 0)
+    e.index = index
+    e.key = key
+    memcpy(&e.program, shm.live.program, sizeof(uint64_t))
+    memset(e.payload, 0, sizeof(e.payload))
+    if payload != NULL:
+        memcpy(e.payload, payload, min(payload_bytes, sizeof(e.payload)))
+    e.seq_low = <uint32_t>seq
+    e.crc = crc32_of(e, sizeof(Event) - 8)
+    sw_store_release(&shm.live.event_head, seq + 1)
+
+
+cdef uint64_t journal_write(
+    Shm* shm, const Stamp* now, uint16_t type, uint16_t flags, uint32_t index, uint64_t key,
+    const void* payload, size_t payload_bytes,
+) noexcept nogil:
+    """Append one record; gives its seq (from 1), or 0 where there was no room (counted)."""
+    cdef uint64_t lost[2]
+    if not journal_has_room(shm, _class_a(type)):
+        if shm.lost_count == 0:
+            shm.lost_first = shm.live.event_head
+        shm.lost_count += 1
+        shm.live.events_lost += 1
+        return 0
+    if shm.lost_count != 0 and journal_has_room(shm, False):
+        lost[0] = shm.lost_first
+        lost[1] = shm.lost_count
+        shm.lost_count = 0
+        _append(shm, now, _EV_LOST, 0, _NONE_U32, 0, lost, sizeof(lost))
+    _append(shm, now, type, flags, index, key, payload, payload_bytes)
+    return shm.live.event_head - 1
+
+
+cdef void sample_write(
+    Shm* shm, uint32_t slot, uint8_t quality, uint8_t reason, double value,
+    int64_t mono_ns, int64_t utc_ns,
+) noexcept nogil:
+    """Append to the sample ring; the oldest is overwritten, the reader counts what it missed."""
+    cdef uint64_t head = shm.live.sample_head
+    cdef SampleRecord* s = &shm.samples[head % _SAMPLES_MAX]
+    s.slot = slot
+    s.quality = quality
+    s.reason = reason
+    s.flags = 0
+    s.value = value
+    s.mono_ns = mono_ns
+    s.utc_ns = utc_ns
+    sw_store_release(&shm.live.sample_head, head + 1)
+
+
+cdef void interlock_store(InterlockPair* pair, InterlockLatch* latch) noexcept nogil:
+    """Seal the latch and store both copies, A then B."""
+    latch.not_state = ~latch.state
+    latch.crc = crc32_of(latch, sizeof(InterlockLatch) - 8)
+    memcpy(&pair.a, latch, sizeof(InterlockLatch))
+    sw_compiler_barrier()
+    memcpy(&pair.b, latch, sizeof(InterlockLatch))
+    sw_compiler_barrier()
+
+
+cdef bint interlock_load(const InterlockPair* pair, InterlockLatch* out) noexcept nogil:
+    """Copy A out; True only where both copies agree, the crc holds and the state is a state."""
+    memcpy(out, &pair.a, sizeof(InterlockLatch))
+    return (
+        memcmp(&pair.a, &pair.b, sizeof(InterlockLatch)) == 0
+        and out.crc == crc32_of(out, sizeof(InterlockLatch) - 8)
+        and out.not_state == ~out.state
+        and _ILS_NORMAL <= out.state <= _ILS_READY_TO_RESET
+    )
+
+
+cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil:
+    """Seal the latch and store both copies, A then B."""
+    latch.not_state = ~latch.state
+    latch.crc = crc32_of(latch, sizeof(OutputLatch) - 8)
+    memcpy(&pair.a, latch, sizeof(OutputLatch))
+    sw_compiler_barrier()
+    memcpy(&pair.b, latch, sizeof(OutputLatch))
+    sw_compiler_barrier()
+
+
+cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil:
+    """Copy A out; True only where both copies agree, the crc holds and the state is a state."""
+    memcpy(out, &pair.a, sizeof(OutputLatch))
+    return (
+        memcmp(&pair.a, &pair.b, sizeof(OutputLatch)) == 0
+        and out.crc == crc32_of(out, sizeof(OutputLatch) - 8)
+        and out.not_state == ~out.state
+        and _OUTS_RELEASED <= out.state <= _OUTS_HELD
+    )
+
+
+cdef bint event_valid(const Event* event, uint64_t seq) noexcept nogil:
+    """A record counts if its own seq equals its position's and the crc holds."""
+    return (
+        event.seq == seq
+        and event.seq_low == <uint32_t>seq
+        and event.crc == crc32_of(event, sizeof(Event) - 8)
+    )
+
+
+# ---- the guard's own file ----------------------------------------------------------------------
+
+
+class JournalError(OSError):
+    """The file is missing, of an unknown layout, or damaged in its fixed header."""
+
+
+class AlreadyRunning(JournalError):
+    """Another guard holds the file's lock."""
+
+
+def _header_ok(raw: bytes) -> bool:
+    return (
+        len(raw) == 512
+        and raw[:8] == b"SWGUARD1"
+        and struct.unpack_from("<I", raw, 8)[0] == LAYOUT
+        and struct.unpack_from("<I", raw, 508)[0] == zlib.crc32(raw[:508])
+    )
+
+
+def _new_header(boot_id: bytes) -> bytes:
+    raw = struct.pack(
+        "<8sII16sQ24x", b"SWGUARD1", LAYOUT, len(_REGIONS), boot_id,
+        int.from_bytes(os.urandom(8), "little") | 1,
+    )
+    for (ident, record, count), offset in zip(_REGIONS, _OFFSETS, strict=True):
+        raw += struct.pack("<IIQII", ident, 1, offset, record, count)
+    raw += bytes(508 - len(raw))
+    return raw + struct.pack("<I", zlib.crc32(raw))
+
+
+cdef class SharedFile:
+    """guard.shm, opened or made by the guard, exclusively locked for its life.
+
+    ``fresh`` is True where no state of this boot was found; ``set_aside`` names a damaged file
+    that was kept. Raises AlreadyRunning, or OSError when there is no room for the whole file.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        self.base = NULL
+
+    def __init__(self, str path, bytes boot_id):
+        self.fresh = True
+        self.set_aside = None
+        self.locked = False
+        if os.path.exists(path):
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._lock(path)
+            raw = os.pread(self.fd, 512, 0)
+            whole = os.fstat(self.fd).st_size == SHM_BYTES
+            if whole and _header_ok(raw) and raw[16:32] == boot_id:
+                self.fresh = False
+            else:
+                if raw[16:32] == boot_id or not _header_ok(raw):
+                    self.set_aside = f"{path}.damaged-{os.getpid()}"
+                    os.rename(path, self.set_aside)
+                os.close(self.fd)
+                self.fd = -1
+        if self.fd < 0:
+            self._create(path, boot_id)
+        self._map()
+
+    def _lock(self, path):
+        # A reader that asks whether the guard lives holds a shared lock for microseconds.
+        for attempt in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                refused = error.errno
+            time.sleep(0.02)
+        os.close(self.fd)
+        self.fd = -1
+        raise AlreadyRunning(refused, "another guard runs for this directory", path)
+
+    def _create(self, path, boot_id):
+        temporary = f"{path}.{os.getpid()}"
+        self.fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            self._lock(path)
+            # Allocated whole: a sparse file on a full tmpfs would be a SIGBUS on the scan thread.
+            os.posix_fallocate(self.fd, 0, SHM_BYTES)
+            os.pwrite(self.fd, _new_header(boot_id), 0)
+            os.pwrite(self.fd, struct.pack("<QQ", 1, 1), 704)  # event_head, event_tail
+            os.rename(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+
+    def _map(self):
+        cdef void* base = mmap(
+            NULL, <size_t>SHM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, 0)
+        if base == MAP_FAILED:
+            raise OSError("guard.shm cannot be mapped")
+        self.base = <uint8_t*>base
+        self.locked = mlock(base, <size_t>SHM_BYTES) == 0
+
+    @property
+    def journal_id(self) -> int:
+        """Random, of this file: a reader that knows another one starts anew."""
+        return (<FixedHeader*>self.base).journal_id
+
+    def share_with(self, int gid) -> None:
+        """Let the gateway's group read the file."""
+        os.fchown(self.fd, -1, gid)
+
+    def close(self) -> None:
+        """Unmap and let go of the lock."""
+        if self.base != NULL:
+            munmap(self.base, <size_t>SHM_BYTES)
+            self.base = NULL
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+# ---- the reader's side -------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    boot_id: bytes
+    journal_id: int
+    guard_starts: int
+    pid: int
+    clean_stop: int
+    scan: int
+    scan_mono_ns: int
+    scan_ns_max: int
+    overruns: int
+    program: bytes
+    event_head: int
+    event_tail: int
+    events_lost: int
+    sample_head: int
+    samples_shed: int
+    gateway_connected: int
+    last_message_mono_ns: int
+    counters: tuple
+
+
+class InterlockView(NamedTuple):
+    key: int
+    state: int
+    flags: int
+    generation: int
+    reason: int
+    since_ns: int
+    tripped_utc_ns: int
+    demands: int
+    legs: int
+    last_seq: int
+
+
+class OutputView(NamedTuple):
+    key: int
+    state: int
+    demand: int
+    generation: int
+    fails: int
+    commanded: int
+    confirmed: int
+    since_ns: int
+    last_reply_ns: int
+    demand_ns: int
+    wire_ns: int
+    confirm_ns: int
+    cause_key: int
+
+
+class SlotView(NamedTuple):
+    value: float
+    quality: int
+    reason: int
+    mono_ns: int
+    utc_ns: int
+    source_utc_ns: int
+    owner: int
+
+
+class DeviceView(NamedTuple):
+    key: int
+    state: int
+    errno: int
+    since_ns: int
+    requests: int
+    timeouts: int
+    refused: tuple
+    rtt_ns_last: int
+    rtt_ns_max: int
+    good_ns: int
+    polls_missed: int
+
+
+cdef class GuardView:
+    """A read-only map of a guard.shm. Never waits: what is being written is skipped."""
+
+    cdef Shm shm
+    cdef int fd
+    cdef uint8_t* base
+    cdef readonly int inode
+
+    def __cinit__(self):
+        self.fd = -1
+        self.base = NULL
+
+    def __init__(self, str path):
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise JournalError(error.errno, "guard.shm cannot be opened", path) from None
+        if os.fstat(self.fd).st_size != SHM_BYTES or not _header_ok(os.pread(self.fd, 512, 0)):
+            self.close()
+            raise JournalError(0, "guard.shm is damaged or of another version", path)
+        cdef void* base = mmap(NULL, <size_t>SHM_BYTES, PROT_READ, MAP_SHARED, self.fd, 0)
+        if base == MAP_FAILED:
+            self.close()
+            raise JournalError(0, "guard.shm cannot be mapped", path)
+        self.base = <uint8_t*>base
+        shm_map(&self.shm, self.base)
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, <size_t>SHM_BYTES)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def close(self) -> None:
+        if self.base != NULL:
+            munmap(self.base, <size_t>SHM_BYTES)
+            self.base = NULL
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    cdef int _check(self, Py_ssize_t index, Py_ssize_t count) except -1:
+        if self.base == NULL:
+            raise JournalError(0, "guard.shm was closed")
+        if not 0 <= index < count:
+            raise IndexError(index)
+        return 0
+
+    def guard_alive(self) -> bool:
+        """The guard's exclusive lock is held."""
+        self._check(0, 1)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        return False
+
+    def header(self) -> Header:
+        """The live header; the program's hash is read under its lock (at most 8 tries)."""
+        self._check(0, 1)
+        cdef LiveHeader* h = self.shm.live
+        cdef uint8_t program[32]
+        cdef uint64_t before = 0
+        cdef int i
+        for i in range(8):
+            before = sw_load_acquire(&h.program_lock)
+            memcpy(program, h.program, 32)
+            sw_fence_acquire()
+            if not before & 1 and sw_load_relaxed(&h.program_lock) == before:
+                break
+        return Header(
+            <bytes>self.shm.fixed.boot_id[:16], self.shm.fixed.journal_id, h.guard_starts, h.pid,
+            h.clean_stop, h.scan, h.scan_mono_ns, h.scan_ns_max, h.overruns,
+            <bytes>program[:32], sw_load_acquire(&h.event_head),
+            sw_load_acquire(&h.event_tail), h.events_lost, sw_load_acquire(&h.sample_head),
+            h.samples_shed, h.gateway_connected, h.last_message_mono_ns,
+            tuple([h.counters[i] for i in range(256)]),
+        )
+
+    def events(self, uint64_t first, int limit) -> list:
+        """Valid records with seq in [first, event_head), at most ``limit``, in order."""
+        self._check(0, 1)
+        cdef uint64_t head = sw_load_acquire(&self.shm.live.event_head)
+        cdef uint64_t seq
+        cdef Event e
+        out = []
+        if head > _EVENTS_MAX and first < head - _EVENTS_MAX:
+            first = head - _EVENTS_MAX
+        for seq in range(first, head):
+            if len(out) >= limit:
+                break
+            memcpy(&e, &self.shm.events[seq % _EVENTS_MAX], sizeof(Event))
+            if event_valid(&e, seq):
+                out.append(EventRecord(
+                    e.seq, e.mono_ns, e.utc_ns, e.scan, e.type, e.flags, e.index, e.key,
+                    e.program, <bytes>e.payload[:64]))
+        return out
+
+    def samples(self, uint64_t first, int limit) -> tuple:
+        """(next position, lost, records) from position ``first``, at most ``limit`` records."""
+        self._check(0, 1)
+        cdef uint64_t head = sw_load_acquire(&self.shm.live.sample_head)
+        cdef uint64_t lost = 0
+        cdef uint64_t count, seq, overtaken
+        cdef bytearray out
+        cdef uint8_t* to
+        if first > head:
+            first = head
+        if head - first > _SAMPLES_MAX:
+            lost = head - first - _SAMPLES_MAX
+            first = head - _SAMPLES_MAX
+        count = min(head - first, <uint64_t>limit)
+        out = bytearray(count * sizeof(SampleRecord))
+        if count == 0:
+            return first, lost, b""
+        to = out
+        for seq in range(first, first + count):
+            memcpy(to + (seq - first) * sizeof(SampleRecord),
+                   &self.shm.samples[seq % _SAMPLES_MAX], sizeof(SampleRecord))
+        sw_fence_acquire()
+        head = sw_load_acquire(&self.shm.live.sample_head)
+        overtaken = 0
+        if head + 1 > _SAMPLES_MAX and head + 1 - _SAMPLES_MAX > first:
+            overtaken = min(head + 1 - _SAMPLES_MAX - first, count)
+        return first + count, lost + overtaken, bytes(out[overtaken * sizeof(SampleRecord):])
+
+    def interlock(self, Py_ssize_t index) -> InterlockView:
+        self._check(index, _INTERLOCKS_MAX)
+        cdef InterlockLatch latch
+        cdef int i
+        cdef bint good = False
+        for i in range(8):
+            good = interlock_load(&self.shm.interlocks[index], &latch)
+            if good:
+                break
+        return InterlockView(
+            latch.key, latch.state if good else _ILS_TRIPPED, latch.flags, latch.generation,
+            latch.reason if good else _TRIP_RESTORED, latch.since_ns, latch.tripped_utc_ns,
+            latch.demands, latch.legs, latch.last_seq)
+
+    def output(self, Py_ssize_t index) -> OutputView:
+        self._check(index, _OUTPUTS_MAX)
+        cdef OutputLatch latch
+        cdef int i
+        cdef bint good = False
+        for i in range(8):
+            good = output_load(&self.shm.outputs[index], &latch)
+            if good:
+                break
+        return OutputView(
+            latch.key, latch.state if good else _OUTS_TRIPPING, latch.demand & 1,
+            latch.generation, latch.fails, latch.commanded, latch.confirmed, latch.since_ns,
+            latch.last_reply_ns, latch.demand_ns, latch.wire_ns, latch.confirm_ns,
+            latch.cause_key)
+
+    def device(self, Py_ssize_t index) -> DeviceView:
+        self._check(index, _DEVICES_MAX)
+        cdef DeviceStats d = self.shm.devices[index]
+        return DeviceView(
+            d.key, d.state, d.errno_last, d.since_ns, d.requests, d.timeouts,
+            tuple([d.refused[i] for i in range(12)]), d.rtt_ns_last, d.rtt_ns_max, d.good_ns,
+            d.polls_missed)
+
+    def slot(self, Py_ssize_t index) -> SlotView:
+        self._check(index, _TAGS_MAX)
+        cdef Slot s
+        if not slot_read(&self.shm.image[index], &s):
+            return SlotView(float("nan"), _Q_BAD, _REASON_UNREADABLE, 0, 0, 0, 0)
+        return SlotView(
+            s.value, s.quality, s.reason, s.mono_ns, s.utc_ns, s.source_utc_ns, s.owner)
+
+    def slots(self, Py_ssize_t count) -> list:
+        return [self.slot(i) for i in range(count)]

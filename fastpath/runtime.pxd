@@ -1,0 +1,68 @@
+"""Everything whose size a program decides: two of them, one runs, the other is made ready."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from fastpath.intake cimport Intake, TagRun
+from fastpath.interlock cimport InterlockRun, Logic
+from fastpath.journal cimport Shm, Stamp
+from fastpath.outputs cimport Bank, OutputRun
+from fastpath.poller cimport PollBank, Poller, RunRequest
+from fastpath.program cimport ProgramView, Register
+from fastpath.types cimport DeviceStats, NodeState, Slot
+from fastpath.writer cimport Writer, WriterBank
+
+cdef enum:
+    SYSTEM_TAGS_MAX = 128
+
+cdef struct Runtime:
+    ProgramView program
+    uint8_t* arena  # the blob
+    InterlockRun* interlocks
+    uint32_t* order
+    uint8_t* group_taken
+    uint64_t* group_scan
+    OutputRun* outputs
+    uint8_t* demand
+    uint32_t* cause
+    int64_t* demand_ns
+    uint8_t* releasable
+    TagRun* tags
+    RunRequest* requests
+    Poller* pollers
+    Writer* writers
+    uint8_t* device_up
+    uint32_t system_slots[SYSTEM_TAGS_MAX]
+    uint32_t system_count
+    # Where each record stood in the program that runs now, -1: it is new. For a swap.
+    int32_t* interlock_from
+    int32_t* output_from
+    int32_t* tag_from
+    int32_t* node_from
+    int32_t* device_from
+
+cdef struct Parts:  # what the scan works on, bound to one Runtime
+    Logic logic
+    Bank bank
+    Intake intake
+    PollBank polls
+    WriterBank writers
+    Shm* shm
+    Register* registers
+    Slot* spare_image
+    NodeState* spare_nodes
+    DeviceStats* spare_devices
+
+cdef bint runtime_alloc(Runtime* rt) noexcept
+cdef bint parts_alloc(Parts* parts) noexcept
+cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept
+cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil
+cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept
+cdef void runtime_map(Runtime* rt, const Runtime* old) except *
+cdef bint swap_allowed(const Parts* parts, const Runtime* old, const Runtime* new) noexcept nogil
+cdef void swap_merge(
+    Parts* parts, Runtime* old, Runtime* new, const uint8_t* command_id, const Stamp* now,
+) noexcept nogil
+cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil
+cdef uint32_t runtime_recover(
+    Parts* parts, Runtime* rt, dict interlocks, dict outputs, bint power_loss,
+    const Stamp* now) except? 0xFFFFFFFF

@@ -1,0 +1,392 @@
+# cython: cdivision=True
+"""The trip connection of a device: writes what the bank wishes, and the heartbeat.
+
+A trip goes out at once, also with another reply outstanding, and once more when that reply has
+come or expired and its own has not: with two requests in one segment some servers answer only the
+first, and writing a trip value twice is harmless. A normal value waits until nothing is
+outstanding. What is confirmed is the device's own reply, never that a send succeeded.
+"""
+
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport INT64_MAX
+
+from fastpath.clock cimport mono_ns
+from fastpath.link cimport (
+    LINK_CLOSED, LINK_CONNECTING, LINK_OPEN, link_close, link_connect, link_consume, link_finish,
+    link_receive, link_send,
+)
+from fastpath.modbus cimport (
+    check_reply, encode_write_coil, encode_write_coils, encode_write_register,
+    encode_write_registers, frame_length,
+)
+from fastpath.outputs cimport (
+    WISH_NONE, WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
+    outputs_link_down, outputs_link_up,
+)
+from fastpath.types cimport *
+
+cdef extern from "<poll.h>" nogil:
+    short POLLERR, POLLHUP, POLLNVAL
+
+cdef enum:
+    REPLY_GOOD = 1
+    REPLY_REFUSED = 100
+    FRAMES_PER_WAKE_MAX = 8
+    SILENT_MAX = 3
+    EXPIRED_TIDS = 64
+
+cdef int64_t WRITE_TIMEOUT_NS = 200_000_000
+cdef int64_t BACKOFF_NS_MAX = 1_000_000_000
+
+
+cdef void writers_plan(WriterBank* bank) noexcept nogil:
+    """Which devices carry outputs or a heartbeat."""
+    cdef uint32_t i
+    for i in range(bank.program.device_count):
+        bank.writers[i].needed = (
+            1 if bank.program.devices[i].flags & _DEVICE_HAS_HEARTBEAT else 0)
+    for i in range(bank.program.output_count):
+        if bank.program.outputs[i].path == _PATH_MODBUS:
+            bank.writers[bank.program.outputs[i].device].needed = 1
+
+
+cdef uint16_t _next_tid(Writer* writer) noexcept nogil:
+    writer.tid += 1
+    if writer.tid == 0:
+        writer.tid = 1
+    return writer.tid
+
+
+cdef void _down(WriterBank* bank, uint32_t device, int error, const Stamp* now) noexcept nogil:
+    cdef Writer* writer = &bank.writers[device]
+    cdef bint was_open = writer.link.state == LINK_OPEN
+    link_close(&writer.link, error, now.mono_ns, BACKOFF_NS_MAX, &bank.random)
+    writer.active = 0
+    writer.again = 0
+    writer.beat_active = 0
+    writer.silent = 0
+    if was_open:
+        outputs_link_down(bank.outputs, device, now)
+
+
+cdef void _opened(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """A pending trip value is the first thing on every connection, before the heartbeat."""
+    bank.writers[device].beat_sent_ns = 0
+    outputs_link_up(bank.outputs, device, now)
+    writer_flush(bank, device, now)
+
+
+cdef void _expire(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Requests without an answer in their time; a connection that stays silent is ended."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint32_t i
+    if writer.again and now.mono_ns >= writer.again_by_ns:
+        _send_again(bank, device, now)
+    if writer.beat_active and now.mono_ns >= writer.beat_deadline_ns:
+        writer.beat_active = 0
+        writer.silent += 1
+        bank.shm.devices[device].timeouts += 1
+    if writer.active and now.mono_ns >= writer.deadline_ns:
+        writer.active = 0
+        writer.again = 0
+        writer.silent += 1
+        bank.shm.devices[device].timeouts += 1
+        for i in range(writer.group_count):
+            output_expired(bank.outputs, writer.group[i])
+    if writer.silent >= SILENT_MAX:
+        _down(bank, device, ETIMEDOUT, now)
+
+
+cdef void writer_turn(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Whatever is due by the clock: connect, give up, expire."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef const DeviceDef* d = &bank.program.devices[device]
+    if not writer.needed:
+        return
+    if writer.link.state == LINK_CLOSED and now.mono_ns >= writer.link.next_try_ns:
+        link_connect(&writer.link, d.address, d.port, d.connect_timeout_ns, now.mono_ns)
+        if writer.link.state == LINK_CLOSED:
+            _down(bank, device, writer.link.error, now)
+        elif writer.link.state == LINK_OPEN:
+            _opened(bank, device, now)
+    elif writer.link.state == LINK_CONNECTING and now.mono_ns >= writer.link.deadline_ns:
+        _down(bank, device, ETIMEDOUT, now)
+    if writer.link.state == LINK_OPEN:
+        _expire(bank, device, now)
+
+
+cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil:
+    """Outputs of one device with this wish at adjacent addresses: the fewest requests.
+
+    Fills the writer's group in ascending addresses and gives its size.
+    """
+    cdef Writer* writer = &bank.writers[device]
+    cdef const OutputDef* d
+    cdef const OutputDef* head = NULL
+    cdef uint32_t i, low = 0, high = 0
+    cdef bint grew = True
+    for i in range(bank.program.output_count):
+        d = &bank.program.outputs[i]
+        if d.device == device and bank.outputs.runs[i].wish == wish:
+            head = d
+            low = d.address
+            high = d.address
+            break
+    if head == NULL:
+        return 0
+    while grew and high - low + 1 < GROUP_MAX:
+        grew = False
+        for i in range(bank.program.output_count):
+            d = &bank.program.outputs[i]
+            if (
+                d.device != device or bank.outputs.runs[i].wish != wish
+                or d.kind != head.kind or d.unit != head.unit
+            ):
+                continue
+            if d.address == high + 1:
+                high = d.address
+                grew = True
+            elif d.address + 1 == low:
+                low = d.address
+                grew = True
+            if high - low + 1 >= GROUP_MAX:
+                break
+    for i in range(bank.program.output_count):
+        d = &bank.program.outputs[i]
+        if (
+            d.device == device and bank.outputs.runs[i].wish == wish and d.kind == head.kind
+            and d.unit == head.unit and low <= d.address <= high
+        ):
+            writer.group[d.address - low] = i
+    writer.group_count = high - low + 1
+    writer.address = <uint16_t>low
+    writer.count = <uint16_t>(high - low + 1)
+    writer.unit = head.unit
+    return writer.group_count
+
+
+cdef void _encode(WriterBank* bank, uint32_t device) noexcept nogil:
+    """The group's values as one FC5, FC6, FC15 or FC16."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint8_t kind = bank.program.outputs[writer.group[0]].kind
+    cdef uint8_t coils[GROUP_MAX]
+    cdef uint16_t registers[GROUP_MAX]
+    cdef uint32_t i
+    for i in range(writer.group_count):
+        registers[i] = output_value(bank.outputs, writer.group[i])
+        coils[i] = 1 if registers[i] else 0
+    if kind == _KIND_COIL:
+        writer.function = 5 if writer.group_count == 1 else 15
+        if writer.group_count == 1:
+            writer.frame_length = encode_write_coil(
+                writer.frame, writer.command_tid, writer.unit, writer.address, coils[0])
+        else:
+            writer.frame_length = encode_write_coils(
+                writer.frame, writer.command_tid, writer.unit, writer.address, writer.count,
+                coils)
+        return
+    writer.function = 6 if writer.group_count == 1 else 16
+    if writer.group_count == 1:
+        writer.frame_length = encode_write_register(
+            writer.frame, writer.command_tid, writer.unit, writer.address, registers[0])
+    else:
+        writer.frame_length = encode_write_registers(
+            writer.frame, writer.command_tid, writer.unit, writer.address, writer.count,
+            registers)
+
+
+cdef void _write(WriterBank* bank, uint32_t device, uint8_t wish, const Stamp* now) noexcept nogil:
+    """Send one group and remember it as outstanding."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef Stamp after = now[0]
+    cdef uint32_t i
+    if _group(bank, device, wish) == 0:
+        return
+    writer.command_tid = _next_tid(writer)
+    _encode(bank, device)
+    if not link_send(&writer.link, writer.frame, writer.frame_length):
+        _down(bank, device, writer.link.error, now)
+        return
+    after.mono_ns = mono_ns()  # what the trip's reaction time is measured to
+    bank.shm.devices[device].requests += 1
+    writer.active = 1
+    writer.normal = 1 if wish == WISH_NORMAL else 0
+    writer.deadline_ns = after.mono_ns + WRITE_TIMEOUT_NS
+    for i in range(writer.group_count):
+        output_sent(bank.outputs, writer.group[i], &after)
+
+
+cdef void _send_again(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """The same frame once more: the server may have dropped it behind an earlier one."""
+    cdef Writer* writer = &bank.writers[device]
+    writer.again = 0
+    if not writer.active or writer.normal:
+        return
+    if not link_send(&writer.link, writer.frame, writer.frame_length):
+        _down(bank, device, writer.link.error, now)
+
+
+cdef bint _wished(const WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil:
+    cdef uint32_t i
+    for i in range(bank.program.output_count):
+        if bank.program.outputs[i].device == device and bank.outputs.runs[i].wish == wish:
+            return True
+    return False
+
+
+cdef void _heartbeat(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Counter and program hash into the PLC's two registers, at most once per ``every``."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef const DeviceDef* d = &bank.program.devices[device]
+    cdef uint16_t values[2]
+    if not d.flags & _DEVICE_HAS_HEARTBEAT or writer.beat_active or writer.active:
+        return
+    if writer.beat_sent_ns != 0 and now.mono_ns - writer.beat_sent_ns < d.every_ns:
+        return
+    writer.beat_count += 1
+    values[0] = writer.beat_count
+    values[1] = <uint16_t>(bank.program.hash[0] | (bank.program.hash[1] << 8))
+    writer.beat_tid = _next_tid(writer)
+    writer.beat_length = encode_write_registers(
+        writer.beat, writer.beat_tid, d.unit, d.heartbeat_address, 2, values)
+    if not link_send(&writer.link, writer.beat, writer.beat_length):
+        _down(bank, device, writer.link.error, now)
+        return
+    bank.shm.devices[device].requests += 1
+    writer.beat_active = 1
+    writer.beat_sent_ns = now.mono_ns
+    writer.beat_deadline_ns = now.mono_ns + WRITE_TIMEOUT_NS
+
+
+cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """At the end of a scan: trips first, then normal values, then the heartbeat."""
+    cdef Writer* writer = &bank.writers[device]
+    if not writer.needed or writer.link.state != LINK_OPEN:
+        return
+    if _wished(bank, device, WISH_TRIP):
+        if writer.active and writer.normal:
+            # The normal value's reply is of no interest any more; it is dropped when it comes.
+            writer.active = 0
+            writer.again = 1
+            writer.again_by_ns = writer.deadline_ns
+        if not writer.active:
+            _write(bank, device, WISH_TRIP, now)
+            if writer.active and writer.beat_active:
+                writer.again = 1
+                writer.again_by_ns = writer.beat_deadline_ns
+    elif not writer.active and not writer.beat_active:
+        _write(bank, device, WISH_NORMAL, now)
+    if writer.link.state == LINK_OPEN:
+        _heartbeat(bank, device, now)
+
+
+cdef bint _frame(
+    WriterBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
+) noexcept nogil:
+    """One whole reply; True where it answered a command."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint16_t tid = <uint16_t>((adu[0] << 8) | adu[1])
+    cdef uint8_t exception = 0
+    cdef int verdict
+    cdef uint32_t i
+    if writer.active and tid == writer.command_tid:
+        verdict = check_reply(
+            adu, length, tid, writer.unit, writer.function, writer.address, writer.count,
+            writer.frame, writer.frame_length, &exception)
+        if _odd(bank, device, verdict, now):
+            return False
+        writer.active = 0
+        writer.again = 0
+        writer.silent = 0
+        bank.shm.devices[device].good_ns = now.mono_ns
+        for i in range(writer.group_count):
+            output_replied(bank.outputs, writer.group[i], verdict != REPLY_GOOD, now)
+        return True
+    if writer.beat_active and tid == writer.beat_tid:
+        verdict = check_reply(
+            adu, length, tid, bank.program.devices[device].unit, 16,
+            bank.program.devices[device].heartbeat_address, 2,
+            writer.beat, writer.beat_length, &exception)
+        if _odd(bank, device, verdict, now):
+            return False
+        writer.beat_active = 0
+        writer.silent = 0
+        bank.shm.devices[device].good_ns = now.mono_ns
+        if writer.again:
+            _send_again(bank, device, now)
+        return False
+    if tid == 0 or <uint16_t>(writer.tid - tid) >= EXPIRED_TIDS:
+        bank.shm.devices[device].refused[_REFUSED_TRANSACTION] += 1
+        _down(bank, device, 0, now)
+    elif writer.again:
+        _send_again(bank, device, now)
+    return False
+
+
+cdef bint _odd(WriterBank* bank, uint32_t device, int verdict, const Stamp* now) noexcept nogil:
+    """Anything but an echo or an exception ends the connection."""
+    if verdict == REPLY_GOOD:
+        return False
+    verdict -= REPLY_REFUSED
+    if verdict < 0 or verdict > 11:
+        verdict = _REFUSED_PROTOCOL
+    bank.shm.devices[device].refused[verdict] += 1
+    if verdict >= _REFUSED_EXCEPTION_ADDRESS:
+        return False
+    _down(bank, device, 0, now)
+    return True
+
+
+cdef bint writer_event(
+    WriterBank* bank, uint32_t device, short revents, const Stamp* now,
+) noexcept nogil:
+    """The connection's descriptor is ready; True where a command was answered."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef bint answered = False
+    cdef int got, length, i
+    if writer.link.state == LINK_CONNECTING:
+        if link_finish(&writer.link, now.mono_ns):
+            _opened(bank, device, now)
+        else:
+            _down(bank, device, writer.link.error, now)
+        return True
+    got = link_receive(&writer.link) if writer.link.state == LINK_OPEN else -1
+    for i in range(FRAMES_PER_WAKE_MAX):
+        if writer.link.state != LINK_OPEN or writer.link.rx_have == 0:
+            break
+        length = frame_length(writer.link.rx, writer.link.rx_have)
+        if length == 0:
+            break
+        if length < 0:
+            bank.shm.devices[device].refused[
+                _REFUSED_PROTOCOL if length == -_REFUSED_PROTOCOL else _REFUSED_LENGTH] += 1
+            _down(bank, device, 0, now)
+            return True
+        if _frame(bank, device, writer.link.rx, length, now):
+            answered = True
+        link_consume(&writer.link, length)
+    if writer.link.state == LINK_OPEN and (
+        got < 0 or revents & (POLLERR | POLLHUP | POLLNVAL)
+    ):
+        _down(bank, device, writer.link.error, now)
+        return True
+    return answered
+
+
+cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil:
+    """Monotonic ns of the next thing to do by the clock."""
+    cdef const Writer* writer = &bank.writers[device]
+    cdef int64_t due = INT64_MAX
+    if not writer.needed:
+        return due
+    if writer.link.state == LINK_CLOSED:
+        return writer.link.next_try_ns
+    if writer.link.state == LINK_CONNECTING:
+        return writer.link.deadline_ns
+    if writer.active:
+        due = min(due, writer.deadline_ns)
+    if writer.beat_active:
+        due = min(due, writer.beat_deadline_ns)
+    if writer.again:
+        due = min(due, writer.again_by_ns)
+    return due
