@@ -10,10 +10,10 @@ import logging
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastpath import blob
-from fastpath.codes import NONE_U32, ResultCode
+from fastpath.codes import NONE_U32, InterlockFlag, ResultCode
 from gateway.errors import GuardError, StoreError
 from gateway.paths import Paths, replace_file
 
@@ -35,7 +35,7 @@ _EMPTY_HASH: Final = blob.blob_hash(blob.EMPTY)
 class Audit(Protocol):
     """What keeps commands durably: the ledger."""
 
-    async def command(self, who: str, action: str, target: str, detail: str) -> int:
+    async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
         """Store a command before it acts; its ledger seq. Raises StoreError."""
 
     async def command_result(self, seq: int, code: int, text: str) -> None:
@@ -50,6 +50,7 @@ class Running:
     names: dict[str, list[str]] = field(default_factory=dict)
     table: "array[int]" = field(default_factory=lambda: array("I"))  # guard slot: tag or NONE_U32
     slots: "array[int]" = field(default_factory=lambda: array("I"))  # tag: guard slot or NONE_U32
+    unarmed: int = 0  # interlocks that move no output
 
     @property
     def number(self) -> int:
@@ -95,7 +96,8 @@ def running_of(paths: Paths, program: bytes, tag_index: Mapping[str, int]) -> Ru
     for slot, tag in enumerate(table):
         if tag != NONE_U32:
             slots[tag] = slot
-    return Running(program, names, table, slots)
+    armed = [item.flags & InterlockFlag.ARMED for item in blob.section(found, "interlocks")]
+    return Running(program, names, table, slots, unarmed=armed.count(0))
 
 
 class Applier:
@@ -171,7 +173,7 @@ class Applier:
     async def _load(self, current: bytes) -> "Result":
         store_program(self._paths, self._program)
         seq = await self._audit.command(
-            "gateway", "load", self._hash.hex(), f"from {current.hex()}"
+            "gateway", "load", self._hash.hex(), {"from": current.hex()}
         )
         result = await self._link.load(self._hash, current, seq)
         with contextlib.suppress(StoreError):

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,11 @@ class FakeAudit:
         self.full = False
         self.results: list[tuple[int, int]] = []
 
-    async def command(self, who: str, action: str, target: str, detail: str) -> int:
+    async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
         if self.full:
             raise StoreError("disk full")
-        assert (who, action, target, detail.split()[0]) == (
-            "gateway", "load", SITE_HASH.hex(), "from",
-        )  # fmt: skip
+        assert (who, action, target) == ("gateway", "load", SITE_HASH.hex())
+        assert set(detail) == {"from"}
         return 31
 
     async def command_result(self, seq: int, code: int, text: str) -> None:

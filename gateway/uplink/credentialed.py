@@ -1,0 +1,87 @@
+"""An uplink whose credentials are read when it connects.
+
+A credential that is missing or refused is then a link that is refused: told once, tried again, and
+healed by the file alone. Renewed certificates are taken at the next session.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gateway.errors import GatewayError
+from gateway.uplink.base import (
+    Acknowledges,
+    LinkRefusedError,
+    Outgoing,
+    Uplink,
+    Verdict,
+    Watched,
+)
+from gateway.uplink.registry import make_uplink
+
+if TYPE_CHECKING:
+    from gateway.site.credentials import Credentials
+    from gateway.site.model import Uplink as UplinkConfig
+    from gateway.uplink.message import Sender
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class CredentialedUplink:
+    """The uplink of ``config``, made anew for each session by what ``load`` gives then.
+
+    ``load(name)`` raises GatewayError for credentials that are missing or not to be used.
+    """
+
+    def __init__(
+        self,
+        config: "UplinkConfig",
+        sender: "Sender",
+        load: "Callable[[str], Credentials]",
+    ) -> None:
+        self._config = config
+        self._sender = sender
+        self._load = load
+        self._uplink: Uplink | None = None
+        self.acknowledges = Acknowledges.NONE
+
+    @property
+    def certificate_not_after_utc_ns(self) -> int:
+        """When the certificate in use expires, 0 where it is not known."""
+        return getattr(self._uplink, "certificate_not_after_utc_ns", 0)
+
+    async def connect(self) -> bool:
+        """Read the credentials and open a session. Raises UplinkError."""
+        name = self._config.credentials
+        try:
+            credentials = self._load(name) if name else None
+        except GatewayError as error:
+            text = f"credentials {name!r} cannot be used: {error}"
+            raise LinkRefusedError(text) from error
+        uplink = make_uplink(self._config, self._sender, credentials)
+        self._uplink = uplink
+        self.acknowledges = uplink.acknowledges
+        return await uplink.connect()
+
+    async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
+        """Send by the session that is open. Raises UplinkError."""
+        return await self._session().send(lane, items)
+
+    async def lost(self) -> None:
+        """Raises UplinkError when the session ends; otherwise never returns."""
+        uplink = self._session()
+        if isinstance(uplink, Watched):
+            await uplink.lost()
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Leave in an orderly way; never raises."""
+        if self._uplink is not None:
+            await self._uplink.close()
+
+    def _session(self) -> Uplink:
+        if self._uplink is None:
+            msg = "no session"
+            raise LinkRefusedError(msg)
+        return self._uplink
