@@ -10,14 +10,17 @@ import logging
 import os
 import pwd
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from fastpath import blob, messages
 from fastpath.codes import MessageType, ResultCode, ResultDetail
 from gateway.confirm import GUARD_END_S_MAX, Confirmation
 from gateway.errors import GuardError, StoreError
 from gateway.guard_board import GuardBoard, interlock_word
+from gateway.guardlink import COMMAND_TIMEOUT_S
 from gateway.outcome import (
     Exit,
     Outcome,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 NOT_AFTER_NS: Final = 30_000_000_000
+_STOP_CONFIRMED: Final = 0  # a STOP's detail; 1: not every output has confirmed
 UNARMED_TEXT: Final = "UNARMED: no output was moved"
 Answered = Callable[[], Awaitable[None]]
 
@@ -149,38 +153,43 @@ class Commands:
         return settled(sent, f"{ident} is released", shown, {})
 
     async def stop_guard(self, reason: str, who: str, *, answered: Answered = _nobody) -> Outcome:
-        """End protection on purpose; with on_stop = trip the guard writes the trip values first."""
+        """End protection on purpose; with on_stop = trip the guard writes the trip values first.
+
+        It answers when they are confirmed, or their time is over, and then ends.
+        """
         state = self._confirmation.state()
         trips = state is None or state.text.stop_trips
-        outputs = _armed_outputs(state) if state and trips else []
-        sent = await self._weaken(MessageType.STOP, 0, "guard", {"reason": reason}, who)
+        outputs = [item.id for item in state.text.outputs] if state and trips else []
+        within_s = self._confirmation.within_ns(outputs) / 1e9 + GUARD_END_S_MAX
+        sent = await self._weaken(
+            MessageType.STOP, 0, "guard", {"reason": reason}, who, timeout_s=within_s
+        )
         if isinstance(sent, Outcome):
             return sent
         await answered()
         if sent.code != ResultCode.DONE:
-            return Outcome(exit_code=Exit.REFUSED, code=sent.code, text=plain_refusal(sent))
-        within_s = self._confirmation.within_ns(outputs) / 1e9 + GUARD_END_S_MAX
-        ended = await self._confirmation.guard_ended(within_s)
-        shown = self._confirmation.seen_tripped(outputs)
-        text = "the guard has ended" if ended else f"the guard has not ended within {within_s:g} s"
+            return refused(sent, plain_refusal(sent), {})
+        ended = await self._confirmation.guard_ended(GUARD_END_S_MAX)
+        text = "the guard has ended" if ended else "the guard has taken it but has not ended"
         if not trips:
             text += "; the outputs were left as they were (on_stop)"
-        outcome = settled(sent, text, shown, {"ended": ended})
-        if ended:
-            return outcome
-        return Outcome(
-            exit_code=Exit.UNCONFIRMED, code=sent.code, text=text, details=outcome.details
+        outcome = settled(
+            sent, text, self._confirmation.seen_tripped(outputs), {"guard_alive": not ended}
         )
+        if ended and sent.detail == _STOP_CONFIRMED:
+            return outcome
+        return msgspec.structs.replace(outcome, exit_code=Exit.UNCONFIRMED, confirmed=False)
 
     async def _weaken(
         self,
         kind: MessageType,
         key: int,
         target: str,
-        detail: dict[str, Any],
+        detail: Mapping[str, Any],
         who: str,
         *,
         generation: int = 0,
+        timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> "Result | Outcome":
         """Ledger first, then the guard; an Outcome where the guard gave no answer."""
         action = kind.name.lower()
@@ -197,25 +206,25 @@ class Commands:
             ledger_seq=seq,
         )
         try:
-            result = await self._send_twice(kind, body)
+            result = await self._send_twice(kind, body, timeout_s)
         except GuardError as error:
             await self._write_result(seq, 0, str(error))
             return not_reached(str(error))
         await self._write_result(seq, result.code, result.text)
         return result
 
-    async def _send_twice(self, kind: MessageType, body: bytes) -> "Result":
+    async def _send_twice(self, kind: MessageType, body: bytes, timeout_s: float) -> "Result":
         """The same id twice is one action, so a lost answer is asked for once more."""
         ident = os.urandom(16)
         try:
-            return await self._link.command(kind, body, ident=ident)
+            return await self._link.command(kind, body, ident=ident, timeout_s=timeout_s)
         except GuardError:
             if not self._link.state().connected:
                 raise
-            return await self._link.command(kind, body, ident=ident)
+            return await self._link.command(kind, body, ident=ident, timeout_s=timeout_s)
 
     async def _write_down(
-        self, who: str, action: str, target: str, detail: dict[str, Any], result: "Result"
+        self, who: str, action: str, target: str, detail: Mapping[str, Any], result: "Result"
     ) -> None:
         """The audit of what is done already; the guard's journal has it too."""
         try:
@@ -285,8 +294,3 @@ def who_of(uid: int) -> str:
 
 def _outputs_of(state: GuardBoard, index: int) -> list[str]:
     return [state.text.outputs[i].id for i in state.text.interlocks[index].outputs]
-
-
-def _armed_outputs(state: GuardBoard) -> list[str]:
-    armed = {o for item in state.text.interlocks if item.armed for o in item.outputs}
-    return [state.text.outputs[i].id for i in sorted(armed)]

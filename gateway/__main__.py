@@ -1,0 +1,97 @@
+"""The command ``sitewarden``: parses, runs one family of commands, turns failures into exit codes.
+
+Heavy modules are imported by the command that needs them, so that ``trip`` starts fast.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from gateway.cli import check, hands, receive, run, show
+from gateway.cli.client import NotReached
+from gateway.cli.options import add_directories
+from gateway.cli.table import complain
+from gateway.errors import ConfigError, GatewayError, GuardError
+from gateway.outcome import Exit
+
+DESCRIPTION = (
+    "Edge gateway for plants and mines. A supplementary protection layer: it is not a safety "
+    "instrumented system and claims no SIL."
+)
+EPILOG = (
+    "exit codes: 0 done, 1 failed, 2 usage or site file refused, 3 gateway or guard not reached, "
+    "4 refused by the guard, 5 already so, 6 done but not confirmed in time or unarmed, "
+    "130 interrupted"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Nothing that a user can cause ends in a traceback."""
+    args = parser().parse_args(argv)
+    try:
+        code = int(args.run(args))
+        sys.stdout.flush()
+    except ConfigError as error:
+        print("\n".join(error.errors), file=sys.stderr)
+        return Exit.USAGE
+    except (NotReached, GuardError) as error:
+        complain(str(error))
+        return Exit.NOT_REACHED
+    except GatewayError as error:
+        complain(str(error))
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone; nothing may be written at the interpreter's end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="sitewarden", description=DESCRIPTION, epilog=EPILOG)
+    top.add_argument("--version", action=_Version)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for family in (run, check):
+        family.register(commands)
+    _add_demo(commands)
+    for family in (show, hands, receive):
+        family.register(commands)
+    return top
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "the whole story on a simulated mine face: trip, alert, lost link, reset"
+    demo = commands.add_parser("demo", help=text, description=text)
+    demo.add_argument("--once", action="store_true", help="end after one story")
+    demo.add_argument(
+        "--stuck-breaker", action="store_true", help="simulate a breaker that does not open"
+    )
+    add_directories(demo)
+    demo.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from gateway.cli.demo import run as run_demo
+
+    return run_demo(args)
+
+
+class _Version(argparse.Action):
+    """``--version``: looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from gateway.view.readings import version
+
+        print(f"sitewarden {version()}")
+        parser.exit(Exit.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

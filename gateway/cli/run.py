@@ -1,0 +1,35 @@
+"""``run``: the gateway of a site, in the foreground."""
+
+import argparse
+from pathlib import Path
+
+from gateway.cli.logs import configure
+from gateway.cli.options import add_credentials, add_directories
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this family to the parser."""
+    text = "run a site: the gateway here, the guard beside it"
+    parser = commands.add_parser("run", help=text, description=text)
+    parser.add_argument("site", type=Path, metavar="SITE.toml")
+    parser.add_argument(
+        "--attach", action="store_true", help="wait for a guard; never start or stop one"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every step")
+    add_directories(parser)
+    add_credentials(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGINT or SIGTERM. Raises ConfigError for a site file that is refused."""
+    from gateway.daemon import main
+
+    configure(verbose=args.verbose)
+    return main(
+        args.site,
+        runtime_dir=args.runtime_dir,
+        state_dir=args.state_dir,
+        credentials_dir=args.credentials_dir,
+        attach=args.attach,
+    )

@@ -1,0 +1,216 @@
+"""``status``, ``tags``, ``interlocks``, ``alarms``: what is, as a table or as JSON.
+
+The gateway answers where it lives; where not, guard.shm and the names in the state directory do.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from gateway.cli.client import NotReached, get
+from gateway.cli.options import add_directories, add_json, paths_of
+from gateway.cli.table import complain, plain, show_json, show_table
+from gateway.outcome import Exit
+from gateway.paths import Paths
+from gateway.view.shapes import InterlockRow, OutputRow, Status, TagRow
+
+if TYPE_CHECKING:
+    from fastpath.journal import GuardView
+    from gateway.guard_board import GuardBoard
+
+_T = TypeVar("_T")
+Offline = Callable[["GuardView", "GuardBoard | None", str], _T]
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this family to the parser."""
+    for name, text, run in (
+        ("status", "everything at a glance, also with the gateway dead", status),
+        ("tags", "newest value and quality of every tag", tags),
+        ("interlocks", "state, legs and latch of every interlock", interlocks),
+        ("alarms", "what was raised and has not ended", alarms),
+    ):
+        parser = commands.add_parser(name, help=text, description=text)
+        add_json(parser)
+        add_directories(parser)
+        parser.set_defaults(run=run)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print the status; 3 where no guard runs."""
+    found = _ask(paths_of(args), "/status", Status, _offline_status)
+    if args.json:
+        show_json(found)
+    else:
+        _print_status(found)
+    return Exit.DONE if found.guard.alive else Exit.NOT_REACHED
+
+
+def tags(args: argparse.Namespace) -> int:
+    """Print every tag."""
+    rows = _ask(paths_of(args), "/tags", list[TagRow], _offline_tags)
+    if args.json:
+        show_json(rows)
+    else:
+        headings = ("tag", "device", "value", "unit", "quality", "reason", "time")
+        cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, _moment(r.time))
+                 for r in rows]  # fmt: skip
+        show_table("tags", headings, cells)
+    return Exit.DONE
+
+
+def interlocks(args: argparse.Namespace) -> int:
+    """Print every interlock with its legs."""
+    rows = _ask(paths_of(args), "/interlocks", list[InterlockRow], _offline_interlocks)
+    if args.json:
+        show_json(rows)
+        return Exit.DONE
+    _print_interlocks(rows)
+    cells = [(row.id, leg.text, leg.result, leg.value) for row in rows for leg in row.legs]
+    show_table("legs", ("interlock", "leg", "result", "value"), cells)
+    return Exit.DONE
+
+
+def alarms(args: argparse.Namespace) -> int:
+    """Print what is raised; only a gateway knows it."""
+    rows = msgspec.json.decode(get(paths_of(args), "/alarms"), type=list[dict[str, Any]])
+    if args.json:
+        show_json(rows)
+    else:
+        _print_alarms(rows)
+    return Exit.DONE
+
+
+def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _T:
+    """The gateway's answer, else what can be known without it. Raises NotReached."""
+    try:
+        return msgspec.json.decode(get(paths, target), type=kind)
+    except NotReached as error:
+        why = str(error)
+    from gateway.cli.offline import guard_view, programs_of
+    from gateway.guard_board import GuardBoard
+
+    complain(why)
+    with guard_view(paths) as view:
+        return offline(view, GuardBoard.read(view, programs_of(paths)), why)
+
+
+def _offline_status(view: "GuardView", board: "GuardBoard | None", why: str) -> Status:
+    from gateway.view.instant import Instant
+    from gateway.view.snapshot import offline_status
+
+    return offline_status(view, board, Instant.now(), why)
+
+
+def _offline_tags(_view: "GuardView", board: "GuardBoard | None", _why: str) -> list[TagRow]:
+    from gateway.view.snapshot import guard_tag_rows
+
+    complain("these are the tags that the guard holds; the others are the gateway's")
+    return guard_tag_rows(_known(board))
+
+
+def _offline_interlocks(
+    _view: "GuardView", board: "GuardBoard | None", _why: str
+) -> list[InterlockRow]:
+    from gateway.view.instant import Instant
+    from gateway.view.snapshot import interlock_rows
+
+    return interlock_rows(_known(board), Instant.now())
+
+
+def _known(board: "GuardBoard | None") -> "GuardBoard":
+    if board is None:
+        text = "the running program's names are not in the state directory: is --state-dir right?"
+        raise NotReached(text)
+    return board
+
+
+def _print_status(found: Status) -> None:
+    guard, process = found.guard, found.gateway_process
+    print(plain(f"site {found.site or '?'}, gateway {found.gateway or '?'}"))
+    print(f"guard: {_guard_words(found)}")
+    if process.alive:
+        print(f"gateway: running, pid {process.pid}, since {_moment(process.since)}")
+    else:
+        print(f"gateway: NOT RUNNING, last heard by the guard {_moment(process.since)}")
+    if guard.alive and not guard.realtime:
+        print("note: the guard runs without real-time scheduling; its tail is the machine's")
+    for note in found.notes:
+        print(plain(f"note: {note}"))
+    for problem in found.problems or []:
+        words = f"problem: {problem.kind} {problem.id}: {problem.text}"
+        print(plain(f"{words} (since {_moment(problem.since)})"))
+    unarmed = sum(not row.armed for row in found.interlocks)
+    if unarmed:
+        print(f"note: {unarmed} of {len(found.interlocks)} interlocks are unarmed")
+    cells = [(d.id, d.up, d.state, d.fast, d.requests, d.failed, _moment(d.since))
+             for d in found.devices]  # fmt: skip
+    headings = ("device", "up", "state", "fast", "requests", "failed", "since")
+    show_table("devices", headings, cells)
+    _print_interlocks(found.interlocks)
+    _print_outputs(found.outputs)
+    _print_uplinks(found)
+    if found.alarms is not None:
+        _print_alarms(found.alarms)
+
+
+def _guard_words(found: Status) -> str:
+    guard = found.guard
+    program = guard.program[:12] or "none"
+    if not guard.alive:
+        return f"NOT RUNNING, last scan {_moment(guard.since)}, program {program}"
+    kind = "real-time" if guard.realtime else "not real-time"
+    locked = "locked in memory" if guard.locked else "not locked in memory"
+    return (
+        f"running, pid {guard.pid}, since {_moment(guard.since)}, scan {guard.scan}, "
+        f"{guard.overruns} overruns, {kind}, {locked}, program {program}"
+    )
+
+
+def _print_interlocks(rows: list[InterlockRow]) -> None:
+    cells = []
+    for row in rows:
+        notes = [word for word, so in (
+            ("UNARMED", not row.armed), ("bypassed", row.bypassed), ("withheld", row.withheld),
+            ("first out", row.first_out), ("starting", row.starting)) if so]  # fmt: skip
+        cells.append(
+            (row.id, row.state, row.generation, _moment(row.since), row.reason, ", ".join(notes))
+        )
+    headings = ("interlock", "state", "generation", "since", "reason", "notes")
+    show_table("interlocks", headings, cells)
+
+
+def _print_outputs(rows: list[OutputRow]) -> None:
+    cells = [(r.id, r.state, r.wanted, r.readback, r.confirmed) for r in rows]
+    show_table("outputs", ("output", "state", "wanted", "read-back", "confirmed"), cells)
+
+
+def _print_uplinks(found: Status) -> None:
+    if found.uplinks is None:
+        return
+    cells = [
+        (u.id, u.up, u.backlog.alerts, u.backlog.live, u.backlog.backfill, f"{u.oldest_s:.0f} s")
+        for u in found.uplinks
+    ]
+    headings = ("uplink", "up", "alerts", "live", "backfill", "oldest")
+    show_table("uplinks (waiting)", headings, cells)
+
+
+def _print_alarms(rows: list[dict[str, Any]]) -> None:
+    cells = []
+    for row in rows:
+        source = row.get("source") or {}
+        what = f"{source.get('kind', '')} {source.get('id', '')}"
+        cells.append(
+            (_moment(row.get("time")), row.get("kind"), row.get("priority"), what,
+             row.get("value"), row.get("cause") or row.get("guidance"))
+        )  # fmt: skip
+    headings = ("time", "kind", "priority", "source", "value", "cause")
+    show_table("raised", headings, cells)
+
+
+def _moment(stamp: str | None) -> str:
+    """Seconds are enough for people."""
+    return f"{stamp[:19]}Z" if stamp else "-"

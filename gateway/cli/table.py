@@ -1,0 +1,83 @@
+"""Tables and lines for people: rich on a terminal, plain aligned text anywhere else."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+# Control characters of names and texts are shown, never sent to the terminal.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def show_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """One table; without rows one line that says so."""
+    if not rows:
+        print(f"{title}: none")
+        return
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(title, headings, cells)
+    else:
+        _plain_table(title, headings, cells)
+
+
+def show_json(value: Any) -> None:
+    """One JSON document, indented, with a line's end; NaN is null."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def cell_text(value: object) -> str:
+    """A value as people read it; "-" for nothing."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """The text with its control characters shown as escapes."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    print(f"sitewarden: {plain(text)}", file=sys.stderr)
+
+
+def _plain_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[i]) for row in [list(headings), *rows]) for i in range(len(headings))]
+    print(f"{title}:")
+    for row in [list(headings), *rows]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {line}".rstrip())
+
+
+def _rich_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    Console().print(table)
+
+
+_STYLES: Final = {
+    "TRIPPED": "bold red", "TRIPPING": "bold red", "TRIP_FAILED": "bold white on red",
+    "READY_TO_RESET": "yellow", "PENDING": "yellow", "HELD": "yellow", "RELEASING": "yellow",
+    "BAD": "bold red", "UNCERTAIN": "yellow", "NORMAL": "green", "RELEASED": "green",
+    "GOOD": "green",
+}  # fmt: skip
+
+
+def _style(cell: str) -> str:
+    return _STYLES.get(cell, "")

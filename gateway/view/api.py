@@ -1,0 +1,278 @@
+"""The HTTP handlers: reads for everybody on this machine, commands on the Unix socket alone.
+
+Two applications of the same handlers. TCP has /metrics and /healthz and nothing that changes
+anything; gateway.sock has the commands besides, and the peer's uid says who commands.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from fastpath.journal import JournalError
+from gateway.commands import Commands, who_of
+from gateway.errors import GatewayError
+from gateway.outcome import Exit, Outcome
+from gateway.view import live
+from gateway.view.health import HealthWatch
+
+if TYPE_CHECKING:
+    from gateway.parts import Gateway
+    from gateway.view.metrics import Metrics
+
+_LOGGER = logging.getLogger(__name__)
+
+BODY_BYTES_MAX: Final = 16 * 1024
+TEXT_CHARACTERS_MAX: Final = 500
+READ_S: Final = 10.0
+JSON: Final = "application/json"
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid of the peer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Order(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a command."""
+
+    id: str = ""
+    generation: int | None = None
+    reason: str = ""
+    guard: bool = False  # stop: the guard, not the gateway
+
+
+class Api:
+    """The handlers over one gateway; heavy reads run in ``executor``."""
+
+    def __init__(self, gateway: "Gateway", metrics: "Metrics", executor: Executor) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+        self._executor = executor
+        self._health = HealthWatch(gateway)
+        self._names: dict[int, str] = {}  # uid: who
+
+    def tcp_application(self) -> web.Application:
+        """Metrics and health, nothing else."""
+        application = _application("this address serves /metrics and /healthz")
+        application.router.add_get("/metrics", self.metrics)
+        application.router.add_get("/healthz", self.healthz)
+        return application
+
+    def unix_application(self) -> web.Application:
+        """Everything; whoever may open the socket may command."""
+        application = _application("this socket serves /status /tags /interlocks /alarms ...")
+        application.router.add_get("/metrics", self.metrics)
+        application.router.add_get("/healthz", self.healthz)
+        application.router.add_get("/status", self.status)
+        application.router.add_get("/tags", self.tags)
+        application.router.add_get("/interlocks", self.interlocks)
+        application.router.add_get("/alarms", self.alarms)
+        application.router.add_post("/trip", self.trip)
+        application.router.add_post("/reset", self.reset)
+        application.router.add_post("/release", self.release)
+        application.router.add_post("/stop", self.stop)
+        return application
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """The exposition text."""
+        body = await self._metrics.render()
+        return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """200 while everything that protects and records is alive, else 503 with the reasons."""
+        health = self._health.look()
+        return _json(health, status=200 if health.healthy else 503)
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """``status --json``."""
+        return await self._read(live.status_of)
+
+    async def tags(self, _request: web.Request) -> web.Response:
+        """``tags --json``."""
+        return await self._read(live.tags_of)
+
+    async def interlocks(self, _request: web.Request) -> web.Response:
+        """``interlocks --json``."""
+        return await self._read(live.interlocks_of)
+
+    async def alarms(self, _request: web.Request) -> web.Response:
+        """``alarms --json``."""
+        return await self._read(live.alarms_of)
+
+    async def trip(self, request: web.Request) -> web.StreamResponse:
+        """Trip an interlock."""
+        order = await _order(request)
+        who = await self._who(request)
+        act = partial(self._commands.trip, order.id, order.reason, who)
+        return await self._act(request, act)
+
+    async def reset(self, request: web.Request) -> web.StreamResponse:
+        """Reset an interlock."""
+        order = await _order(request)
+        who = await self._who(request)
+        act = partial(self._commands.reset, order.id, order.generation, order.reason, who)
+        return await self._act(request, act)
+
+    async def release(self, request: web.Request) -> web.StreamResponse:
+        """Release an output."""
+        order = await _order(request)
+        who = await self._who(request)
+        return await self._act(
+            request, partial(self._commands.release, order.id, order.reason, who)
+        )
+
+    async def stop(self, request: web.Request) -> web.StreamResponse:
+        """End the guard for a reason, or this gateway."""
+        order = await _order(request)
+        who = await self._who(request)
+        if order.guard:
+            if not order.reason.strip():
+                msg = "a reason is needed to end the guard"
+                raise _Refusal(msg)
+            return await self._act(request, partial(self._commands.stop_guard, order.reason, who))
+        _LOGGER.info("stopped by %s", who)
+        pid = os.getpid()
+        asyncio.get_running_loop().call_later(0.05, os.kill, pid, signal.SIGTERM)
+        return _json(Outcome(exit_code=Exit.DONE, code=0, text="stopping", details={"pid": pid}))
+
+    @property
+    def _commands(self) -> Commands:
+        commands = self._gateway.commands
+        if commands is None:
+            msg = "the gateway is still starting; try again"
+            raise _Refusal(msg, status=503)
+        return commands
+
+    async def _read(self, make: Callable[[live.Moment], Any]) -> web.Response:
+        """Gather on the loop what belongs to it, make and encode the rest off it."""
+        moment = live.Moment.of(self._gateway)
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(self._executor, lambda: msgspec.json.encode(make(moment)))
+        return web.Response(body=body, content_type=JSON)
+
+    async def _act(self, request: web.Request, command: partial[Any]) -> web.StreamResponse:
+        """Run a command: the answer's head goes out when the guard has answered, the body after.
+
+        So whoever waits knows within milliseconds that the guard has it, and may wait longer for
+        the outputs. A client that goes away meanwhile ends nothing.
+        """
+        response = web.StreamResponse()
+        response.content_type = JSON
+
+        async def answered() -> None:
+            await _quietly(response.prepare(request))
+
+        outcome: Outcome = await command(answered=answered)
+        if not response.prepared:
+            await response.prepare(request)
+        await _quietly(response.write(msgspec.json.encode(outcome)))
+        await _quietly(response.write_eof())
+        return response
+
+    async def _who(self, request: web.Request) -> str:
+        """``uid:NAME`` of the peer; a name service may be slow, so off the loop."""
+        uid = _peer_uid(request)
+        if uid not in self._names:
+            loop = asyncio.get_running_loop()
+            self._names[uid] = await loop.run_in_executor(self._executor, who_of, uid)
+        return self._names[uid]
+
+
+class _Refusal(Exception):
+    """A request that is not served, with the words for the client."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _application(hint: str) -> web.Application:
+    @web.middleware
+    async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every refusal and failure as one JSON line, every wait bounded."""
+        try:
+            if request.method == "POST":
+                return await handler(request)
+            async with asyncio.timeout(READ_S):
+                return await handler(request)
+        except web.HTTPNotFound:
+            return _said(404, hint)
+        except web.HTTPException as error:
+            return _said(error.status, error.reason)
+        except _Refusal as refusal:
+            return _said(refusal.status, str(refusal))
+        except JournalError as error:
+            return _said(503, f"the guard's state cannot be read: {error}")
+        except TimeoutError:
+            return _said(503, "not ready in time; try again")
+        except GatewayError as error:
+            return _said(500, str(error))
+
+    application = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[told])
+    application.on_response_prepare.append(_harden)
+    return application
+
+
+async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+async def _order(request: web.Request) -> Order:
+    """The body of a command. Raises _Refusal."""
+    try:
+        async with asyncio.timeout(READ_S):
+            body = await request.read()
+        order = msgspec.json.decode(body, type=Order)
+    except TimeoutError as error:
+        msg = "the request's body did not come in time"
+        raise _Refusal(msg, status=408) from error
+    except msgspec.MsgspecError as error:
+        msg = f"the request's body is not understood: {error}"
+        raise _Refusal(msg) from error
+    if len(order.reason) > TEXT_CHARACTERS_MAX:
+        msg = f"a reason has at most {TEXT_CHARACTERS_MAX} characters"
+        raise _Refusal(msg)
+    return order
+
+
+def _peer_uid(request: web.Request) -> int:
+    """The uid at the other end of gateway.sock. Raises _Refusal where there is none."""
+    transport = request.transport
+    peer = transport.get_extra_info("socket") if transport else None
+    if peer is None or peer.family != socket.AF_UNIX:
+        msg = "commands are taken on gateway.sock alone"
+        raise _Refusal(msg, status=403)
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(credentials)[1]
+    return uid
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON)
+
+
+def _said(status: int, text: str) -> web.Response:
+    return _json({"error": text}, status)
+
+
+async def _quietly(sending: Awaitable[Any]) -> None:
+    """Send to a client that may have gone away."""
+    with contextlib.suppress(ConnectionError):
+        await sending

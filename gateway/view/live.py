@@ -1,0 +1,204 @@
+"""The state as a running gateway knows it: what guard.shm says, and what its own parts say.
+
+A :class:`Moment` is taken on the event loop, where the parts' counts belong; the rows are made of
+it anywhere.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from gateway.guard_board import GuardBoard
+from gateway.view.instant import Instant, rfc3339
+from gateway.view.shapes import (
+    BacklogRow,
+    DeviceRow,
+    GatewayRow,
+    InterlockRow,
+    ProblemRow,
+    Status,
+    TagRow,
+    UplinkRow,
+)
+from gateway.view.snapshot import (
+    NO_GUARD,
+    fast_device_rows,
+    guard_row,
+    interlock_rows,
+    output_rows,
+    tag_row,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from drivers.session import SessionStats
+    from fastpath.journal import GuardView
+    from gateway.parts import Gateway
+    from gateway.problems import Problem
+    from gateway.store.alert import ActiveAlert
+    from gateway.store.history import HistoryStats
+    from gateway.store.ledger import LedgerStats
+    from gateway.store.recorder import RecorderStats
+    from gateway.uplink.pump import PumpStats
+
+_PRIORITIES = ("critical", "high", "medium", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What only the event loop may read, at one moment."""
+
+    gateway: "Gateway"
+    now: Instant
+    view: "GuardView | None"
+    epoch: int
+    devices: "Mapping[str, SessionStats]"
+    active: "Sequence[ActiveAlert]"
+    pumps: "Sequence[PumpStats]"
+    problems: "Sequence[Problem]"
+    ledger: "LedgerStats"
+    history: "HistoryStats"
+    recorder: "RecorderStats"
+    connected: bool
+    dropped: "Mapping[tuple[str, str], int]"  # (part, reason)
+
+    @classmethod
+    def of(cls, gateway: "Gateway") -> Self:
+        """Take it; on the loop."""
+        scanner = gateway.scanner.stats()
+        ledger, history = gateway.ledger.stats(), gateway.history.stats()
+        recorder, link = gateway.recorder.stats(), gateway.link.stats()
+        parts: dict[str, Mapping[str, int]] = {
+            "scanner": scanner.dropped,
+            "link": link.dropped,
+            "recorder": recorder.dropped,
+            "ledger": ledger.dropped,
+            "history": history.dropped,
+            "problems": gateway.problems.dropped,
+        }
+        dropped = {(p, reason): n for p, counts in parts.items() for reason, n in counts.items()}
+        return cls(
+            gateway=gateway,
+            now=Instant.now(),
+            view=gateway.view(),
+            epoch=gateway.ledger.epoch,
+            devices=scanner.devices,
+            active=gateway.ledger.active(),
+            pumps=[pump.stats() for pump in gateway.pumps],
+            problems=gateway.problems.active(),
+            ledger=ledger,
+            history=history,
+            recorder=recorder,
+            connected=gateway.link.state().connected,
+            dropped=dropped | gateway.dropped,
+        )
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The active alerts as they were written."""
+        return [msgspec.json.decode(item.body) for item in self.active]
+
+    def board(self) -> GuardBoard | None:
+        """guard.shm with the names of the program that runs there."""
+        commands = self.gateway.commands
+        return GuardBoard.read(self.view, commands.programs) if commands else None
+
+
+def status_of(moment: Moment) -> Status:
+    """``status --json``."""
+    gateway, now = moment.gateway, moment.now
+    board = moment.board()
+    view = moment.view
+    return Status(
+        site=gateway.config.site.id,
+        gateway=gateway.config.site.gateway or gateway.config.site.id,
+        epoch=moment.epoch or None,
+        guard=guard_row(view, view.header(), now) if view else NO_GUARD,
+        gateway_process=_process(gateway),
+        devices=_device_rows(moment, board),
+        interlocks=interlock_rows(board, now) if board else [],
+        outputs=output_rows(board) if board else [],
+        alarms=alarms_of(moment),
+        uplinks=[_uplink_row(stats) for stats in moment.pumps],
+        problems=[
+            ProblemRow(
+                kind=problem.kind,
+                id=problem.ident,
+                text=problem.text,
+                since=rfc3339(problem.since_utc_ns),
+            )
+            for problem in moment.problems
+        ],
+        notes=[] if board else ["the guard's state cannot be read, or its program is not known"],
+    )
+
+
+def tags_of(moment: Moment) -> list[TagRow]:
+    """``tags --json``: every tag of the site file, in its order."""
+    table = moment.gateway.tags
+    values = table.read_all(moment.view, time.monotonic_ns())
+    return [
+        tag_row(tag.id, tag.device, tag.unit, value)
+        for tag, value in zip(moment.gateway.config.tag, values, strict=True)
+    ]
+
+
+def interlocks_of(moment: Moment) -> list[InterlockRow]:
+    """``interlocks --json``: those of the program that the guard runs."""
+    board = moment.board()
+    return interlock_rows(board, moment.now) if board else []
+
+
+def alarms_of(moment: Moment) -> list[dict[str, Any]]:
+    """``alarms --json``: every raise that nothing has ended yet, the most urgent first."""
+    rank = {priority: i for i, priority in enumerate(_PRIORITIES)}
+    return sorted(
+        moment.alerts(), key=lambda a: (rank.get(a.get("priority", ""), 9), a.get("time", ""))
+    )
+
+
+def _urgency(alert: dict[str, Any]) -> tuple[int, str]:
+    priority = alert.get("priority")
+    rank = _PRIORITIES.index(priority) if priority in _PRIORITIES else len(_PRIORITIES)
+    return rank, str(alert.get("time", ""))
+
+
+def _uplink_row(stats: "PumpStats") -> UplinkRow:
+    backlog = BacklogRow(
+        alerts=stats.backlog.get("alert", 0),
+        live=stats.backlog.get("live", 0),
+        backfill=stats.backlog.get("backfill", 0),
+    )
+    return UplinkRow(id=stats.id, up=stats.up, backlog=backlog, oldest_s=stats.oldest_s)
+
+
+def _process(gateway: "Gateway") -> GatewayRow:
+    return GatewayRow(alive=True, pid=os.getpid(), since=rfc3339(gateway.started_utc_ns))
+
+
+def _device_rows(moment: Moment, board: GuardBoard | None) -> list[DeviceRow]:
+    """The guard's devices and ours, in the order of the site file."""
+    fast = {row.id: row for row in fast_device_rows(board, moment.now)} if board else {}
+    rows = []
+    for device in moment.gateway.config.device:
+        if device.id in fast:
+            rows.append(fast.pop(device.id))
+        elif device.id in moment.devices:
+            rows.append(_slow_row(device.id, moment.devices[device.id]))
+    return [*rows, *fast.values()]
+
+
+def _slow_row(ident: str, stats: "SessionStats") -> DeviceRow:
+    requests = sum(stats.requests.values())
+    return DeviceRow(
+        id=ident,
+        fast=False,
+        up=stats.up,
+        state=stats.state.stage.name,
+        since=None,
+        requests=requests,
+        failed=requests - stats.requests.get("good", 0),
+    )

@@ -1,0 +1,320 @@
+"""Every metric by name, and the text that Prometheus reads, made off the event loop.
+
+Values are plain integers and floats out of the parts' ``stats()`` and guard.shm; nothing counts
+here. The label sets are fixed by the site file, never by what a device sends.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from gateway.view.live import Moment
+from gateway.view.reactions import ReactionCounts
+from gateway.view.readings import Row, Sheet, fill
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from gateway.parts import Gateway
+    from gateway.view.reactions import Reactions
+
+PREFIX: Final = "sitewarden_"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric: its name without the prefix, its help, type and labels."""
+
+    name: str
+    help: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...] = ()
+
+
+METRICS: Final = (
+    MetricSpec(
+        "build_info",
+        "Always 1; the version of the gateway.",
+        "gauge",
+        ("version",),
+    ),
+    MetricSpec(
+        "start_time_seconds",
+        "When this gateway process started, in seconds of Unix time.",
+        "gauge",
+    ),
+    MetricSpec(
+        "problem",
+        "1 while something outside the guard is wrong: port in use, device away, store full ...",
+        "gauge",
+        ("kind", "id"),
+    ),
+    MetricSpec(
+        "runtime_tmpfs",
+        "1 where the runtime directory lives in memory, 0 where a page of guard.shm may wait.",
+        "gauge",
+    ),
+    MetricSpec(
+        "clock_synchronised",
+        "1 while the kernel says that the wall clock is synchronised.",
+        "gauge",
+    ),
+    MetricSpec(
+        "tag_value",
+        "Newest value of a tag in its unit; left out while its quality is bad.",
+        "gauge",
+        ("tag", "unit"),
+    ),
+    MetricSpec(
+        "tag_quality",
+        "Quality of a tag: 0 bad, 1 uncertain, 2 good.",
+        "gauge",
+        ("tag",),
+    ),
+    MetricSpec(
+        "device_up",
+        "1 while a device answers and its readings are used.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
+        "device_requests_total",
+        "Requests to a device by result: good, timeout, exception, refused, lost, connect.",
+        "counter",
+        ("device", "result"),
+    ),
+    MetricSpec(
+        "device_poll_lateness_seconds",
+        "How late the newest poll of a device began, for the devices that the gateway polls.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
+        "device_polls_missed_total",
+        "Polls that fell due while another one ran or the device was away.",
+        "counter",
+        ("device",),
+    ),
+    MetricSpec(
+        "guard_up",
+        "1 while a guard process holds guard.shm.",
+        "gauge",
+    ),
+    MetricSpec(
+        "guard_connected",
+        "1 while the gateway has a session with the guard.",
+        "gauge",
+    ),
+    MetricSpec(
+        "guard_realtime",
+        "1 where the scan thread runs under SCHED_FIFO.",
+        "gauge",
+    ),
+    MetricSpec(
+        "guard_locked",
+        "1 where the guard's shared file, programs and stack are locked in memory.",
+        "gauge",
+    ),
+    MetricSpec(
+        "guard_starts_total",
+        "Starts of the guard since this machine started.",
+        "counter",
+    ),
+    MetricSpec(
+        "guard_scans_total",
+        "Scans of the guard.",
+        "counter",
+    ),
+    MetricSpec(
+        "guard_overruns_total",
+        "Scans of the guard that took longer than their budget.",
+        "counter",
+    ),
+    MetricSpec(
+        "guard_scan_max_seconds",
+        "Longest scan since the guard's start.",
+        "gauge",
+    ),
+    MetricSpec(
+        "interlock_state",
+        "State of an interlock: 1 normal, 2 pending, 3 tripped, 4 ready to reset.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_trips_total",
+        "Trips of an interlock; of an unarmed one: how often it would have tripped.",
+        "counter",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlocks_unarmed",
+        "Interlocks that are evaluated but move no output.",
+        "gauge",
+    ),
+    MetricSpec(
+        "trip_reaction_seconds",
+        "From the arrival of the deciding sample to the first write of the trip, confirmed trips.",
+        "histogram",
+    ),
+    MetricSpec(
+        "outputs_unconfirmed",
+        "Outputs commanded to their trip value that have not confirmed it.",
+        "gauge",
+    ),
+    MetricSpec(
+        "alarms_active",
+        "Raised alarms, trips and other alerts that nothing has ended yet.",
+        "gauge",
+        ("kind", "priority"),
+    ),
+    MetricSpec(
+        "uplink_up",
+        "1 while the other end of an uplink accepts what is sent.",
+        "gauge",
+        ("uplink",),
+    ),
+    MetricSpec(
+        "uplink_backlog_items",
+        "What waits to be sent: alerts, and messages of samples.",
+        "gauge",
+        ("uplink", "lane"),
+    ),
+    MetricSpec(
+        "uplink_oldest_seconds",
+        "Age of the oldest item that waits to be sent, 0 where nothing waits.",
+        "gauge",
+        ("uplink",),
+    ),
+    MetricSpec(
+        "uplink_sent_total",
+        "Items that the other end of an uplink has acknowledged.",
+        "counter",
+        ("uplink", "lane"),
+    ),
+    MetricSpec(
+        "letters_total",
+        "Items that an uplink refused for good, set aside as dead letters.",
+        "counter",
+        ("uplink", "reason"),
+    ),
+    MetricSpec(
+        "certificate_expiry_seconds",
+        "Seconds until the certificate of an uplink's other end ends, as last seen.",
+        "gauge",
+        ("uplink",),
+    ),
+    MetricSpec(
+        "store_up",
+        "1 while a store takes what it is given.",
+        "gauge",
+        ("store",),
+    ),
+    MetricSpec(
+        "store_bytes",
+        "Size of a store on disk.",
+        "gauge",
+        ("store",),
+    ),
+    MetricSpec(
+        "store_bytes_written_total",
+        "Bytes written to the disk by a store.",
+        "counter",
+        ("store",),
+    ),
+    MetricSpec(
+        "recorder_events_total",
+        "Journal records of the guard that the recorder has taken.",
+        "counter",
+    ),
+    MetricSpec(
+        "recorder_samples_total",
+        "Samples that the recorder has taken, from the guard and from the gateway's devices.",
+        "counter",
+    ),
+    MetricSpec(
+        "dropped_total",
+        "What was dropped, refused or shed, by part and reason.",
+        "counter",
+        ("part", "reason"),
+    ),
+)
+
+
+class Metrics:
+    """Renders the metrics of one gateway; scrapes at the same time share one rendering."""
+
+    def __init__(self, gateway: "Gateway", reactions: "Reactions", executor: Executor) -> None:
+        self._gateway = gateway
+        self._reactions = reactions
+        self._executor = executor
+        self._under_way: asyncio.Future[bytes] | None = None
+
+    async def render(self) -> bytes:
+        """The exposition text: the loop gives the counts, the executor makes the text."""
+        if self._under_way is None:
+            moment = Moment.of(self._gateway)
+            counts = self._reactions.counts()
+            loop = asyncio.get_running_loop()
+            self._under_way = loop.run_in_executor(self._executor, exposition, moment, counts)
+            self._under_way.add_done_callback(self._done)
+        return await asyncio.shield(self._under_way)
+
+    def _done(self, _rendered: "asyncio.Future[bytes]") -> None:
+        self._under_way = None
+
+
+def exposition(moment: Moment, reactions: ReactionCounts) -> bytes:
+    """Fill a sheet and write it down; may run in any thread."""
+    registry = CollectorRegistry()
+    registry.register(_Families(fill(moment), reactions))
+    return generate_latest(registry)
+
+
+def documentation() -> str:
+    """Every metric as a row of a table, for the README."""
+    rows = ["| metric | type | meaning |", "|---|---|---|"]
+    for spec in METRICS:
+        labels = "{" + ",".join(spec.labels) + "}" if spec.labels else ""
+        rows.append(f"| `{PREFIX}{spec.name}{labels}` | {spec.kind} | {spec.help} |")
+    return "\n".join(rows)
+
+
+class _Families(Collector):
+    """One scrape's families, in the order of METRICS; those without a value are left out."""
+
+    def __init__(self, sheet: Sheet, reactions: ReactionCounts) -> None:
+        self._sheet = sheet
+        self._reactions = reactions
+
+    def describe(self) -> "Iterable[Metric]":
+        return ()  # names are ours and unique: no collecting at registration
+
+    def collect(self) -> "Iterable[Metric]":
+        for spec in METRICS:
+            rows = self._sheet.rows.get(spec.name)
+            if spec.kind == "histogram":
+                yield _histogram(spec, self._reactions)
+            elif rows:
+                yield _family(spec, rows)
+
+
+def _family(spec: MetricSpec, rows: Sequence[Row]) -> "Metric":
+    make = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
+    family = make(PREFIX + spec.name, spec.help, labels=spec.labels)
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(spec: MetricSpec, counts: ReactionCounts) -> "Metric":
+    family = HistogramMetricFamily(PREFIX + spec.name, spec.help, labels=spec.labels)
+    family.add_metric([], buckets=counts.cumulative(), sum_value=counts.sum_ns / 1e9)
+    return family

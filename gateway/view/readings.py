@@ -1,0 +1,197 @@
+"""The values of one scrape, read out of guard.shm and of what the parts counted."""
+
+import functools
+import importlib.metadata
+import math
+from collections import Counter as Counted
+from typing import TYPE_CHECKING, Final
+
+from fastpath.codes import Counter, DeviceState, OutputState, Quality, Refusal
+from gateway.clock import synchronised
+from gateway.guard_board import GuardBoard, output_confirmed
+from gateway.paths import is_tmpfs
+from gateway.view.live import Moment
+
+if TYPE_CHECKING:
+    from fastpath.journal import DeviceView, GuardView, Header
+
+Row = tuple[tuple[str, ...], float]
+
+# What the guard dropped or refused, by reason.
+GUARD_DROPS: Final = {
+    "message_bad": Counter.MESSAGE_BAD,
+    "sample_slot": Counter.SAMPLE_SLOT,
+    "sample_owner": Counter.SAMPLE_OWNER,
+    "sample_future": Counter.SAMPLE_FUTURE,
+    "sample_old": Counter.SAMPLE_OLD,
+    "sample_program": Counter.SAMPLE_PROGRAM,
+    "session_refused": Counter.SESSION_REFUSED,
+    "event_class_b": Counter.EVENTS_SHED,
+    "poll_missed": Counter.POLLS_MISSED,
+    "notify_failed": Counter.NOTIFY_FAILED,
+}
+TRIP_STATES: Final = frozenset({OutputState.TRIPPING, OutputState.TRIPPED, OutputState.TRIP_FAILED})
+_STATE_MAX: Final = 4
+_STATE_INVALID: Final = 3  # counts as tripped
+
+
+class Sheet:
+    """Rows of (label values, value) by metric."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Row]] = {}
+
+    def put(self, name: str, value: float, *labels: str) -> None:
+        """Add one row."""
+        self.rows.setdefault(name, []).append((labels, value))
+
+
+def fill(moment: Moment) -> Sheet:
+    """Every value there is; may run in any thread. Raises JournalError when the map was closed."""
+    sheet = Sheet()
+    _gateway(sheet, moment)
+    _tags(sheet, moment)
+    _slow_devices(sheet, moment)
+    view = moment.view
+    sheet.put("guard_connected", moment.connected)
+    if view is None:
+        sheet.put("guard_up", 0)
+    else:
+        _guard(sheet, view, view.header())
+        board = moment.board()
+        if board is not None:
+            _fast_devices(sheet, board)
+            _interlocks(sheet, board)
+            _outputs(sheet, board)
+    _uplinks(sheet, moment)
+    _stores(sheet, moment)
+    for (part, reason), count in sorted(moment.dropped.items()):
+        sheet.put("dropped_total", count, part, reason)
+    return sheet
+
+
+@functools.cache
+def version() -> str:
+    """The installed version; "unknown" in a tree that nobody installed."""
+    try:
+        return importlib.metadata.version("sitewarden")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _gateway(sheet: Sheet, moment: Moment) -> None:
+    gateway = moment.gateway
+    sheet.put("build_info", 1, version())
+    sheet.put("start_time_seconds", gateway.started_utc_ns / 1e9)
+    sheet.put("runtime_tmpfs", is_tmpfs(gateway.paths.runtime))
+    sheet.put("clock_synchronised", synchronised())
+    for problem in moment.problems:
+        sheet.put("problem", 1, problem.kind, problem.ident)
+    active = Counted(
+        (str(alert.get("kind", "")), str(alert.get("priority", ""))) for alert in moment.alerts()
+    )
+    for (kind, priority), count in sorted(active.items()):
+        sheet.put("alarms_active", count, kind, priority)
+
+
+def _tags(sheet: Sheet, moment: Moment) -> None:
+    table = moment.gateway.tags
+    values = table.read_all(moment.view, moment.now.mono_ns)
+    for tag, seen in zip(moment.gateway.config.tag, values, strict=True):
+        sheet.put("tag_quality", seen.quality, tag.id)
+        if seen.quality != Quality.BAD and not math.isnan(seen.value):
+            sheet.put("tag_value", seen.value, tag.id, tag.unit)
+
+
+def _slow_devices(sheet: Sheet, moment: Moment) -> None:
+    for ident, stats in moment.devices.items():
+        sheet.put("device_up", stats.up, ident)
+        for result, count in sorted(stats.requests.items()):
+            sheet.put("device_requests_total", count, ident, result)
+        sheet.put("device_poll_lateness_seconds", stats.lateness_ns / 1e9, ident)
+        sheet.put("device_polls_missed_total", stats.polls_missed, ident)
+
+
+def _guard(sheet: Sheet, view: "GuardView", header: "Header") -> None:
+    alive = view.guard_alive()
+    counters = header.counters
+    sheet.put("guard_up", alive)
+    sheet.put("guard_realtime", alive and counters[Counter.REALTIME] == 1)
+    sheet.put("guard_locked", alive and counters[Counter.LOCKED] == 1)
+    sheet.put("guard_starts_total", header.guard_starts)
+    sheet.put("guard_scans_total", header.scan)
+    sheet.put("guard_overruns_total", header.overruns)
+    sheet.put("guard_scan_max_seconds", header.scan_ns_max / 1e9)
+    for reason, counter in GUARD_DROPS.items():
+        sheet.put("dropped_total", counters[counter], "guard", reason)
+    sheet.put("dropped_total", header.events_lost, "guard", "event_lost")
+    sheet.put("dropped_total", header.samples_shed, "guard", "sample_shed")
+
+
+def _fast_devices(sheet: Sheet, board: GuardBoard) -> None:
+    for i, text in enumerate(board.text.devices):
+        device = board.view.device(i)
+        sheet.put("device_up", device.state == DeviceState.UP, text.id)
+        for result, count in _results(device).items():
+            sheet.put("device_requests_total", count, text.id, result)
+        sheet.put("device_polls_missed_total", device.polls_missed, text.id)
+
+
+def _results(device: "DeviceView") -> dict[str, int]:
+    """The guard's counts under the words that the gateway's devices have."""
+    refused = device.refused
+    exceptions = sum(refused[Refusal.EXCEPTION_ADDRESS :])
+    mangled = sum(refused[Refusal.TRANSACTION : Refusal.EXCEPTION_ADDRESS])
+    good = device.requests - device.timeouts - exceptions - mangled
+    return {
+        "connect": refused[Refusal.CONNECT],
+        "exception": exceptions,
+        "good": max(good, 0),
+        "refused": mangled,
+        "timeout": device.timeouts,
+    }
+
+
+def _interlocks(sheet: Sheet, board: GuardBoard) -> None:
+    unarmed = 0
+    for i, text in enumerate(board.text.interlocks):
+        latch = board.interlock(i)
+        state = latch.state if 1 <= latch.state <= _STATE_MAX else _STATE_INVALID
+        sheet.put("interlock_state", state, text.id)
+        sheet.put("interlock_trips_total", latch.demands, text.id)
+        unarmed += not text.armed
+    sheet.put("interlocks_unarmed", unarmed)
+
+
+def _outputs(sheet: Sheet, board: GuardBoard) -> None:
+    unconfirmed = 0
+    for i in range(len(board.text.outputs)):
+        latch = board.output(i)
+        commanded = latch.state in TRIP_STATES or latch.state == 0
+        unconfirmed += commanded and not output_confirmed(latch)
+    sheet.put("outputs_unconfirmed", unconfirmed)
+
+
+def _uplinks(sheet: Sheet, moment: Moment) -> None:
+    for stats in moment.pumps:
+        ident = stats.id
+        sheet.put("uplink_up", stats.up, ident)
+        sheet.put("uplink_oldest_seconds", stats.oldest_s, ident)
+        for lane, count in stats.backlog.items():
+            sheet.put("uplink_backlog_items", count, ident, lane)
+        for lane, count in stats.sent.items():
+            sheet.put("uplink_sent_total", count, ident, lane)
+        if stats.certificate_not_after_utc_ns:
+            left_ns = stats.certificate_not_after_utc_ns - moment.now.utc_ns
+            sheet.put("certificate_expiry_seconds", left_ns / 1e9, ident)
+
+
+def _stores(sheet: Sheet, moment: Moment) -> None:
+    for (uplink, reason), count in sorted(moment.ledger.letters.items()):
+        sheet.put("letters_total", count, uplink, reason)
+    for name, stats in (("ledger", moment.ledger), ("history", moment.history)):
+        sheet.put("store_up", stats.ok, name)
+        sheet.put("store_bytes", stats.bytes, name)
+        sheet.put("store_bytes_written_total", stats.bytes_written, name)
+    sheet.put("recorder_events_total", moment.recorder.events)
+    sheet.put("recorder_samples_total", moment.recorder.samples)

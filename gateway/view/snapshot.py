@@ -1,0 +1,212 @@
+"""The state of everything as rows: from guard.shm and the program's names, and the parts that live.
+
+Used by the API, and by the command line when no gateway answers. What only a gateway knows is null
+then, never empty.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from fastpath.codes import (
+    Counter,
+    DeviceState,
+    InterlockLatchFlag,
+    OutputState,
+    TripReason,
+    Truth,
+)
+from gateway.guard_board import (
+    LATCHED,
+    GuardBoard,
+    interlock_word,
+    output_confirmed,
+    output_word,
+    quality_word,
+    reason_word,
+)
+from gateway.view.instant import Instant, rfc3339
+from gateway.view.shapes import (
+    DeviceRow,
+    GatewayRow,
+    GuardRow,
+    InterlockRow,
+    LegRow,
+    OutputRow,
+    Status,
+    TagRow,
+)
+
+if TYPE_CHECKING:
+    from fastpath.journal import GuardView, Header, SlotView
+    from gateway.program_text import OutputText
+    from gateway.tags import TagValue
+
+TRUTH_WORDS: Final = {
+    Truth.TRUE: "true",
+    Truth.FALSE: "false",
+    Truth.UNKNOWN: "unknown",
+    Truth.ABSTAIN: "abstains",
+}
+NO_GUARD: Final = GuardRow(alive=False, realtime=False, scan=0, program="", since=None)
+
+
+def guard_row(view: "GuardView", header: "Header", now: Instant) -> GuardRow:
+    """The guard itself."""
+    alive = view.guard_alive()
+    started = now.of_process(header.pid) if alive else None
+    return GuardRow(
+        alive=alive,
+        realtime=alive and bool(header.counters[Counter.REALTIME]),
+        scan=header.scan,
+        program=header.program.hex(),
+        since=started or now.of_mono(header.scan_mono_ns),
+        locked=alive and bool(header.counters[Counter.LOCKED]),
+        pid=header.pid if alive else 0,
+        overruns=header.overruns,
+    )
+
+
+def interlock_rows(board: GuardBoard, now: Instant) -> list[InterlockRow]:
+    """Every interlock of the running program."""
+    return [_interlock_row(board, i, now) for i in range(len(board.text.interlocks))]
+
+
+def output_rows(board: GuardBoard) -> list[OutputRow]:
+    """Every output of the running program."""
+    rows = []
+    for i, text in enumerate(board.text.outputs):
+        latch = board.output(i)
+        rows.append(
+            OutputRow(
+                id=text.id,
+                state=output_word(latch.state),
+                wanted=_wanted(text, latch.state),
+                readback=board.readback(text),
+                confirmed=output_confirmed(latch),
+            )
+        )
+    return rows
+
+
+def fast_device_rows(board: GuardBoard, now: Instant) -> list[DeviceRow]:
+    """Every device that the guard polls."""
+    rows = []
+    for i, text in enumerate(board.text.devices):
+        device = board.view.device(i)
+        rows.append(
+            DeviceRow(
+                id=text.id,
+                fast=True,
+                up=device.state == DeviceState.UP,
+                state=_device_word(device.state),
+                since=now.of_boot(device.since_ns),
+                requests=device.requests,
+                failed=device.timeouts + sum(device.refused),
+            )
+        )
+    return rows
+
+
+def guard_tag_rows(board: GuardBoard) -> list[TagRow]:
+    """The tags that the guard holds: what is left when no gateway answers."""
+    text = board.text
+    slots = board.view.slots(len(text.tags))
+    return [
+        tag_row(ident, device, unit, slot)
+        for ident, device, unit, slot in zip(
+            text.tags, text.tag_devices, text.units, slots, strict=True
+        )
+        if not ident.startswith("sys.")
+    ]
+
+
+def tag_row(
+    ident: str, device: str | None, unit: str | None, seen: "TagValue | SlotView"
+) -> TagRow:
+    """One tag as it stands; a value that was never read is null."""
+    known = seen.mono_ns != 0
+    return TagRow(
+        id=ident,
+        device=device,
+        value=seen.value if known else None,
+        unit=unit,
+        quality=quality_word(seen.quality),
+        reason=reason_word(seen.quality, seen.reason),
+        time=rfc3339(seen.utc_ns) if known else None,
+        source_time=rfc3339(seen.source_utc_ns),
+    )
+
+
+def offline_status(view: "GuardView", board: GuardBoard | None, now: Instant, why: str) -> Status:
+    """What guard.shm says with the gateway dead; ``why`` is why nobody else was asked."""
+    header = view.header()
+    notes = [why]
+    if board is None:
+        notes.append(f"no program blob {header.program.hex()} found: names are not known")
+    return Status(
+        site=(board.text.site or None) if board else None,
+        gateway=(board.text.gateway or None) if board else None,
+        epoch=None,
+        guard=guard_row(view, header, now),
+        gateway_process=GatewayRow(
+            alive=False, pid=None, since=now.of_mono(header.last_message_mono_ns)
+        ),
+        devices=fast_device_rows(board, now) if board else [],
+        interlocks=interlock_rows(board, now) if board else [],
+        outputs=output_rows(board) if board else [],
+        alarms=None,
+        uplinks=None,
+        notes=notes,
+    )
+
+
+def _interlock_row(board: GuardBoard, index: int, now: Instant) -> InterlockRow:
+    text = board.text.interlocks[index]
+    latch = board.interlock(index)
+    flags = InterlockLatchFlag(latch.flags & _KNOWN_FLAGS)
+    return InterlockRow(
+        id=text.id,
+        state=interlock_word(latch.state),
+        armed=text.armed,
+        bypassed=bool(flags & InterlockLatchFlag.BYPASSED),
+        withheld=bool(flags & InterlockLatchFlag.WITHHELD),
+        generation=latch.generation,
+        since=now.of_boot(latch.since_ns),
+        first_out=bool(flags & InterlockLatchFlag.FIRST_OUT),
+        legs=[
+            LegRow(
+                text=leg.text,
+                result=TRUTH_WORDS[leg.truth],
+                value=leg.slot.value if leg.slot and leg.slot.mono_ns else None,
+            )
+            for leg in board.legs(index)
+        ],
+        reason=_trip_reason(latch.state, latch.reason),
+        starting=bool(flags & InterlockLatchFlag.STARTING),
+    )
+
+
+_KNOWN_FLAGS: Final = sum(InterlockLatchFlag)
+
+
+def _trip_reason(state: int, reason: int) -> str | None:
+    if state not in LATCHED:
+        return None
+    try:
+        return TripReason(reason).name.lower()
+    except ValueError:
+        return TripReason.RESTORED.name.lower()
+
+
+def _wanted(text: "OutputText", state: int) -> bool | int | None:
+    if state == OutputState.HELD:
+        return None
+    normal = state in (OutputState.RELEASED, OutputState.RELEASING)
+    value = text.normal if normal else text.trip
+    return bool(value) if text.coil and value is not None else value
+
+
+def _device_word(state: int) -> str:
+    try:
+        return DeviceState(state).name
+    except ValueError:
+        return DeviceState.DOWN.name
