@@ -15,6 +15,7 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError
+from drivers.resolve import error_text, resolve
 
 HEADER_BYTES: Final = 7  # transaction, protocol, length, unit
 EXCEPTION_BIT: Final = 0x80
@@ -66,8 +67,22 @@ class ModbusLink:
     async def open(self) -> None:
         """Connect within the timeout. Raises LinkError."""
         self.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        addresses = await resolve(self._host, self._port, self._timeout_s)
+        failure = ""
+        for tried, address in enumerate(addresses):
+            share_s = (deadline - loop.time()) / (len(addresses) - tried)
+            failure = await self._connect(address, share_s)
+            if not failure:
+                return
+        text = f"{self._host}:{self._port}: {failure}"
+        raise LinkError(text)
+
+    async def _connect(self, address: str, timeout_s: float) -> str:
+        """Try one address; empty when it is connected, else why not."""
         client = AsyncModbusTcpClient(
-            self._host,
+            address,
             port=self._port,
             timeout=self._timeout_s,
             retries=0,
@@ -75,24 +90,24 @@ class ModbusLink:
             trace_packet=self._on_packet,
             trace_connect=self._on_connect,
         )
-        why: list[str] = []
+        why: list[OSError] = []
         client.ctx.call_create = _noting(client.ctx.call_create, why)
         self._client = client
         self._ended = asyncio.get_running_loop().create_future()
         self._request = b""
         connected = False
         try:
-            connected = await client.connect()
-        except ValueError as error:  # a host name that cannot be one
-            why.append(str(error))
+            async with asyncio.timeout(timeout_s):
+                connected = await client.connect()
+        except TimeoutError:
+            pass
         finally:
             if not connected:
                 self.close()
-        if not connected:
-            reason = why[0] if why else f"no connection within {self._timeout_s:g} s"
-            text = f"{self._host}:{self._port}: {reason}"
-            raise LinkError(text)
-        client.ctx.next_tid = self._transaction
+        if connected:
+            client.ctx.next_tid = self._transaction
+            return ""
+        return error_text(why[0]) if why else f"no connection within {self._timeout_s:g} s"
 
     def close(self) -> None:
         """Drop the connection at once; nothing lingers."""
@@ -276,14 +291,14 @@ def _abort(client: AsyncModbusTcpClient) -> None:
         transport.abort()
 
 
-def _noting(create: Any, why: list[str]) -> Any:
+def _noting(create: Any, why: list[OSError]) -> Any:
     """Keep the reason of a failed connect, which pymodbus only logs."""
 
     async def noted() -> Any:
         try:
             return await create()
         except OSError as error:
-            why.append(error.strerror or str(error))
+            why.append(error)
             raise
 
     return noted

@@ -4,7 +4,6 @@ The caller hands over its own device and points; what is read of them is named h
 so that no driver needs the gateway.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from drivers.base import Driver
 from drivers.modbus import ModbusTcp
 from drivers.plan import request_cap
 from drivers.points import ModbusPoint, PointError, describe, parse_order, parse_point
+from drivers.resolve import is_address
 
 PORT_MAX: Final = 65_535
 _ENDPOINT: Final = re.compile(
@@ -116,11 +116,7 @@ class Endpoint:
     @property
     def numeric(self) -> bool:
         """Whether the host is an IP address, so that nothing has to be resolved."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return is_address(self.host)
 
 
 def parse_endpoint(text: str) -> Endpoint:

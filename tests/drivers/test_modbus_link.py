@@ -1,6 +1,8 @@
 """One connection: nothing but the right reply passes, and whatever is odd ends it."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -221,7 +223,7 @@ async def test_nobody_listens() -> None:
     async with scripted(right) as server:
         port = server.port
     link = ModbusLink("127.0.0.1", port, 1, TIMEOUT_S)
-    with pytest.raises(LinkError, match=f"127.0.0.1:{port}: .*[Rr]efused|Connect call failed"):
+    with pytest.raises(LinkError, match=f"127.0.0.1:{port}: Connection refused"):
         await link.open()
 
 
@@ -229,6 +231,39 @@ async def test_nobody_listens() -> None:
 async def test_a_host_that_cannot_be(host: str) -> None:
     with pytest.raises(LinkError):
         await ModbusLink(host, 502, 1, SHORT_S).open()
+
+
+async def test_a_name_with_several_addresses_is_tried_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with scripted(right) as server:
+        answers = [(2, 1, 6, "", (address, server.port)) for address in ("127.0.0.9", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+        link = ModbusLink("plc.site", server.port, 1, TIMEOUT_S)
+        await link.open()
+        assert len(await link.read(3, 4, 3)) == 6
+        link.close()
+        await asyncio.sleep(0)
+
+
+async def test_a_name_service_that_hangs_costs_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release, lookups = threading.Event(), []
+
+    def hang(host: str, *_: object, **__: object) -> None:
+        lookups.append(host)
+        release.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    for _ in range(3):
+        with pytest.raises(LinkError, match=r"plc\.site: no answer from the name service"):
+            await ModbusLink("plc.site", 502, 1, SHORT_S / 10).open()
+    assert lookups == ["plc.site"]
+    asyncio.get_running_loop().call_later(0.01, release.set)
+    with pytest.raises(LinkError, match="Temporary failure"):
+        await ModbusLink("plc.site", 502, 1, TIMEOUT_S).open()
 
 
 async def test_writes_are_echoed() -> None:

@@ -50,8 +50,8 @@ def test_a_device_of_the_site_file_makes_a_driver() -> None:
     [
         ({"max_registers": 2}, {"address": "hr:1", "type": "int64"}, "address"),
         ({}, {"address": "hr:x"}, "address"),
-        ({}, {"address": "hr:1", "order": "XXXX"}, "order"),
-        ({"order": "XXXX"}, {"address": "hr:1"}, "order"),
+        ({}, {"address": "hr:1", "order": "ABXD"}, "order"),
+        ({"order": "ABXD"}, {"address": "hr:1"}, "order"),
     ],
 )
 def test_points_are_checked_with_their_device(
