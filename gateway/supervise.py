@@ -106,7 +106,7 @@ class GuardSupervisor:
         if self._handle is None:
             return
         if self._attach:
-            self._forget()
+            await self.release()
             return
         for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             with contextlib.suppress(ProcessLookupError):
@@ -116,6 +116,10 @@ class GuardSupervisor:
             _LOGGER.warning("guard %d did not end by %s in time", self._state.pid, number.name)
         self._forget()
         self._state = replace(self._state, alive=False, text="ended with the gateway")
+
+    async def release(self) -> None:
+        """Let the guard go on alone."""
+        self._forget()
 
     # Start and end
 

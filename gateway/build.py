@@ -1,0 +1,158 @@
+"""From a checked site to the gateway's parts, in the order in which they need each other."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastpath.image import TagImage
+from gateway import apply, clock
+from gateway.alarms.limits import Limits
+from gateway.apply import Running
+from gateway.commands import Commands
+from gateway.parts import Gateway
+from gateway.scanner import Scanner
+from gateway.site.credentials import Credentials, load_credentials
+from gateway.store.history import History
+from gateway.store.items import PollGroup
+from gateway.store.ledger import Ledger
+from gateway.store.recorder import Recorder
+from gateway.tags import TagTable
+from gateway.uplink.credentialed import CredentialedUplink
+from gateway.uplink.message import Sender
+from gateway.uplink.pump import Pump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastpath.records import Event
+    from gateway.check import Checked
+    from gateway.guardlink import GuardLink
+    from gateway.paths import Paths
+    from gateway.problems import Problems
+    from gateway.sharedview import SharedView
+    from gateway.site.model import Config
+    from gateway.supervise import GuardSupervisor
+
+
+async def open_stores(config: "Config", paths: "Paths") -> tuple[Ledger, History]:
+    """The two databases; a disk that does not take them now is told later, by their state.
+
+    Raises StoreError for a file of a newer version.
+    """
+    uplinks = [uplink.id for uplink in config.uplink]
+    ledger = await Ledger.open(
+        paths.ledger,
+        gateway_name(config),
+        site=config.site.id,
+        uplinks=uplinks,
+        clock_synced=clock.synchronised,
+    )
+    try:
+        history = await History.open(
+            paths.history,
+            groups=poll_groups(config),
+            uplinks=uplinks,
+            max_bytes=config.history.max_bytes,
+            max_age_ns=config.history.max_age,
+        )
+    except BaseException:
+        await ledger.close()
+        raise
+    return ledger, history
+
+
+def build_gateway(
+    checked: "Checked",
+    paths: "Paths",
+    stores: tuple[Ledger, History],
+    link: "GuardLink",
+    supervisor: "GuardSupervisor",
+    view: "SharedView",
+    problems: "Problems",
+    *,
+    credentials: Path | None,
+    observers: "Sequence[Callable[[Event], None]]",
+) -> Gateway:
+    """Every part, nothing running yet."""
+    config, (ledger, history) = checked.config, stores
+    image = TagImage(len(config.tag))
+    limits = Limits(checked.alarms)
+
+    def running() -> Running:
+        return gateway.running
+
+    def stored() -> None:
+        for pump in gateway.pumps:
+            pump.nudge()
+
+    recorder = Recorder(
+        view,
+        ledger,
+        history,
+        image=image,
+        limits=limits,
+        table=lambda: running().table,
+        ack=link.ack,
+        on_stored=stored,
+        observers=observers,
+    )
+    problems.on_stored = stored
+    gateway = Gateway(
+        config=config,
+        checked=checked,
+        paths=paths,
+        started_mono_ns=time.monotonic_ns(),
+        started_utc_ns=time.time_ns(),
+        problems=problems,
+        image=image,
+        tags=TagTable(config, image, view, running),
+        link=link,
+        supervisor=supervisor,
+        running=Running(),
+        view=view,
+        limits=limits,
+        ledger=ledger,
+        history=history,
+        recorder=recorder,
+        scanner=Scanner(config, image, link, running, recorder.take, problems),
+        pumps=make_pumps(config, ledger, history, problems, credentials),
+        commands=Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest)),
+    )
+    return gateway
+
+
+def make_pumps(
+    config: "Config",
+    ledger: Ledger,
+    history: History,
+    problems: "Problems",
+    credentials: Path | None,
+) -> tuple[Pump, ...]:
+    """One pump per uplink of the site; its credentials are read when it connects."""
+
+    def load(name: str) -> Credentials:
+        return load_credentials(name, credentials)
+
+    pumps = []
+    for uplink in config.uplink:
+        sender = Sender(gateway=gateway_name(config), site=config.site.id, uplink=uplink.id)
+        link = CredentialedUplink(uplink, sender, load)
+        pumps.append(Pump(uplink, link, ledger, history, problems, sender))
+    return tuple(pumps)
+
+
+def poll_groups(config: "Config") -> list[PollGroup]:
+    """The tags of one device and period each; a tag without a device is a group of its own."""
+    groups: dict[str, list[int]] = {}
+    for index, tag in enumerate(config.tag):
+        key = f"{tag.device}/{tag.poll or 0}" if tag.device else f"/{tag.id}"
+        groups.setdefault(key, []).append(index)
+    return [
+        PollGroup(key, tuple(config.tag[i].id for i in indices), tuple(indices))
+        for key, indices in groups.items()
+    ]
+
+
+def gateway_name(config: "Config") -> str:
+    """The name that alerts carry."""
+    return config.site.gateway or config.site.id

@@ -1,0 +1,269 @@
+"""``sitewarden run``: starts every part in order, serves until told to stop, ends in order.
+
+The guard comes first and goes last. Whatever fails here later is told and mended while the guard
+protects on; only what makes a start senseless (a refused site file, a second instance) ends it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.apply import Applier, Running
+from gateway.build import build_gateway, gateway_name, open_stores
+from gateway.check import check_site
+from gateway.errors import ConfigError, GatewayError
+from gateway.guardlink import GuardLink, LinkState
+from gateway.housekeeping import Housekeeper
+from gateway.paths import InstanceLock, Paths, is_tmpfs, prepare, read_endpoints, site_paths
+from gateway.problems import Problems
+from gateway.sd_notify import Notifier
+from gateway.sharedview import SharedView
+from gateway.supervise import GuardSupervisor
+from gateway.tasks import Tasks
+from gateway.view.reactions import Reactions
+from gateway.view.server import ViewServer
+
+if TYPE_CHECKING:
+    from gateway.check import Checked
+    from gateway.parts import Gateway
+    from gateway.store.history import History
+    from gateway.store.ledger import Ledger
+
+_LOGGER = logging.getLogger(__name__)
+
+READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and for the sockets
+TASKS_STOP_S: Final = 1.3
+STORES_STOP_S: Final = 0.8
+THREADS_STOP_S: Final = 0.3
+
+
+def main(
+    site: Path,
+    *,
+    runtime_dir: Path | None = None,
+    state_dir: Path | None = None,
+    credentials_dir: Path | None = None,
+    attach: bool = False,
+) -> int:
+    """Run a site until SIGINT or SIGTERM; the exit code. Refusals go to stderr, a line each."""
+    given = credentials_dir or os.environ.get("CREDENTIALS_DIRECTORY")
+    credentials = Path(given) if given else None
+    try:
+        checked = check_site(site, credentials_dir=credentials, require_credentials=False)
+    except ConfigError as error:
+        return _refused(error.errors, 2)
+    paths = site_paths(runtime_dir, state_dir)
+    try:
+        prepare(paths)
+        lock = InstanceLock(paths).acquire()
+    except GatewayError as error:
+        return _refused([f"sitewarden: {error}"], 1)
+    try:
+        code = _run_loop(_serve(Daemon(checked, paths, credentials, attach=attach)))
+    finally:
+        lock.release()
+    _leave_threads(code)
+    return code
+
+
+class Daemon:
+    """The gateway of one site: its parts, its tasks, the order of both. Made before the loop."""
+
+    def __init__(
+        self, checked: "Checked", paths: Paths, credentials: Path | None, *, attach: bool = False
+    ) -> None:
+        self._checked = checked
+        self._paths = paths
+        self._credentials = credentials
+        self._attach = attach
+        self._notifier = Notifier(os.environ)
+        self._problems = Problems()
+        self._tasks = Tasks(self._problems)
+        self._view = SharedView(paths.guard_shm)
+        self._supervisor = GuardSupervisor(paths, self._view, self._problems, attach=attach)
+        self._link = GuardLink(paths.guard_sock, on_nudge=self._nudged, on_state=self._linked)
+        self._stores: tuple[Ledger, History] | None = None
+        self._applier: Applier | None = None
+        self._housekeeper: Housekeeper | None = None
+        self.gateway: Gateway | None = None
+
+    async def start(self) -> None:
+        """Start everything; returns when the gateway is ready. Raises GatewayError."""
+        unclean = read_endpoints(self._paths.endpoints) is not None
+        self._warn()
+        self._tasks.start("guard", self._supervisor.run)
+        self._tasks.start("link", self._link.run)
+        self._stores = await open_stores(self._checked.config, self._paths)
+        reactions = Reactions()
+        gateway = build_gateway(
+            self._checked,
+            self._paths,
+            self._stores,
+            self._link,
+            self._supervisor,
+            self._view,
+            self._problems,
+            credentials=self._credentials,
+            observers=(reactions.observe,),
+        )
+        self.gateway = gateway
+        view = ViewServer(gateway, reactions)
+        await self._start_tasks(gateway, view)
+        name = gateway_name(gateway.config)
+        how = "started again; it had not ended in order" if unclean else "started"
+        self._problems.event("gateway", name, f"the gateway has {how}")
+
+    async def stop(self, *, failed: bool = False) -> None:
+        """End everything in order, in 3 s at most.
+
+        ``failed``: the start did not succeed; a guard that ran before it is left protecting.
+        """
+        self._notifier.stopping()
+        if self.gateway is not None:
+            self.gateway.stopping = True
+        if self._housekeeper is not None:
+            self._housekeeper.remove_endpoints()
+        await self._tasks.stop(TASKS_STOP_S)
+        keep_guard = failed and self._supervisor.state().adopted
+        await asyncio.gather(
+            self._close_stores(),
+            self._supervisor.release() if keep_guard else self._supervisor.stop(),
+        )
+        self._view.close()
+
+    # Start
+
+    def _warn(self) -> None:
+        if not is_tmpfs(self._paths.runtime):
+            _LOGGER.warning("%s is not tmpfs: the guard may wait for a disk", self._paths.runtime)
+        for warning in self._checked.warnings:
+            _LOGGER.warning("%s", warning)
+
+    async def _start_tasks(self, gateway: "Gateway", view: ViewServer) -> None:
+        self._housekeeper = housekeeper = Housekeeper(gateway, self._notifier)
+        self._applier = applier = Applier(
+            self._paths,
+            self._checked.program,
+            gateway.tags.index,
+            self._link,
+            gateway.ledger,
+            self._problems,
+            self._runs,
+        )
+        self._tasks.start("problems", lambda: self._problems.run(gateway.ledger))
+        self._tasks.start("recorder", gateway.recorder.run)
+        self._tasks.start("program", applier.run)
+        for name, job in gateway.scanner.jobs().items():
+            self._tasks.start(name, job)
+        for uplink, pump in zip(gateway.config.uplink, gateway.pumps, strict=True):
+            self._tasks.start(f"uplink {uplink.id}", pump.run)
+        self._tasks.start("view", view.run)
+        self._tasks.start("housekeeping", housekeeper.run)
+        self._tasks.start("watchdog", housekeeper.watchdog)
+        applier.wake()  # the link may be older than the applier
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                await view.ready.wait()
+                await applier.settled.wait()
+        housekeeper.ready()
+
+    # What parts tell each other
+
+    def _nudged(self, event_head: int, sample_head: int) -> None:
+        del event_head, sample_head  # the recorder looks for itself
+        if self.gateway is not None:
+            self.gateway.recorder.nudge()
+
+    def _linked(self, state: LinkState) -> None:
+        del state
+        if self._applier is not None:
+            self._applier.wake()
+
+    def _runs(self, running: Running) -> None:
+        """The guard runs this program, or runs it anew."""
+        if self.gateway is None:
+            return
+        self.gateway.running = running
+        self.gateway.ledger.stamp(program=running.program.hex(), unarmed_count=running.unarmed)
+        self.gateway.scanner.resend()
+
+    # End
+
+    async def _close_stores(self) -> None:
+        if self._stores is None:
+            return
+        ledger, history = self._stores
+        try:
+            async with asyncio.timeout(STORES_STOP_S):
+                await self._problems.flush(ledger)
+                await asyncio.gather(ledger.close(), history.close())
+        except TimeoutError:
+            _LOGGER.error("the databases do not close in time; they are safe as they are")
+
+
+async def _serve(daemon: Daemon) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    starting = asyncio.create_task(daemon.start(), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    failure = starting.exception() if starting.done() else None
+    if failure is None:
+        await stopping
+    for task in (starting, stopping):
+        task.cancel()
+    await asyncio.wait({starting, stopping})
+    await daemon.stop(failed=failure is not None)
+    if failure is None:
+        return 0
+    if not isinstance(failure, GatewayError):
+        _LOGGER.error("the start failed", exc_info=failure)
+    return _refused([f"sitewarden: {failure}"], 1)
+
+
+def _run_loop(serving: Coroutine[Any, Any, int]) -> int:
+    """As asyncio.run, but without waiting for threads that cannot be interrupted."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        code = loop.run_until_complete(serving)
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=THREADS_STOP_S))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    return code
+
+
+def _leave_threads(code: int) -> None:
+    """End the process past threads that hang in a name lookup or in a disk."""
+    main_thread = threading.main_thread()
+    for thread in threading.enumerate():
+        if thread is main_thread or thread.daemon:
+            continue
+        thread.join(THREADS_STOP_S)
+        if thread.is_alive():
+            _LOGGER.warning("thread %s does not end; leaving without it", thread.name)
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _refused(lines: Sequence[str], code: int) -> int:
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
+    return code
