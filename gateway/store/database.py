@@ -68,8 +68,11 @@ class Owner(Protocol):
     async def load(self, connection: Connection, opened: Opened) -> None:
         """Read what the file holds, or begin it; inside a transaction, whenever it is opened."""
 
-    async def make_room(self, connection: Connection) -> bool:
-        """Delete the oldest that may go; inside a transaction, when there is no room."""
+    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
+        """Delete the oldest that may go; inside a transaction, when there is no room.
+
+        None where nothing may go, else what to do once that is committed.
+        """
 
     def mark(self) -> tuple[int, int]:
         """(epoch, count of numbers ever given) of what is committed."""
@@ -168,6 +171,10 @@ class Database:
         """Run ``body``, which only reads, between transactions. Raises StoreError."""
         return await self._put(body, None, write=False)
 
+    async def look(self) -> None:
+        """Bring the sizes up to date. Raises StoreError."""
+        await self.query(self._look)
+
     async def limit(self, max_bytes: int) -> None:
         """Change the bound of the file (never below what it has). Raises StoreError."""
         self._pages_max = max(1, max_bytes // PAGE_BYTES)
@@ -265,13 +272,16 @@ class Database:
         """Open what is closed, look at the sizes, fill the reserve."""
         self._kept = True
         try:
-            await self._attempts(self._look, write=False)
+            await self._attempts(self._look, write=self._writes_fail)
         except StoreError:
             return  # told by _failure
         if not self._reserve.full:
             await self._with_reserve(self._reserve.fill)
 
     async def _look(self, connection: Connection) -> None:
+        if self._writes_fail:  # so a disk that takes writes again is noticed without any
+            version = self._owner.schema.version
+            await connection.execute_fetchall(f"PRAGMA user_version={version}")
         self._pages = await value_of(connection, "PRAGMA page_count")
         self._pages_free = await value_of(connection, "PRAGMA freelist_count")
 
@@ -301,7 +311,9 @@ class Database:
     async def _make_room(self) -> bool:
         if self._connection is not None:
             try:
-                if await self._transaction(self._connection, self._owner.make_room):
+                then = await self._transaction(self._connection, self._owner.make_room)
+                if then:
+                    then()
                     return True
             except sqlite3.Error as error:
                 if not is_full(error):

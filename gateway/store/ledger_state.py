@@ -129,17 +129,17 @@ class LedgerState:
         ):
             self.letters[uplink, reason] = count
 
-    async def make_room(self, connection: Connection) -> bool:
-        """Delete the oldest alerts that every uplink has; False where there are none."""
+    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
+        """Delete the oldest alerts that every uplink has; None where there are none."""
         delivered = min((self.cursors.get((u, "alert"), 0) for u in self._uplinks), default=None)
         last = self.head - ALERTS_KEPT_MIN if delivered is None else delivered
         last = min(last, self.head - ALERTS_KEPT_MIN)
         first = await value_of(connection, "SELECT ifnull(min(seq), 0) FROM alert")
         if last < first:
-            return False
+            return None
         last = min(last, first + ROOM_ALERTS)
         await connection.execute_fetchall("DELETE FROM alert WHERE seq <= ?", (last,))
-        return True
+        return _nothing
 
     def _forget(self) -> None:
         self.epoch = self.head = self.audit_seq = 0
@@ -334,6 +334,10 @@ class LedgerState:
     async def _write_audit(self, connection: Connection, entry: AuditEntry) -> None:
         self.audit_hash = await self.write_audit(connection, entry)
         self.audit_seq = entry.seq
+
+
+def _nothing() -> None:
+    """What is in memory is not touched by alerts that go."""
 
 
 def _gap_draft(gateway: str, opened: Opened, salvage: Salvage) -> AlertDraft:
