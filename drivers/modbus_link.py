@@ -21,6 +21,7 @@ HEADER_BYTES: Final = 7  # transaction, protocol, length, unit
 EXCEPTION_BIT: Final = 0x80
 EXCEPTION_BODY: Final = 3  # unit, function, code
 ECHO_BODY: Final = 6  # unit, function, address, value or count
+RECEIVED_MAX: Final = 1 << 20  # pymodbus throws more than this away unseen; we end at one reply
 READ_FUNCTIONS: Final = (1, 2, 3, 4)
 EXCEPTION_NAMES: Final = {
     1: "illegal function",
@@ -90,6 +91,7 @@ class ModbusLink:
             trace_packet=self._on_packet,
             trace_connect=self._on_connect,
         )
+        client.ctx.max_buffer_size = RECEIVED_MAX
         why: list[OSError] = []
         client.ctx.call_create = _noting(client.ctx.call_create, why)
         self._client = client

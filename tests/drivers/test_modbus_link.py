@@ -4,11 +4,16 @@ import asyncio
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from drivers.errors import LinkError, ProtocolError
+from drivers.errors import DriverError, LinkError, ProtocolError
 from drivers.modbus_link import ExceptionReply, ModbusLink, SilenceError, reply_is_whole
+from fastpath import modbus
+from fastpath.codes import Refusal
 from tests.drivers.scripted import (
     Answer,
     Conversation,
@@ -92,6 +97,7 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "exception without code": (lambda r: reply(r, b"\x83"), "length 2, expected 3"),
     "bytes after it": (lambda r: reply(r, DATA) + b"\x00", "1 bytes after"),
     "the reply twice": (lambda r: reply(r, DATA) * 2, "15 bytes after"),
+    "300 bytes too many": (lambda r: reply(r, DATA) + bytes(300), "300 bytes after"),
     "text": (lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", "transaction 18516"),
 }
 
@@ -323,3 +329,55 @@ def test_bit_replies_have_their_own_length(count: int) -> None:
     assert reply_is_whole(request, reply(request, bytes([1, size]) + bytes(size)))
     with pytest.raises(ProtocolError):
         reply_is_whole(request, reply(request, bytes([1, size - 1]) + bytes(size - 1)))
+
+
+REQUESTS = [
+    modbus.read_frame(7, 1, 3, 4, 3),
+    modbus.read_frame(7, 1, 4, 4, 1),
+    modbus.read_frame(7, 1, 1, 4, 9),
+    modbus.write_frame(7, 1, 5, 16, [1]),
+    modbus.write_frame(7, 1, 6, 90, [7]),
+    modbus.write_frame(7, 1, 16, 90, [7, 8]),
+]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(REQUESTS), st.data())
+def test_the_guard_and_the_driver_judge_alike(request: bytes, data: st.DataObject) -> None:
+    """Two implementations that share no line, over right replies with a few bytes changed."""
+    function = request[7]
+    if data.draw(st.booleans()):
+        pdu = bytes([function | 0x80, data.draw(st.integers(0, 255))])
+    elif function in (5, 6, 16):
+        pdu = request[7:12]
+    else:
+        size = 2 * request[11] if function > 2 else (request[11] + 7) // 8
+        pdu = bytes([function, size]) + data.draw(st.binary(min_size=size, max_size=size))
+    answer = bytearray(reply(request, pdu))
+    for _ in range(data.draw(st.integers(0, 2))):
+        answer[data.draw(st.integers(0, len(answer) - 1))] = data.draw(st.integers(0, 255))
+    code, _ = modbus.reply_code(bytes(answer), request)
+    exceptions = {
+        modbus.REPLY_REFUSED + each for each in Refusal if each.name.startswith("EXCEPTION")
+    }
+    guard_passes = code == modbus.REPLY_GOOD or code in exceptions
+    try:
+        driver_passes = reply_is_whole(request, bytes(answer))
+    except ProtocolError:
+        driver_passes = False
+    assert driver_passes is guard_passes
+
+
+async def test_random_bytes_are_never_a_reply() -> None:
+    random = Random(4)
+
+    async def answer(talk: Conversation, _request: bytes) -> None:
+        await talk.send(random.randbytes(random.randint(8, 4000)))
+
+    async with scripted(answer) as server:
+        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        for _ in range(300):
+            await link.open()
+            with pytest.raises(DriverError):
+                await link.read(3, 4, 3)
+        await asyncio.sleep(0)

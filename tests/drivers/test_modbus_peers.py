@@ -1,18 +1,16 @@
 """The Modbus driver against programs that are not ours: libmodbus serves, mbpoll reads along."""
 
 import asyncio
-import json
 import re
 import struct
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest_asyncio
 
 from drivers.modbus import ModbusTcp
 from drivers.points import parse_point
 from fastpath.codes import Quality
-from tests.helpers.build import build
+from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.programs import find
 
 # Where byte i on the wire comes from in the big-endian value, written out by hand.
@@ -38,54 +36,31 @@ VALUES: dict[str, tuple[str, list[float]]] = {
 }
 
 
-@dataclass(slots=True)
-class Peer:
-    """The libmodbus server."""
+async def mbpoll(server: ModbusServer, *arguments: str) -> str:
+    """Run mbpoll on the server; its output."""
+    process = await asyncio.create_subprocess_exec(
+        find("mbpoll"), "-m", "tcp", "-p", str(server.port), "-0", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output
+    return output.decode()
 
-    port: int
-    process: asyncio.subprocess.Process
 
-    async def command(self, line: str) -> None:
-        """Give a command and wait until it is carried out."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{line}\nsync x\n".encode())
-        async with asyncio.timeout(5):
-            while not (await self.process.stdout.readline()).startswith(b"sync x"):
-                pass
-
-    async def mbpoll(self, *arguments: str) -> str:
-        """Run mbpoll on the server; its output."""
-        process = await asyncio.create_subprocess_exec(
-            find("mbpoll"), "-m", "tcp", "-p", str(self.port), "-0", *arguments,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        output, _ = await process.communicate()
-        assert process.returncode == 0, output
-        return output.decode()
-
-    async def words(self, table: str, first: int, count: int) -> list[int]:
-        """Registers as mbpoll prints them raw."""
-        output = await self.mbpoll(
-            "-t", f"{table}:hex", "-r", str(first), "-c", str(count), "-1", "127.0.0.1"
-        )
-        found = {int(n): int(v, 16) for n, v in re.findall(r"\[(\d+)\]:\s+0x([0-9A-F]+)", output)}
-        return [found[first + i] for i in range(count)]
+async def words_of(server: ModbusServer, table: str, first: int, count: int) -> list[int]:
+    """Registers as mbpoll prints them raw."""
+    output = await mbpoll(
+        server, "-t", f"{table}:hex", "-r", str(first), "-c", str(count), "-1", "127.0.0.1"
+    )
+    found = {int(n): int(v, 16) for n, v in re.findall(r"\[(\d+)\]:\s+0x([0-9A-F]+)", output)}
+    return [found[first + i] for i in range(count)]
 
 
 @pytest_asyncio.fixture
-async def peer() -> AsyncIterator[Peer]:
+async def peer() -> AsyncIterator[ModbusServer]:
     """A libmodbus server on a free port."""
-    process = await asyncio.create_subprocess_exec(
-        str(build("modbus_server")), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    hello: dict[str, int] = json.loads(await process.stdout.readline())
-    yield Peer(hello["port"], process)
-    process.stdin.close()
-    await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]
+    async with ModbusServer() as server:
+        yield server
 
 
 def arranged(data: bytes, order: str) -> bytes:
@@ -93,7 +68,7 @@ def arranged(data: bytes, order: str) -> bytes:
     return bytes(data[i] for i in ORDERS[len(data)][order])
 
 
-async def test_every_type_and_order_as_mbpoll_and_struct_see_it(peer: Peer) -> None:
+async def test_every_type_and_order_as_mbpoll_and_struct_see_it(peer: ModbusServer) -> None:
     cases: list[tuple[str, str, float, int]] = []  # type, order, value, address
     wire = b""
     for type_name, (layout, values) in VALUES.items():
@@ -103,11 +78,12 @@ async def test_every_type_and_order_as_mbpoll_and_struct_see_it(peer: Peer) -> N
                 wire += arranged(struct.pack(layout, value), order)
     words = struct.unpack(f">{len(wire) // 2}H", wire)
     for area in ("hr", "ir"):
-        await peer.command(f"{area} 0 {' '.join(map(str, words))}")
+        peer.set(area, 0, *words)
+    await peer.sync()
     for area, table in (("hr", "4"), ("ir", "3")):
         raw = []
         for first in range(0, len(words), 100):
-            raw += await peer.words(table, first, min(100, len(words) - first))
+            raw += await words_of(peer, table, first, min(100, len(words) - first))
         points = [parse_point(f"{area}:{at}", kind, order) for kind, order, _, at in cases]
         driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0)
         await driver.connect()
@@ -121,12 +97,13 @@ async def test_every_type_and_order_as_mbpoll_and_struct_see_it(peer: Peer) -> N
             assert readings[index].quality == Quality.GOOD
 
 
-async def test_bits_of_all_tables(peer: Peer) -> None:
-    await peer.command("c 5 1 0 1")
-    await peer.command("di 2000 1 0 1")
-    await peer.command("hr 7 33089")  # 0x8141: bits 0, 6, 8 and 15
+async def test_bits_of_all_tables(peer: ModbusServer) -> None:
+    peer.set("c", 5, 1, 0, 1)
+    peer.set("di", 2000, 1, 0, 1)
+    peer.set("hr", 7, 33089)  # 0x8141: bits 0, 6, 8 and 15
     texts = ["c:5", "c:6", "c:7", "di:2000", "di:2001", "di:2002"]
     texts += [f"hr:7.{bit}" for bit in range(16)]
+    await peer.sync()
     points = [parse_point(text) for text in texts]
     points += [parse_point(f"hr:7.{bit}", order="BADC") for bit in range(16)]
     driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0)
@@ -138,7 +115,7 @@ async def test_bits_of_all_tables(peer: Peer) -> None:
     assert [bit for bit in range(16) if values[22 + bit]] == [0, 7, 8, 14]
 
 
-async def test_written_values_as_mbpoll_sees_them(peer: Peer) -> None:
+async def test_written_values_as_mbpoll_sees_them(peer: ModbusServer) -> None:
     points = [
         parse_point("hr:10", "float32", "CDAB"),
         parse_point("hr:12", "int16"),
@@ -150,16 +127,17 @@ async def test_written_values_as_mbpoll_sees_them(peer: Peer) -> None:
     for index, value in enumerate((1.5, -2.0, 1e-300, 1.0)):
         await driver.write(index, value)
     await driver.close()
-    words = await peer.words("4", 10, 7)
+    words = await words_of(peer, "4", 10, 7)
     data = struct.pack(">7H", *words)
     assert struct.unpack(">f", arranged(data[:4], "CDAB"))[0] == 1.5
     assert struct.unpack(">h", data[4:6])[0] == -2
     assert struct.unpack(">d", arranged(data[6:], "DCBA"))[0] == 1e-300
-    assert re.search(r"\[16\]:\s+1", await peer.mbpoll("-t", "0", "-r", "16", "-1", "127.0.0.1"))
+    assert re.search(r"\[16\]:\s+1", await mbpoll(peer, "-t", "0", "-r", "16", "-1", "127.0.0.1"))
 
 
-async def test_the_largest_reads(peer: Peer) -> None:
-    await peer.command("hr 124 4242")
+async def test_the_largest_reads(peer: ModbusServer) -> None:
+    peer.set("hr", 124, 4242)
+    await peer.sync()
     points = [parse_point("hr:0"), parse_point("hr:124"), parse_point("c:0"), parse_point("c:1999")]
     driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0, max_gap=2000)
     await driver.connect()

@@ -1,7 +1,7 @@
 """Request planning: the fewest legal reads, nothing torn, nothing forgotten."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.errors import RequestError
@@ -40,6 +40,7 @@ def fewest(places: list[tuple[int, int]], cap: int, max_gap: int) -> int:
     return best[-1]
 
 
+@settings(deadline=None)
 @given(points(), st.integers(4, 125), st.integers(0, 20))
 def test_plans_are_legal_whole_and_short(
     given_points: list[ModbusPoint], max_registers: int, max_gap: int

@@ -4,7 +4,7 @@ import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.errors import RequestError
@@ -122,6 +122,7 @@ def test_reorder_as_the_names_say() -> None:
 
 @pytest.mark.parametrize("order", [order.name for order in ByteOrder])
 @pytest.mark.parametrize("type_name", list(LAYOUTS))
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_written_reads_the_same(type_name: str, order: str, data: st.DataObject) -> None:
     """Values through our registers and the compiled decoder, against struct alone."""

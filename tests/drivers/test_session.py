@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.base import Driver, Reading
@@ -283,6 +283,7 @@ async def test_lateness_is_measured() -> None:
         assert session.stats().lateness_ns_max == 3 * MS
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**12))
 def test_due_times_keep_their_grid(due_ns: int, period_ns: int, after_ns: int) -> None:
     now_ns = due_ns + after_ns
