@@ -121,7 +121,7 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A permit to a final element. ``trip`` and ``normal`` are register values, or 0/1 of a coil."""
+    """A permit to a final element. ``trip``, ``normal``: register values, or 0 and 1 of a coil."""
 
     key: int
     confirm_ns: int

@@ -9,7 +9,7 @@ commands, outputs (each with its record and latch), then the wire.
 import os
 import threading
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport timespec
 
@@ -30,8 +30,8 @@ from fastpath.outputs cimport output_command_release, outputs_confirmed, outputs
 from fastpath.poller cimport poller_due, poller_event, poller_turn
 from fastpath.program cimport program_evaluate
 from fastpath.runtime cimport (
-    Parts, Runtime, parts_alloc, runtime_alloc, runtime_begin, runtime_bind, runtime_load,
-    runtime_locked, runtime_map, runtime_recover, swap_allowed, swap_merge,
+    Parts, Runtime, parts_alloc, runtime_alloc, runtime_begin, runtime_load, runtime_locked,
+    runtime_map, runtime_recover, swap_allowed, swap_merge,
 )
 from fastpath.types cimport *
 from fastpath.writer cimport writer_due, writer_event, writer_flush, writer_turn
@@ -211,7 +211,7 @@ cdef void _wait(Loop* loop, int64_t now_ns) noexcept nogil:
     loop.fd_count = 0
     _add_fd(loop, loop.wake_fd, POLLIN, 0)
     _add_fd(loop, loop.box.listen_fd, POLLIN, 0)
-    for i in range(SESSIONS_MAX):
+    for i in range(<uint32_t>SESSIONS_MAX):
         _add_fd(loop, loop.box.sessions[i].fd, POLLIN, i)
     for i in range(rt.program.device_count):
         _add_link(loop, &rt.pollers[i].link, i)
@@ -244,7 +244,7 @@ cdef bint _receive(Loop* loop, const Stamp* now) noexcept nogil:
                 any = True
         elif writer_event(&loop.parts.writers, loop.device_of[i], loop.fds[i].revents, now):
             any = True
-    for i in range(2, FIXED_FDS):
+    for i in range(2, <uint32_t>FIXED_FDS):
         if loop.fds[i].revents and mailbox_event(
             &loop.box, loop.device_of[i], loop.fds[i].revents, now
         ):
@@ -676,7 +676,7 @@ cdef class Engine:
         loop.box.own_uid = own_uid
         loop.box.gateway_uid = gateway_uid
         loop.box.operators_gid = operators_gid
-        for i in range(SESSIONS_MAX):
+        for i in range(<uint32_t>SESSIONS_MAX):
             loop.box.sessions[i].fd = -1
         loop.parts.polls.random = <uint64_t>now.utc_ns | 1
         loop.parts.writers.random = (<uint64_t>now.utc_ns ^ 0x9E3779B97F4A7C15u) | 1

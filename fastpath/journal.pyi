@@ -10,6 +10,22 @@ SHM_BYTES: int
 class JournalError(OSError):
     """The file is missing, of an unknown layout, or damaged in its fixed header."""
 
+class AlreadyRunning(JournalError):
+    """Another guard holds the file's lock."""
+
+class SharedFile:
+    """guard.shm as the guard holds it. Raises AlreadyRunning, OSError."""
+
+    fresh: bool
+    set_aside: str | None
+    locked: bool
+
+    def __init__(self, path: str, boot_id: bytes) -> None: ...
+    @property
+    def journal_id(self) -> int: ...
+    def share_with(self, gid: int) -> None: ...
+    def close(self) -> None: ...
+
 class Header(NamedTuple):
     boot_id: bytes  # 16
     journal_id: int

@@ -68,10 +68,10 @@ cdef uint32_t _crc_table[256]
 
 
 cdef void _crc_init() noexcept:
-    cdef uint32_t i, k, c
+    cdef uint32_t i, _k, c
     for i in range(256):
         c = i
-        for k in range(8):
+        for _k in range(8):
             c = (c >> 1) ^ 0xEDB88320u if c & 1 else c >> 1
         _crc_table[i] = c
 
@@ -302,7 +302,7 @@ cdef class SharedFile:
 
     def _lock(self, path):
         # A reader that asks whether the guard lives holds a shared lock for microseconds.
-        for attempt in range(LOCK_TRIES):
+        for _attempt in range(LOCK_TRIES):
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -495,8 +495,8 @@ cdef class GuardView:
         cdef LiveHeader* h = self.shm.live
         cdef uint8_t program[32]
         cdef uint64_t before = 0
-        cdef int i
-        for i in range(8):
+        cdef int i, _i
+        for _i in range(8):
             before = sw_load_acquire(&h.program_lock)
             memcpy(program, h.program, 32)
             sw_fence_acquire()
@@ -561,9 +561,9 @@ cdef class GuardView:
     def interlock(self, Py_ssize_t index) -> InterlockView:
         self._check(index, _INTERLOCKS_MAX)
         cdef InterlockLatch latch
-        cdef int i
+        cdef int _i
         cdef bint good = False
-        for i in range(8):
+        for _i in range(8):
             good = interlock_load(&self.shm.interlocks[index], &latch)
             if good:
                 break
@@ -575,9 +575,9 @@ cdef class GuardView:
     def output(self, Py_ssize_t index) -> OutputView:
         self._check(index, _OUTPUTS_MAX)
         cdef OutputLatch latch
-        cdef int i
+        cdef int _i
         cdef bint good = False
-        for i in range(8):
+        for _i in range(8):
             good = output_load(&self.shm.outputs[index], &latch)
             if good:
                 break

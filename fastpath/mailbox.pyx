@@ -188,7 +188,7 @@ cdef void mailbox_accept(Mailbox* box, const Stamp* now) noexcept nogil:
     operator = full or peer.uid == 0 or (
         box.operators_gid != _NONE_U32
         and (peer.gid == box.operators_gid or sw_peer_in_group(fd, box.operators_gid)))
-    for i in range(SESSIONS_MAX):
+    for i in range(<uint32_t>SESSIONS_MAX):
         if operator and box.sessions[i].fd < 0:
             memset(&box.sessions[i], 0, sizeof(Session))
             box.sessions[i].fd = fd
@@ -220,7 +220,7 @@ cdef void _hello(
     memcpy(welcome.program, box.shm.live.program, 32)
     welcome.guard_starts = box.shm.live.guard_starts
     if welcome.compatible and not session.gateway:
-        for i in range(SESSIONS_MAX):
+        for i in range(<uint32_t>SESSIONS_MAX):
             if i != index and box.sessions[i].gateway:
                 _close(box, i, now)
         session.gateway = 1
@@ -395,9 +395,9 @@ cdef bint mailbox_event(
     """At most 16 messages of one session; True where something came in."""
     cdef uint8_t message[MESSAGE_BYTES_MAX]
     cdef ssize_t got
-    cdef int i
+    cdef int _i
     cdef bint any = False
-    for i in range(MESSAGES_PER_WAKE_MAX):
+    for _i in range(MESSAGES_PER_WAKE_MAX):
         if box.sessions[session].fd < 0 or box.command_count >= COMMANDS_PER_WAKE_MAX:
             return any
         # With MSG_TRUNC the true length comes back, so a message that was cut is seen.
@@ -498,7 +498,7 @@ cdef void mailbox_nudge(Mailbox* box) noexcept nogil:
     if box.nudged_head == box.shm.live.event_head:
         return
     box.nudged_head = box.shm.live.event_head
-    for i in range(SESSIONS_MAX):
+    for i in range(<uint32_t>SESSIONS_MAX):
         if box.sessions[i].gateway:
             memset(&header, 0, sizeof(header))
             header.type = _MSG_NUDGE
@@ -509,7 +509,7 @@ cdef void mailbox_nudge(Mailbox* box) noexcept nogil:
 
 cdef void mailbox_close_all(Mailbox* box) noexcept nogil:
     cdef uint32_t i
-    for i in range(SESSIONS_MAX):
+    for i in range(<uint32_t>SESSIONS_MAX):
         if box.sessions[i].fd >= 0:
             close(box.sessions[i].fd)
         box.sessions[i].fd = -1

@@ -15,7 +15,7 @@ from fastpath.intake cimport intake_store
 from fastpath.journal cimport journal_write
 from fastpath.link cimport (
     LINK_CLOSED, LINK_CONNECTING, LINK_OPEN, link_close, link_connect, link_consume, link_finish,
-    link_init, link_receive, link_send,
+    link_receive, link_send,
 )
 from fastpath.modbus cimport check_reply, encode_read, frame_length
 from fastpath.types cimport *
@@ -313,7 +313,7 @@ cdef bint _frame(
     poller.not_before_ns = now.mono_ns + bank.program.devices[device].request_delay_ns
     if verdict != REPLY_GOOD:
         verdict -= REPLY_REFUSED
-        if verdict < 0 or verdict > 11:
+        if verdict < 1 or verdict > 11:
             verdict = _REFUSED_PROTOCOL
         stats.refused[verdict] += 1
         if verdict < _REFUSED_EXCEPTION_ADDRESS:
@@ -344,7 +344,7 @@ cdef bint poller_event(
     """The connection's descriptor is ready; True where values were stored."""
     cdef Poller* poller = &bank.pollers[device]
     cdef bint stored = False
-    cdef int got, length, i
+    cdef int got, length, _i
     if poller.link.state == LINK_CONNECTING:
         if link_finish(&poller.link, now.mono_ns):
             _opened(bank, device, now)
@@ -353,7 +353,7 @@ cdef bint poller_event(
             _down(bank, device, _DOWN_CONNECT, poller.link.error, now)
         return False
     got = link_receive(&poller.link) if poller.link.state == LINK_OPEN else -1
-    for i in range(FRAMES_PER_WAKE_MAX):
+    for _i in range(FRAMES_PER_WAKE_MAX):
         if poller.link.state != LINK_OPEN or poller.link.rx_have == 0:
             break
         length = frame_length(poller.link.rx, poller.link.rx_have)

@@ -19,7 +19,7 @@ class Event(NamedTuple):
     scan: int
     type: int  # EventType
     flags: int  # EventFlag
-    index: int  # of the interlock, output, device or slot in the program that ran then
+    index: int  # type: ignore[assignment]  # of the interlock, output, device or slot in the program that ran then
     key: int  # blob.key_of(kind, id)
     program: int  # first 8 bytes of the program's hash, little-endian
     payload: bytes
@@ -88,7 +88,7 @@ PAYLOADS: Final[dict[EventType, tuple[str, str]]] = {
 
 
 def payload_of(event: Event) -> dict[str, Any]:
-    """The payload's fields by name; an unknown type gives an empty dict (a newer guard's record)."""
+    """The payload's fields by name; empty for an unknown type (a newer guard's record)."""
     try:
         names, layout = PAYLOADS[EventType(event.type)]
     except ValueError:

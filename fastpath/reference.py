@@ -61,7 +61,7 @@ class Register:
 
 @dataclass(slots=True)
 class Memory:
-    """What an ``until`` may be, and since when a ``for`` saw nothing but true, at least and most."""
+    """What an ``until`` may be; since when a ``for`` surely, or possibly, saw nothing but true."""
 
     state: Possible = FALSE
     surely_since_ns: int | None = None

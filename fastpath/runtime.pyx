@@ -151,7 +151,7 @@ cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept:
     memset(rt.pollers, 0, _DEVICES_MAX * sizeof(Poller))
     memset(rt.writers, 0, _DEVICES_MAX * sizeof(Writer))
     memset(rt.device_up, 0, _DEVICES_MAX)
-    for i in range(_DEVICES_MAX):
+    for i in range(<uint32_t>_DEVICES_MAX):
         link_init(&rt.pollers[i].link)
         link_init(&rt.writers[i].link)
     # Insertion by the site file's order; the records stand in the order of their keys.
@@ -269,7 +269,7 @@ cdef dict _latches(const Shm* shm):
     cdef InterlockLatch latch
     cdef uint32_t i
     out = {}
-    for i in range(_INTERLOCKS_MAX):
+    for i in range(<uint32_t>_INTERLOCKS_MAX):
         good = interlock_load(&shm.interlocks[i], &latch)
         for key in {shm.interlocks[i].a.key, shm.interlocks[i].b.key}:
             if key != 0 and (key not in out or not good):
@@ -281,7 +281,7 @@ cdef dict _output_latches(const Shm* shm):
     cdef OutputLatch latch
     cdef uint32_t i
     out = {}
-    for i in range(_OUTPUTS_MAX):
+    for i in range(<uint32_t>_OUTPUTS_MAX):
         good = output_load(&shm.outputs[i], &latch)
         for key in {shm.outputs[i].a.key, shm.outputs[i].b.key}:
             if key != 0 and (key not in out or not good):

@@ -20,7 +20,7 @@ from fastpath.modbus cimport (
     encode_write_registers, frame_length,
 )
 from fastpath.outputs cimport (
-    WISH_NONE, WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
+    WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
     outputs_link_down, outputs_link_up,
 )
 from fastpath.types cimport *
@@ -146,7 +146,7 @@ cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept n
             if d.address == high + 1:
                 high = d.address
                 grew = True
-            elif d.address + 1 == low:
+            elif <uint32_t>d.address + 1 == low:
                 low = d.address
                 grew = True
             if high - low + 1 >= GROUP_MAX:
@@ -328,7 +328,7 @@ cdef bint _odd(WriterBank* bank, uint32_t device, int verdict, const Stamp* now)
     if verdict == REPLY_GOOD:
         return False
     verdict -= REPLY_REFUSED
-    if verdict < 0 or verdict > 11:
+    if verdict < 1 or verdict > 11:
         verdict = _REFUSED_PROTOCOL
     bank.shm.devices[device].refused[verdict] += 1
     if verdict >= _REFUSED_EXCEPTION_ADDRESS:
@@ -343,7 +343,7 @@ cdef bint writer_event(
     """The connection's descriptor is ready; True where a command was answered."""
     cdef Writer* writer = &bank.writers[device]
     cdef bint answered = False
-    cdef int got, length, i
+    cdef int got, length, _i
     if writer.link.state == LINK_CONNECTING:
         if link_finish(&writer.link, now.mono_ns):
             _opened(bank, device, now)
@@ -351,7 +351,7 @@ cdef bint writer_event(
             _down(bank, device, writer.link.error, now)
         return True
     got = link_receive(&writer.link) if writer.link.state == LINK_OPEN else -1
-    for i in range(FRAMES_PER_WAKE_MAX):
+    for _i in range(FRAMES_PER_WAKE_MAX):
         if writer.link.state != LINK_OPEN or writer.link.rx_have == 0:
             break
         length = frame_length(writer.link.rx, writer.link.rx_have)
