@@ -44,6 +44,8 @@ class Lane:
     @property
     def pending(self) -> int:
         """Items that the other end does not have yet."""
+        if self._epoch != self._source.epoch():
+            return self._source.head()  # of a store whose cursor is not read yet
         return max(0, self._source.head() - self.cursor - len(self._done))
 
     @property

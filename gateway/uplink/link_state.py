@@ -13,7 +13,6 @@ _LOGGER = logging.getLogger(__name__)
 
 BACKOFF_S: Final = 0.5  # doubled by every failure without progress between
 BACKOFF_S_MAX: Final = 15.0
-REFUSED_RETRY_S: Final = 60.0
 DOWN_TOLD_AFTER_S: Final = 60.0  # a flapping link is a line in the log, not an alert each time
 
 
@@ -79,7 +78,7 @@ class LinkState:
         self._failures += 1
         return longest_s * (0.5 + self._jitter() / 2)
 
-    def slowly_s(self, seconds: float = REFUSED_RETRY_S) -> float:
+    def slowly_s(self, seconds: float) -> float:
         """How long to wait where a quick retry heals nothing, jittered."""
         return seconds * (0.75 + self._jitter() / 2)
 

@@ -39,7 +39,7 @@ from gateway.uplink.base import (
 )
 from gateway.uplink.lane import AlertLane, Lane, SampleLane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
-from gateway.uplink.link_state import REFUSED_RETRY_S, LinkState
+from gateway.uplink.link_state import LinkState
 
 if TYPE_CHECKING:
     from gateway.site.model import Uplink as UplinkConfig
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 STORE_RETRY_S: Final = 1.0
+REFUSED_RETRY_S: Final = 60.0
 LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 QUIET_S: Final = 1.0  # sends under way end at once when the session does; no longer than this
 BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
@@ -190,8 +191,10 @@ class Pump:
                 self._store_trouble(trouble)
             await lane.look()
             await lane.save()
-        refused = isinstance(error, LinkRefusedError)
-        await asyncio.sleep(self._link.slowly_s() if refused else self._link.backoff_s())
+        if isinstance(error, LinkRefusedError):
+            await asyncio.sleep(self._link.slowly_s(REFUSED_RETRY_S))
+        else:
+            await asyncio.sleep(self._link.backoff_s())
 
     # Workers
 

@@ -1,0 +1,513 @@
+"""The pump: order, cursors, refused items, links that come and go."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.errors import UplinkError
+from gateway.uplink import letters, link_state, pump
+from gateway.uplink.base import (
+    ACCEPTED,
+    GapItem,
+    LinkRefusedError,
+    Outgoing,
+    Refused,
+    Retry,
+    SuspectError,
+    Verdict,
+)
+from gateway.uplink.pump import Pump
+from tests.helpers.uplinks import (
+    SENDER,
+    T0_NS,
+    MemoryHistory,
+    MemoryLedger,
+    MemoryProblems,
+    MemoryUplink,
+    config_of,
+    until,
+)
+
+
+@dataclass
+class Bench:
+    """A pump and what it is between."""
+
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    history: MemoryHistory = field(default_factory=MemoryHistory)
+    problems: MemoryProblems = field(default_factory=MemoryProblems)
+    uplink: MemoryUplink = field(default_factory=MemoryUplink)
+
+    def make(self, **changes: Any) -> Pump:
+        config = config_of("mqtt://127.0.0.1", **changes)
+        now_ns = T0_NS + 100_000_000_000
+        return Pump(
+            config, self.uplink, self.ledger, self.history, self.problems, SENDER,
+            utc_ns=lambda: now_ns, jitter=lambda: 0.5,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def running(self, **changes: Any) -> AsyncIterator[Pump]:
+        made = self.make(**changes)
+        task = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
+    monkeypatch.setattr(pump, "REFUSED_RETRY_S", 0.05)
+    monkeypatch.setattr(pump, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+
+
+async def test_alerts_then_live_then_backfill(bench: Bench) -> None:
+    bench.history.put("backfill", 70)
+    bench.history.put("live", 30)
+    bench.ledger.put(50)
+    async with bench.running() as made:
+        await until(lambda: not any(made.stats().backlog.values()))
+    lanes = [lane for lane, _seq in bench.uplink.taken]
+    assert lanes == ["alert"] * 50 + ["live"] * 30 + ["backfill"] * 70
+    assert bench.uplink.of("alert") == list(range(1, 51))
+    assert bench.uplink.of("backfill") == list(range(1, 71))
+
+
+async def test_an_alert_overtakes_the_backlog(bench: Bench) -> None:
+    bench.history.put("backfill", 500)
+
+    def answer(_lane: str, _out: Outgoing) -> Verdict:
+        if len(bench.uplink.taken) >= 100 and not bench.ledger.head:
+            bench.ledger.put()
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    async with bench.running() as made:
+        await until(lambda: not any(made.stats().backlog.values()))
+    place = bench.uplink.taken.index(("alert", 1))
+    assert place < 100 + 3 * 20  # nothing but the send that was under way was before it
+
+
+async def test_a_window_at_most(bench: Bench) -> None:
+    bench.ledger.put(25)
+    async with bench.running(window=10) as made:
+        await until(lambda: made.stats().sent["alert"] == 25)
+    assert [len(items) for _lane, items in bench.uplink.sends] == [10, 10, 5]
+
+
+async def test_the_cursor_is_the_highest_contiguous_acknowledged(bench: Bench) -> None:
+    held = {3}
+
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        return Retry() if out.item.seq in held else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(6)
+    async with bench.running() as made:
+        await until(lambda: made.stats().retried >= 2)
+        assert bench.ledger.cursors["platform", "alert"] == 2
+        assert made.stats().backlog["alert"] == 1
+        held.clear()
+        await until(lambda: bench.ledger.cursors["platform", "alert"] == 6)
+    assert sorted(bench.uplink.of("alert")) == [1, 2, 3, 4, 5, 6]  # 4, 5 and 6 once
+
+
+async def test_goes_on_where_the_cursor_stands(bench: Bench) -> None:
+    bench.ledger.put(5)
+    bench.ledger.cursors["platform", "alert"] = 3
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 2)
+    assert bench.uplink.of("alert") == [4, 5]
+
+
+async def test_a_lost_link_loses_nothing(bench: Bench) -> None:
+    bench.ledger.put(5)
+    bench.uplink.error = UplinkError("cable")
+    async with bench.running() as made:
+        await until(lambda: bench.uplink.connects >= 3)
+        assert made.stats().up is False
+        assert made.stats().reason == "cable"
+        assert made.stats().backlog["alert"] == 5
+        assert made.stats().oldest_s == pytest.approx(100.0)
+        assert bench.history.lane == "backfill"
+        bench.uplink.error = None
+        await until(lambda: made.stats().sent["alert"] == 5)
+        assert made.stats().up
+        assert made.stats().reason == ""
+        assert bench.history.lane == "live"
+    assert bench.problems.said == []  # a short outage is no alert
+
+
+async def test_a_long_outage_is_told_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_state, "DOWN_TOLD_AFTER_S", 0.0)
+    bench.uplink.error = UplinkError("cable")
+    async with bench.running() as made:
+        await until(lambda: bench.uplink.connects >= 4)
+        bench.uplink.error = None
+        await until(lambda: made.stats().up)
+    assert bench.problems.said == [("raised", "platform"), ("cleared", "platform")]
+
+
+async def test_a_link_that_refuses_us_is_told_at_once(bench: Bench) -> None:
+    bench.uplink.error = LinkRefusedError("bad user name or password")
+    async with bench.running() as made:
+        await until(lambda: bench.problems.active)
+        assert bench.problems.active["uplink", "platform"] == "bad user name or password"
+        bench.uplink.error = None
+        await until(lambda: made.stats().up)
+        assert not bench.problems.active
+
+
+async def test_the_backoff_grows_until_something_is_accepted(bench: Bench) -> None:
+    state = link_state.LinkState(
+        "platform", ("alert",), bench.history, bench.problems, jitter=lambda: 1.0
+    )
+    assert [round(state.backoff_s(), 3) for _ in range(4)] == [0.01, 0.02, 0.04, 0.04]
+    state.progress()
+    assert state.backoff_s() == pytest.approx(0.01)
+
+
+async def test_alerts_of_the_outage_are_historical(bench: Bench) -> None:
+    bench.ledger.put(2)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 2)
+        bench.ledger.put()
+        made.nudge()
+        await until(lambda: made.stats().sent["alert"] == 3)
+    flags = {out.item.seq: out.historical for _lane, outs in bench.uplink.sends for out in outs}
+    assert flags == {1: True, 2: True, 3: False}
+
+
+async def test_the_audit_head_travels(bench: Bench) -> None:
+    bench.ledger.put(3)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 3)
+    assert {out.audit_head for _lane, outs in bench.uplink.sends for out in outs} == {"audit-3"}
+
+
+async def test_one_refused_item_is_set_aside_and_the_others_pass(bench: Bench) -> None:
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        poison = out.item.seq == 4 and not isinstance(out.item, GapItem)
+        return Refused("payload_format_invalid", "no\x1b[31mway") if poison else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(10)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] >= 10)  # and the alert about it
+        stats = made.stats()
+    assert bench.uplink.of("alert")[:10] == [1, 2, 3, 5, 6, 7, 8, 9, 10, -4]
+    assert bench.uplink.of("alert")[10] == 11
+    assert bench.ledger.cursors["platform", "alert"] == 11
+    assert bench.ledger.letters == {
+        ("platform", "alert", 4): ("payload_format_invalid", bench.ledger.bodies[3])
+    }
+    assert stats.letters == {"payload_format_invalid": 1}
+    assert stats.refused == 1
+    (draft,) = bench.ledger.drafts
+    assert draft.kind == "gap"
+    assert "alert item 4" in draft.cause
+    assert "\x1b" not in draft.cause
+
+
+async def test_a_refused_row_is_kept_as_it_would_have_been_sent(bench: Bench) -> None:
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        poison = out.item.seq == 2 and not isinstance(out.item, GapItem)
+        return Refused("packet_too_large") if poison else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.history.put("backfill", 3)
+    async with bench.running() as made:
+        await until(lambda: bench.history.cursors.get("backfill") == 3)
+    reason, body = bench.ledger.letters["platform", "backfill", 2]
+    assert reason == "packet_too_large"
+    assert b'"tags":["ch4.t1","air.speed"]' in body
+    assert made.stats().letters == {"packet_too_large": 1}
+
+
+async def test_a_platform_that_refuses_everything_gets_nothing_set_aside(bench: Bench) -> None:
+    refusing = True
+
+    def answer(_lane: str, _out: Outgoing) -> Verdict:
+        return Refused("http_400", "no") if refusing else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(3)
+    async with bench.running() as made:
+        await until(lambda: len(bench.uplink.sends) >= 6)  # three rounds of items and markers
+        assert not bench.ledger.letters
+        assert not bench.ledger.cursors
+        assert "http_400" in bench.problems.active["uplink", "platform/alert"]
+        assert "http_400" in made.stats().reason
+        refusing = False
+        await until(lambda: made.stats().sent["alert"] == 3)
+        assert not bench.problems.active
+    assert not bench.ledger.letters
+
+
+async def test_a_platform_that_knows_no_markers_still_gets_the_rest(bench: Bench) -> None:
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        poison = out.item.seq == 2 or isinstance(out.item, GapItem)
+        return Refused("http_422") if poison else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(3)
+    async with bench.running():
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 4)
+    assert set(bench.ledger.letters) == {("platform", "alert", 2)}
+
+
+async def test_a_refused_gap_alert_begets_no_other(bench: Bench) -> None:
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        return ACCEPTED if isinstance(out.item, GapItem) else Refused("http_422")
+
+    bench.uplink.answer = answer
+    bench.ledger.put(1)
+    async with bench.running():
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 2)
+    assert len(bench.ledger.drafts) == 1
+    assert len(bench.ledger.letters) == 2
+
+
+async def test_letters_are_rationed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(lane: str, out: Outgoing) -> Verdict:
+        wanted = lane == "alert" or isinstance(out.item, GapItem)
+        return ACCEPTED if wanted else Refused("http_422")
+
+    monkeypatch.setattr(letters, "AT_ONCE", 5)
+    bench.uplink.answer = answer
+    bench.history.put("backfill", 100)
+    async with bench.running() as made:
+        await until(lambda: len(bench.ledger.letters) == 5)
+        bench.ledger.put()
+        made.nudge()
+        await until(lambda: made.stats().sent["alert"] == 6)  # alerts of the letters, and this one
+    assert len(bench.ledger.letters) == 5
+    assert bench.history.cursors["backfill"] == 5
+
+
+async def test_a_letter_that_the_ledger_does_not_take_keeps_the_item(bench: Bench) -> None:
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        if out.item.seq == 1 and not isinstance(out.item, GapItem):
+            bench.ledger.broken = True
+            return Refused("http_422")
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(2)
+    async with bench.running() as made:
+        await until(lambda: bench.ledger.broken and made.stats().refused == 1)
+        await until(lambda: -1 in bench.uplink.of("alert"))
+        assert not bench.ledger.letters
+        assert not bench.ledger.cursors
+        bench.ledger.broken = False
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert"), 0) >= 2)
+    assert set(bench.ledger.letters) == {("platform", "alert", 1)}
+
+
+async def test_a_denied_lane_does_not_hold_the_others(bench: Bench) -> None:
+    denied = True
+
+    def answer(lane: str, _out: Outgoing) -> Verdict:
+        if denied and lane == "alert":
+            return Retry(0.02, "topic: not authorised", denied=True)
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(3)
+    bench.history.put("live", 4)
+    bench.history.put("backfill", 5)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent == {"alert": 0, "live": 4, "backfill": 5})
+        await until(lambda: made.stats().retried >= 6)
+        assert not bench.ledger.letters
+        assert not bench.ledger.cursors
+        assert bench.problems.said == [("raised", "platform/alert")]
+        assert made.stats().up
+        assert "not authorised" in made.stats().reason
+        denied = False
+        await until(lambda: made.stats().sent["alert"] == 3)
+    assert bench.problems.said == [("raised", "platform/alert"), ("cleared", "platform/alert")]
+
+
+async def test_all_lanes_denied_is_a_link_that_is_down(bench: Bench) -> None:
+    bench.uplink.answer = lambda _lane, _out: Retry(0.02, "not authorised", denied=True)
+    bench.ledger.put(1)
+    bench.history.put("live", 1)
+    bench.history.put("backfill", 1)
+    async with bench.running() as made:
+        await until(lambda: len(bench.problems.active) >= 3)
+        await until(lambda: not made.stats().up)
+        assert bench.history.lane == "backfill"
+
+
+async def test_a_pause_holds_every_lane(bench: Bench) -> None:
+    busy = True
+
+    def answer(_lane: str, _out: Outgoing) -> Verdict:
+        return Retry(0.05, "status 503") if busy else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(2)
+    bench.history.put("live", 2)
+    async with bench.running() as made:
+        await until(lambda: len(bench.uplink.sends) == 2)
+        assert {lane for lane, _items in bench.uplink.sends} == {"alert"}
+        assert made.stats().up is False
+        assert bench.uplink.connects == 1
+        busy = False
+        await until(lambda: made.stats().sent["live"] == 2)
+    assert [lane for lane, _seq in bench.uplink.taken] == ["alert"] * 2 + ["live"] * 2
+
+
+async def test_rows_that_were_shed_are_one_numbered_gap(bench: Bench) -> None:
+    bench.history.put("backfill", 10)
+    bench.history.shed("backfill", 6)
+    async with bench.running() as made:
+        await until(lambda: made.stats().backlog["backfill"] == 0)
+    assert bench.uplink.of("backfill") == [-6, 7, 8, 9, 10]
+    gap = bench.uplink.sends[0][1][0].item
+    assert isinstance(gap, GapItem)
+    assert (gap.first, gap.seq, gap.reason) == (1, 6, "shed")
+    assert bench.history.cursors["backfill"] == 10
+    assert not bench.ledger.letters
+
+
+async def test_everything_shed(bench: Bench) -> None:
+    bench.history.put("live", 5)
+    bench.history.shed("live", 5)
+    async with bench.running() as made:
+        await until(lambda: made.stats().backlog["live"] == 0)
+    assert bench.uplink.of("live") == [-5]
+
+
+async def test_the_item_that_costs_the_session_is_found_and_set_aside(bench: Bench) -> None:
+    class Cutting(MemoryUplink):
+        """Closes the session over item 3: alone it is known, in company it is not."""
+
+        async def send(self, lane: str, items: list[Outgoing]) -> list[Verdict]:  # type: ignore[override]
+            if any(out.item.seq == 3 and not isinstance(out.item, GapItem) for out in items):
+                self.error = UplinkError("not connected")
+                self.sends.append((lane, list(items)))
+                if len(items) > 1:
+                    raise SuspectError("packet too large")
+                return [Refused("packet_too_large")]
+            return await super().send(lane, items)
+
+        async def connect(self) -> bool:
+            self.error = None
+            return await super().connect()
+
+    bench.uplink = Cutting()
+    bench.ledger.put(5)
+    async with bench.running() as made:
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 6)
+        assert made.stats().letters == {"packet_too_large": 1}
+    assert set(bench.ledger.letters) == {("platform", "alert", 3)}
+    assert bench.uplink.of("alert") == [1, 2, -3, 4, 5, 6]
+
+
+async def test_a_ledger_that_does_not_answer_stops_nothing_else(bench: Bench) -> None:
+    bench.ledger.broken = True
+    bench.ledger.put(2)
+    bench.history.put("live", 2)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["live"] == 2)
+        bench.ledger.broken = False
+        await until(lambda: made.stats().sent["alert"] == 2)
+
+
+async def test_a_cursor_that_cannot_be_stored_is_stored_later(bench: Bench) -> None:
+    bench.ledger.put(2)
+
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        bench.ledger.broken = out.item.seq == 2
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 2)
+        assert made.stats().backlog["alert"] == 0
+        assert not bench.ledger.cursors
+        bench.ledger.broken = False
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 2)
+    assert bench.uplink.of("alert") == [1, 2]
+
+
+async def test_a_store_begun_anew_starts_at_its_own_cursor(bench: Bench) -> None:
+    bench.history.put("live", 5)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["live"] == 5)
+        bench.history.heads.clear()
+        bench.history.rows["live"].clear()
+        bench.history.cursors.clear()
+        bench.history.epoch += 1
+        bench.history.put("live", 2)
+        made.nudge()
+        await until(lambda: made.stats().sent["live"] == 7)
+    assert bench.uplink.of("live") == [1, 2, 3, 4, 5, 1, 2]
+    assert bench.uplink.sends[-1][1][0].epoch == bench.history.epoch
+
+
+@pytest.mark.parametrize(
+    ("lanes", "up", "down"),
+    [
+        (("alert", "live", "backfill"), "live", "backfill"),
+        (("alert", "live"), "live", "live"),
+        (("alert", "backfill"), "backfill", "backfill"),
+        (("alert",), "", ""),
+    ],
+)
+async def test_only_the_lanes_of_the_site_file(
+    bench: Bench, lanes: tuple[str, ...], up: str, down: str
+) -> None:
+    bench.ledger.put(1)
+    bench.history.put("live", 1)
+    bench.history.put("backfill", 1)
+    async with bench.running(lanes=lanes) as made:
+        await until(lambda: not any(made.stats().backlog.values()))
+        assert bench.history.lane == up
+        bench.uplink.error = UplinkError("cable")
+        bench.ledger.put(1)
+        made.nudge()
+        await until(lambda: not made.stats().up)
+        assert bench.history.lane == down
+    assert {lane for lane, _seq in bench.uplink.taken} == set(lanes)
+
+
+async def test_a_fault_of_an_uplink_ends_one_session_not_the_gateway(bench: Bench) -> None:
+    faults = 2
+
+    def answer(_lane: str, _out: Outgoing) -> Verdict:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise KeyError("a bug")
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(1)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 1)
+    assert bench.uplink.connects == 3
+
+
+async def test_at_the_end_the_session_is_closed_and_the_cursor_kept(bench: Bench) -> None:
+    bench.ledger.put(3)
+    async with bench.running() as made:
+        await until(lambda: made.stats().sent["alert"] == 3)
+    assert bench.uplink.closed >= 1
+    assert bench.ledger.cursors["platform", "alert"] == 3
