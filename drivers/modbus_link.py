@@ -8,11 +8,11 @@ late reply can ever meet a later request.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 
 from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ModbusException
+from pymodbus.exceptions import ConnectionException, ModbusException
 
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError
 from drivers.resolve import error_text, resolve
@@ -108,6 +108,7 @@ class ModbusLink:
                 self.close()
         if connected:
             client.ctx.next_tid = self._transaction
+            client.ctx.call_create = _refused  # it would reconnect by itself inside a request
             return ""
         return error_text(why[0]) if why else f"no connection within {self._timeout_s:g} s"
 
@@ -133,21 +134,21 @@ class ModbusLink:
             3: client.read_holding_registers,
             4: client.read_input_registers,
         }[function]
-        reply = await self._exchange(ask(address, count=count, device_id=self._unit))
+        reply = await self._exchange(lambda: ask(address, count=count, device_id=self._unit))
         return reply[HEADER_BYTES + 2 :]
 
     async def write_coil(self, address: int, on: bool) -> None:
         """Write one coil; the device's echo must be the request. Raises as ``read``."""
         client = self._open_client()
-        await self._exchange(client.write_coil(address, on, device_id=self._unit))
+        await self._exchange(lambda: client.write_coil(address, on, device_id=self._unit))
 
     async def write_registers(self, address: int, values: list[int]) -> None:
         """Write one register (function 6) or several (16); the echo must fit. Raises alike."""
-        client = self._open_client()
+        client, unit = self._open_client(), self._unit
         if len(values) == 1:
-            await self._exchange(client.write_register(address, values[0], device_id=self._unit))
+            await self._exchange(lambda: client.write_register(address, values[0], device_id=unit))
         else:
-            await self._exchange(client.write_registers(address, values, device_id=self._unit))
+            await self._exchange(lambda: client.write_registers(address, values, device_id=unit))
 
     def _open_client(self) -> AsyncModbusTcpClient:
         """The client of an open, clean connection. Raises what ended it otherwise."""
@@ -158,25 +159,30 @@ class ModbusLink:
             self._raise_end(self._ended.result())
         return self._client
 
-    async def _exchange(self, answer: Awaitable[Any]) -> bytes:
-        """Await pymodbus's answer or the connection's end, whichever comes first."""
+    async def _exchange(self, ask: Callable[[], Awaitable[Any]]) -> bytes:
+        """Ask, and await pymodbus's answer or the connection's end, whichever comes first."""
         ended = self._ended
-        task = asyncio.ensure_future(answer)
-        done = False
+        task: asyncio.Future[Any] | None = None
+        answered = False
         try:
+            task = asyncio.ensure_future(ask())
             if ended is not None:
                 await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     self._raise_end(ended.result())
             await task
-            done = True
+            answered = True
+        except ConnectionException:
+            text = "the connection was lost"
+            raise LinkError(text) from None
         except ModbusException:
             text = f"no reply within {self._timeout_s:g} s"
             raise SilenceError(text) from None
         finally:
             self._request = b""
-            if not done:
+            if not answered:
                 self.close()
+            if task is not None and not answered:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         reply = self._reply
@@ -291,6 +297,11 @@ def _abort(client: AsyncModbusTcpClient) -> None:
     transport = client.ctx.transport
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()
+
+
+async def _refused() -> NoReturn:
+    text = "only open() connects"
+    raise ConnectionError(text)
 
 
 def _noting(create: Any, why: list[OSError]) -> Any:
