@@ -20,7 +20,7 @@ from drivers.points import Area, ModbusPoint, describe, encode_registers
 BUSY: Final = frozenset((5, 6))
 UNREACHABLE: Final = frozenset((10, 11))
 BUSY_TRIES: Final = 3
-BUSY_PAUSE_S: Final = 0.05  # doubled with each try
+BUSY_PAUSE_S: Final = 0.05  # longer with each try
 
 T = TypeVar("T")
 
@@ -119,18 +119,18 @@ class ModbusTcp:
 
     async def _ask(self, request: Request) -> bytes:
         """One read, tried again while the device says that it is busy."""
-        for attempt in range(BUSY_TRIES):
+        tries = 0
+        while True:
+            tries += 1
             await self._pace()
             try:
                 return await self._counted(
                     self._link.read(request.function, request.address, request.count)
                 )
             except ExceptionReply as error:
-                if error.code not in BUSY or attempt == BUSY_TRIES - 1:
+                if error.code not in BUSY or tries >= BUSY_TRIES:
                     raise
-            await asyncio.sleep(BUSY_PAUSE_S * 2**attempt)
-        text = "no try was made"
-        raise RequestError(text)
+            await asyncio.sleep(BUSY_PAUSE_S * tries)
 
     async def _pace(self) -> None:
         """Leave ``request_delay`` between a reply and the next request."""

@@ -305,6 +305,22 @@ async def test_request_delay_leaves_the_device_its_rest() -> None:
     assert min(gaps) >= 30_000_000
 
 
+async def test_a_device_that_takes_no_connection_has_one_deadline() -> None:
+    """SYNs to a full backlog are swallowed, as by a firewall."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        driver = ModbusTcp(*address, [parse_point("hr:0")], timeout_s=0.1)
+        with pytest.raises(LinkError, match=r"no connection within 0\.1 s"):
+            await driver.connect()
+        assert driver.stats() == {"connect": 1}
+        await driver.close()
+
+
 async def test_writes_that_make_no_sense() -> None:
     points = [parse_point(text) for text in ("c:1", "di:1", "ir:1", "hr:1.2", "hr:1")]
     driver = ModbusTcp("127.0.0.1", 1, points)
