@@ -1,8 +1,10 @@
 """The Modbus driver: exceptions, guilty points, pace, writes."""
 
 import asyncio
+import contextlib
 import itertools
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -314,7 +316,7 @@ async def test_a_device_that_takes_no_connection_has_one_deadline() -> None:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(address)
-        driver = ModbusTcp(*address, [parse_point("hr:0")], timeout_s=0.1)
+        driver = ModbusTcp("127.0.0.1", address[1], [parse_point("hr:0")], timeout_s=0.1)
         with pytest.raises(LinkError, match=r"no connection within 0\.1 s"):
             await driver.connect()
         assert driver.stats() == {"connect": 1}
