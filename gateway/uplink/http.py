@@ -18,6 +18,7 @@ certificates (TLS)                      link refused: slow retry, one alert
 ======================================  ====================================================
 """
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -39,7 +40,7 @@ from gateway.uplink.base import (
     Retry,
     Verdict,
 )
-from gateway.uplink.tls import client_context, not_after_utc_ns, refusal_of
+from gateway.uplink.tls import client_context, refusal_of, watch_peer
 
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
@@ -80,6 +81,8 @@ class HttpUplink:
         """Nobody has answered yet when this returns: the first POST will tell."""
         await self.close()
         context = await client_context(self._credentials) if self._tls else None
+        if context:
+            watch_peer(context, self._certificate_seen)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context or True, limit_per_host=len(LANES)),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -144,16 +147,13 @@ class HttpUplink:
             async with session.post(
                 url, data=body, allow_redirects=False, timeout=timeout
             ) as response:
-                self._look_at_certificate(response)
                 start = await response.content.read(_ANSWER_BYTES)
                 return _verdict(response.status, response.headers, start, url)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise _link_error(url, error) from error
 
-    def _look_at_certificate(self, response: aiohttp.ClientResponse) -> None:
-        if self._tls and response.connection and response.connection.transport:
-            secure = response.connection.transport.get_extra_info("ssl_object")
-            self.certificate_not_after_utc_ns = not_after_utc_ns(secure)
+    def _certificate_seen(self, not_after_utc_ns: int) -> None:
+        self.certificate_not_after_utc_ns = not_after_utc_ns
 
     def _authorization(self) -> dict[str, str]:
         credentials = self._credentials
@@ -161,8 +161,8 @@ class HttpUplink:
             return {}
         password = credentials.password.reveal()
         if credentials.username:
-            basic = aiohttp.BasicAuth(credentials.username, password, encoding="utf-8")
-            return {"Authorization": basic.encode()}
+            both = f"{credentials.username}:{password}".encode()
+            return {"Authorization": f"Basic {b64encode(both).decode()}"}
         return {"Authorization": f"Bearer {password}"}
 
 
@@ -215,8 +215,8 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
 
 
 def _link_error(url: str, error: BaseException) -> UplinkError:
-    causes = (error, getattr(error, "certificate_error", None), getattr(error, "os_error", None))
-    for cause in (*causes, error.__cause__):
+    causes = (getattr(error, "certificate_error", None), getattr(error, "os_error", None))
+    for cause in (*causes, error.__cause__, error):
         refusal = refusal_of(cause) if cause else None
         if refusal:
             return LinkRefusedError(f"{url}: {refusal}")

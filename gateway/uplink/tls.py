@@ -4,8 +4,8 @@ At every connect, so that a certificate that was renewed in place is taken up by
 """
 
 import asyncio
-import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.errors import UplinkError
@@ -30,7 +30,8 @@ async def client_context(credentials: "Credentials | None") -> ssl.SSLContext:
 def refusal_of(error: BaseException) -> str | None:
     """What a failed handshake says of certificates; None where it failed for another reason."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted: {error.verify_message}"
+        detail = getattr(error, "verify_message", None) or error.strerror
+        return f"the server's certificate is not accepted: {detail}"
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         return f"the server refuses the TLS handshake: {error.reason}"
     return None
@@ -47,20 +48,38 @@ def stream_error(host: str, port: int, error: OSError) -> UplinkError:
     return UplinkError(f"{place}: {_text(error)}")
 
 
-def not_after_utc_ns(sock: socket.socket | ssl.SSLObject | None) -> int:
+def not_after_utc_ns(secure: object) -> int:
     """When the server's certificate ends; 0 where there is none."""
-    if not isinstance(sock, ssl.SSLSocket | ssl.SSLObject):
+    if not isinstance(secure, ssl.SSLSocket | ssl.SSLObject):
         return 0
-    ends = (sock.getpeercert() or {}).get("notAfter")
+    ends = (secure.getpeercert() or {}).get("notAfter")
     return int(ssl.cert_time_to_seconds(ends)) * 1_000_000_000 if isinstance(ends, str) else 0
 
 
+def watch_peer(context: ssl.SSLContext, told: Callable[[int], None]) -> None:
+    """After each handshake of asyncio's streams ``told`` gets when the server's certificate ends.
+
+    An HTTP client has let its connection go by the time at which one could ask it.
+    """
+
+    class Watching(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            told(not_after_utc_ns(self))
+
+    context.sslobject_class = Watching
+
+
 def _build(credentials: "Credentials | None") -> ssl.SSLContext:
-    ca = credentials.ca_path if credentials else None
+    if credentials is None:
+        return ssl.create_default_context()
+    ca, cert, key = credentials.ca_path, credentials.cert_path, credentials.key_path
+    for path in (ca, cert, key):
+        if path:
+            path.read_bytes()  # the ssl module does not say which file it did not find
     context = ssl.create_default_context(cafile=str(ca) if ca else None)
-    if credentials and credentials.cert_path:
-        key = credentials.key_path
-        context.load_cert_chain(str(credentials.cert_path), str(key) if key else None)
+    if cert:
+        context.load_cert_chain(str(cert), str(key) if key else None)
     return context
 
 
