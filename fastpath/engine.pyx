@@ -507,6 +507,7 @@ cdef void _scan(Loop* loop, const Stamp* now) noexcept nogil:
         loop.box.command_count = 0
     interlocks_demand(&loop.parts.logic, now, rt.demand, rt.cause, rt.demand_ns)
     outputs_scan(&loop.parts.bank, now)
+    loop.parts.writers.scanned = True
     for i in range(rt.program.device_count):
         writer_flush(&loop.parts.writers, i, now)
     interlocks_store(&loop.parts.logic)

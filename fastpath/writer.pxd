@@ -43,6 +43,7 @@ cdef struct WriterBank:
     Bank* outputs
     Writer* writers
     uint64_t random
+    bint scanned  # a whole scan is done: before it nothing but trip values may go out
 
 cdef void writers_plan(WriterBank* bank) noexcept nogil
 cdef void writer_turn(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil

@@ -241,6 +241,8 @@ cdef void _heartbeat(WriterBank* bank, uint32_t device, const Stamp* now) noexce
     cdef uint16_t values[2]
     if not d.flags & _DEVICE_HAS_HEARTBEAT or writer.beat_active or writer.active:
         return
+    if not bank.scanned:
+        return
     if writer.beat_sent_ns != 0 and now.mono_ns - writer.beat_sent_ns < d.every_ns:
         return
     writer.beat_count += 1
