@@ -5,6 +5,7 @@ the demo ends them in order.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -13,12 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
+from urllib.parse import urlsplit
 
 from gateway.cli.client import NotReached, get, post
 from gateway.errors import GatewayError
@@ -147,17 +147,22 @@ class Plant:
         self._ask("/control", {"down": down})
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.platform_url + path, data=data, headers={"Content-Type": "application/json"}
-        )
+        platform = urlsplit(self.platform_url)
+        connection = http.client.HTTPConnection(platform.netloc, timeout=PLATFORM_S)
         try:
-            with urllib.request.urlopen(request, timeout=PLATFORM_S) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
-        except (OSError, urllib.error.URLError) as error:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request(
+                    "POST", path, json.dumps(body), {"Content-Type": "application/json"}
+                )
+            found: dict[str, Any] = json.load(connection.getresponse())
+        except (OSError, http.client.HTTPException, ValueError) as error:
             msg = f"the receiving platform does not answer: {error}"
             raise GatewayError(msg) from error
+        finally:
+            connection.close()
+        return found
 
     def _stop(self) -> None:
         """The gateway first, which ends the guard; then what it talked to. Bounded."""
