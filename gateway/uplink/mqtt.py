@@ -131,7 +131,7 @@ class MqttUplink:
         try:
             await client.open(sock)
         except Disconnected as error:
-            raise _link_error(error) from error
+            raise _link_error(error, sent=False) from error
         self._client = client
         self._slots = _Slots(min(self._window, client.receive_maximum))
         await self._status("online")
@@ -273,7 +273,8 @@ def _verdict(code: int, topic: str) -> Verdict:
     return Refused(_BAD_ITEM.get(code, "unspecified"), f"PUBACK 0x{code:02x}")
 
 
-def _link_error(ended: Disconnected | None) -> UplinkError:
+def _link_error(ended: Disconnected | None, *, sent: bool = True) -> UplinkError:
+    """``sent``: an item may have been what the session ended over."""
     if ended is None:
         return UplinkError("not connected")
     cause = refusal_of(ended.cause) if ended.cause else None
@@ -281,6 +282,6 @@ def _link_error(ended: Disconnected | None) -> UplinkError:
         return LinkRefusedError(cause)
     if ended.code in _LINK_REFUSED:
         return LinkRefusedError(f"the broker refuses us: {_LINK_REFUSED[ended.code]}")
-    if ended.code in _SUSPECT:
+    if sent and ended.code in _SUSPECT:
         return SuspectError(str(ended))
     return UplinkError(str(ended))

@@ -152,18 +152,16 @@ class AckingClient(aiomqtt.Client):
         return ack.result()
 
     def _check_welcome(self) -> None:
+        refusal = self._connected.exception() if self._connected.done() else None
+        if isinstance(refusal, aiomqtt.MqttCodeError):
+            code = refusal.rc.value if isinstance(refusal.rc, ReasonCode) else 0
+            msg = f"connection refused: {refusal}"
+            raise Disconnected(msg, code)
         if self.ended:
             raise self.ended
         if not self._connected.done():
             msg = f"no answer to CONNECT within {self._timeout_s:g} s"
             raise Disconnected(msg)
-        refusal = self._connected.exception()
-        if isinstance(refusal, aiomqtt.MqttCodeError):
-            code = refusal.rc.value if isinstance(refusal.rc, ReasonCode) else 0
-            msg = f"connection refused: {refusal}"
-            raise Disconnected(msg, code)
-        if refusal:
-            raise Disconnected(str(refusal))
 
     def _end(self, why: Disconnected) -> Disconnected:
         """The session is over, now: fail whatever waits. The first reason stands."""
