@@ -1,6 +1,12 @@
 """TagImage: what it stores, and that no reader sees half a write, whatever kills the writer."""
 
+import ctypes
 import math
+import mmap
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -65,3 +71,73 @@ def test_an_image_without_slots() -> None:
     assert image.apply(sample(0, 1.0, 1)) == 0
     with pytest.raises(IndexError):
         image.get(0)
+
+
+# ---- the slot's lock -------------------------------------------------------------------------
+
+KILLS = 25
+WRITES = 200_000  # of each writer before it is killed
+
+
+@pytest.fixture
+def shared() -> Iterator[int]:
+    """Address of a slot in memory that a child process shares."""
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    view = ctypes.c_char.from_buffer(memory)
+    yield ctypes.addressof(view)
+    del view
+    memory.close()
+
+
+def killed_while_writing(inside: Any, address: int, look: Callable[[], None]) -> None:
+    """Let a child write the slot without a pause, look at it, and kill the child somewhere."""
+    child = os.fork()
+    if child == 0:
+        inside.write_for_ever(address)
+    try:
+        look()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_no_read_is_torn_while_a_writer_writes_and_is_killed(inside: Any, shared: int) -> None:
+    whole = torn = 0
+
+    def look() -> None:
+        nonlocal whole, torn
+        until = inside.lock_of(shared) + 2 * WRITES
+        while inside.lock_of(shared) < until:
+            good, _, bad = inside.read_often(shared, 1000)
+            whole += good
+            torn += bad
+
+    for _ in range(KILLS):
+        killed_while_writing(inside, shared, look)
+        _, unreadable, bad = inside.read_often(shared, 3)
+        assert bad == 0
+        assert unreadable in (0, 3)  # left locked: never a wait, unreadable until the next write
+        inside.write_once(shared, 1000)
+        assert inside.read_often(shared, 3) == (3, 0, 0)
+    assert whole > 10_000  # the reads and the writes did overlap
+    assert torn == 0
+
+
+def test_a_lock_left_odd_is_taken_over(inside: Any, shared: int) -> None:
+    inside.write_once(shared, 4)
+    assert inside.lock_of(shared) == 2
+    ctypes.c_uint64.from_address(shared).value = 7
+    assert inside.read_often(shared, 2) == (0, 2, 0)
+    inside.write_once(shared, 5)
+    assert inside.lock_of(shared) == 8
+    assert inside.read_often(shared, 2) == (2, 0, 0)
+
+
+def test_touch_refreshes_the_age_alone_and_never_makes_older(inside: Any, shared: int) -> None:
+    inside.write_once(shared, 4)
+    inside.touch(shared, 3)
+    assert inside.lock_of(shared) == 2
+    inside.touch(shared, 9)
+    assert inside.lock_of(shared) == 4
+    slot = (ctypes.c_int64 * 4).from_address(shared)
+    assert list(slot)[2:] == [9, 4]

@@ -1,0 +1,187 @@
+# cython: language_level=3
+"""The scan thread's functions, made callable one by one: for tests of what Python cannot reach."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from fastpath.decode cimport decode_point
+from fastpath.image cimport slot_read, slot_touch, slot_write
+from fastpath.program cimport (
+    ProgramView,
+    Register,
+    node_begin,
+    node_check,
+    node_lose,
+    program_evaluate,
+    program_open,
+    program_verify,
+    truth_of,
+)
+from fastpath.types cimport DecodeDef, InstructionDef, NodeState, Slot, TagDef
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** memptr, size_t alignment, size_t size)
+
+
+def write_for_ever(size_t address):
+    """Write a slot whose fields all have one value, until the process is killed."""
+    cdef Slot* slot = <Slot*>address
+    cdef int64_t k = slot.mono_ns
+    with nogil:
+        while True:
+            k += 1
+            slot_write(slot, <double>k, <uint8_t>(k & 1), <uint8_t>(k & 1), k, k, k)
+
+
+def read_often(size_t address, int times):
+    """(whole, unreadable, torn) of so many reads."""
+    cdef const Slot* slot = <const Slot*>address
+    cdef Slot copy
+    cdef int _i, whole = 0, unreadable = 0, torn = 0
+    with nogil:
+        for _i in range(times):
+            if not slot_read(slot, &copy):
+                unreadable += 1
+            elif (
+                copy.mono_ns == copy.utc_ns and copy.mono_ns == copy.source_utc_ns
+                and <double>copy.mono_ns == copy.value and copy.quality == (copy.mono_ns & 1)
+                and copy.reason == copy.quality
+            ):
+                whole += 1
+            else:
+                torn += 1
+    return whole, unreadable, torn
+
+
+def lock_of(size_t address):
+    """The lock word."""
+    return (<Slot*>address).lock
+
+
+def write_once(size_t address, int64_t k):
+    """One write."""
+    slot_write(<Slot*>address, <double>k, <uint8_t>(k & 1), <uint8_t>(k & 1), k, k, k)
+
+
+def touch(size_t address, int64_t mono_ns):
+    """Refresh the age."""
+    slot_touch(<Slot*>address, mono_ns)
+
+
+def verify_at(bytes blob, int shift):
+    """Rule of a blob that stands ``shift`` bytes off the alignment; None: of no blob at all."""
+    cdef uint8_t* memory = NULL
+    cdef int rule
+    if posix_memalign(<void**>&memory, 64, len(blob) + 64) != 0:
+        raise MemoryError
+    memcpy(memory + shift, <const char*>blob, len(blob))
+    rule = program_verify(memory + shift, len(blob))
+    free(memory)
+    return rule
+
+
+def verify_nothing(size_t size):
+    """Rule of a null pointer."""
+    return program_verify(NULL, size)
+
+
+def opened(bytes blob):
+    """(result, number of tags, code address is set) of program_open."""
+    cdef ProgramView view
+    memset(&view, 0xFF, sizeof(view))
+    result = program_open(<const uint8_t*><const char*>blob, len(blob), &view)
+    return result, view.tag_count, view.code != NULL
+
+
+def decode_raw(int kind, int order, int at, bytes payload, int size):
+    """(result, quality, reason) of a point that Decoder would not take."""
+    cdef DecodeDef d
+    cdef TagDef t
+    cdef double value = 1
+    cdef uint8_t quality = 9, reason = 9
+    memset(&d, 0, sizeof(d))
+    memset(&t, 0, sizeof(t))
+    d.type, d.order, d.at, d.scale = kind, order, at, 1.0
+    result = decode_point(
+        &d, &t, <const uint8_t*><const char*>payload, size, &value, &quality, &reason
+    )
+    return result, quality, reason
+
+
+cdef class Scan:
+    """One program as the guard holds it: writable, over an image and nodes of its own."""
+
+    cdef uint8_t* blob
+    cdef ProgramView view
+    cdef Slot* image
+    cdef NodeState* nodes
+    cdef Register* regs
+
+    def __cinit__(self, bytes blob):
+        cdef uint32_t i
+        if posix_memalign(<void**>&self.blob, 64, len(blob)) != 0:
+            raise MemoryError
+        memcpy(self.blob, <const char*>blob, len(blob))
+        if not program_open(self.blob, len(blob), &self.view):
+            raise ValueError("no program")
+        self.image = <Slot*>calloc(self.view.tag_count + 1, sizeof(Slot))
+        self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
+        self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
+        for i in range(self.view.node_count):
+            node_begin(&self.nodes[i], self.view.nodes[i].key)
+
+    def __dealloc__(self):
+        free(self.blob)
+        free(self.image)
+        free(self.nodes)
+        free(self.regs)
+
+    def write(self, int slot, double value, uint8_t quality, uint8_t reason, int64_t mono_ns):
+        slot_write(&self.image[slot], value, quality, reason, mono_ns, 0, 0)
+
+    def hold_lock(self, int slot):
+        """As a writer killed half-way leaves it."""
+        self.image[slot].lock |= 1
+
+    def started(self, int64_t mono_ns):
+        self.view.started_ns = mono_ns
+
+    def patch(self, int i, int op, int a, int b, double imm):
+        """Damage one instruction behind the back of the rules."""
+        cdef InstructionDef* ins = <InstructionDef*>&self.view.code[i]
+        ins.op, ins.a, ins.b, ins.imm = <uint16_t>op, <uint16_t>a, <uint16_t>b, imm
+
+    def evaluate(self, int64_t now_ns):
+        cdef int result
+        with nogil:
+            result = program_evaluate(&self.view, self.image, self.nodes, self.regs, now_ns)
+        return result
+
+    def truth(self, int i):
+        return truth_of(&self.regs[i])
+
+    def bad(self, int i):
+        return self.regs[i].bad
+
+    def node(self, int i):
+        """(since_low_ns, since_high_ns, flags, check)"""
+        cdef NodeState* n = &self.nodes[i]
+        return n.since_low_ns, n.since_high_ns, n.flags, n.check
+
+    def set_node(self, int i, int64_t low_ns, int64_t high_ns, uint32_t flags, check=None):
+        """``check`` None: the right one."""
+        cdef NodeState* n = &self.nodes[i]
+        n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
+        n.check = node_check(self.view.nodes[i].key, n) if check is None else check
+
+    def lose(self, int i):
+        node_lose(&self.nodes[i], self.view.nodes[i].key)
+
+
+def check_of(uint64_t key, int64_t low_ns, int64_t high_ns, uint32_t flags):
+    """node_check of these fields."""
+    cdef NodeState n
+    memset(&n, 0, sizeof(n))
+    n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
+    return node_check(key, &n)
