@@ -28,10 +28,8 @@ EPILOG = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing that a user can cause ends in a traceback."""
-    args = parser().parse_args(argv)
     try:
-        code = int(args.run(args))
-        sys.stdout.flush()
+        return _run(argv)
     except ConfigError as error:
         print("\n".join(error.errors), file=sys.stderr)
         return Exit.USAGE
@@ -47,7 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read us has gone; nothing may be written at the interpreter's end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
-    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = parser().parse_args(argv)
+        return int(args.run(args))
+    finally:
+        sys.stdout.flush()  # here, where a reader that has gone is no traceback
 
 
 def parser() -> argparse.ArgumentParser:
