@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from fastpath.image import TagImage
 from gateway import apply, clock
+from gateway.alarms.alerts import EventWords
 from gateway.alarms.limits import Limits
+from gateway.alarms.programs import KnownPrograms
 from gateway.apply import Running
 from gateway.commands import Commands
 from gateway.parts import Gateway
@@ -76,10 +78,9 @@ def build_gateway(
     """Every part, nothing running yet."""
     config, (ledger, history) = checked.config, stores
     image = TagImage(len(config.tag))
-    limits = Limits(checked.alarms)
-
-    def running() -> Running:
-        return gateway.running
+    tags = TagTable(config, image, view, lambda: gateway.running)
+    programs = KnownPrograms(paths.programs, paths.last_good, tags.index)
+    limits = Limits(checked.alarms, tags.ids, image)
 
     def stored() -> None:
         for pump in gateway.pumps:
@@ -91,12 +92,14 @@ def build_gateway(
         history,
         image=image,
         limits=limits,
-        table=lambda: running().table,
+        words=EventWords(config, programs),
+        programs=programs,
         ack=link.ack,
         on_stored=stored,
         observers=observers,
     )
     problems.on_stored = stored
+    scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems)
     gateway = Gateway(
         config=config,
         checked=checked,
@@ -105,7 +108,7 @@ def build_gateway(
         started_utc_ns=time.time_ns(),
         problems=problems,
         image=image,
-        tags=TagTable(config, image, view, running),
+        tags=tags,
         link=link,
         supervisor=supervisor,
         running=Running(),
@@ -114,7 +117,7 @@ def build_gateway(
         ledger=ledger,
         history=history,
         recorder=recorder,
-        scanner=Scanner(config, image, link, running, recorder.take, problems),
+        scanner=scanner,
         pumps=make_pumps(config, ledger, history, problems, credentials),
         commands=Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest)),
     )

@@ -57,8 +57,7 @@ class CredentialedUplink:
         try:
             credentials = self._load(name) if name else None
         except GatewayError as error:
-            text = f"credentials {name!r} cannot be used: {error}"
-            raise LinkRefusedError(text) from error
+            raise LinkRefusedError(str(error)) from error
         uplink = make_uplink(self._config, self._sender, credentials)
         self._uplink = uplink
         self.acknowledges = uplink.acknowledges

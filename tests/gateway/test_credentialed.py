@@ -1,0 +1,59 @@
+"""Credentials that are missing at first: a refused link that the file alone heals."""
+
+import pytest
+from aiohttp import BasicAuth, web
+from aiohttp.test_utils import TestServer
+
+from gateway.errors import GatewayError
+from gateway.site.credentials import Credentials, Secret
+from gateway.site.model import Uplink
+from gateway.store.alert import AlertItem
+from gateway.uplink.base import ACCEPTED, ALERT, Acknowledges, LinkRefusedError, Outgoing
+from gateway.uplink.credentialed import CredentialedUplink
+from gateway.uplink.message import Sender
+
+SENDER = Sender(gateway="g", site="s", uplink="platform")
+ITEM = Outgoing(AlertItem(1, b'{"id":"g/1/1","kind":"trip","recorded":"x"}'), epoch=1)
+
+
+class Safe:
+    """A credential store; empty until ``password`` is set."""
+
+    def __init__(self) -> None:
+        self.password = ""
+
+    def load(self, name: str) -> Credentials:
+        if not self.password:
+            msg = f"no credentials {name!r}"
+            raise GatewayError(msg)
+        return Credentials("gateway", Secret(self.password), None, None, None)
+
+
+async def test_missing_then_wrong_then_right() -> None:
+    seen: list[str] = []
+
+    async def alerts(request: web.Request) -> web.Response:
+        auth = BasicAuth.decode(request.headers["Authorization"])
+        seen.append(f"{auth.login}:{auth.password}")
+        return web.Response(status=200 if auth.password == "right" else 401)
+
+    app = web.Application()
+    app.router.add_post("/alerts", alerts)
+    safe = Safe()
+    async with TestServer(app) as server:
+        config = Uplink(id="platform", kind="http", url=str(server.make_url("")), credentials="x")
+        uplink = CredentialedUplink(config, SENDER, safe.load)
+        with pytest.raises(LinkRefusedError, match="no credentials 'x'"):
+            await uplink.connect()
+        with pytest.raises(LinkRefusedError, match="no session"):
+            await uplink.send(ALERT, [ITEM])
+        for safe.password in ("wrong", "right"):
+            await uplink.connect()
+            try:
+                verdicts = await uplink.send(ALERT, [ITEM])
+            except LinkRefusedError:
+                verdicts = []
+            await uplink.close()
+        assert verdicts == [ACCEPTED]
+        assert uplink.acknowledges == Acknowledges.STORED
+    assert seen == ["gateway:wrong", "gateway:right"]
