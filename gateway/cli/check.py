@@ -41,4 +41,8 @@ def run(args: argparse.Namespace) -> int:
         warnings = list(checked.warnings)
         show_json({"ok": True, "errors": [], "warnings": warnings, "summary": summary})
         return Exit.DONE
+    count = len(checked.warnings)
+    print(f"OK {plain(str(args.site))}" + (f", {count} warning(s)" if count else ""))
+    for line in [*checked.warnings, *checked.summary.text().splitlines()]:
+        print(plain(line))
     return Exit.DONE

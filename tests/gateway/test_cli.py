@@ -257,6 +257,67 @@ async def test_stop_guard(gateway: Gateway, guard: LiveGuard, terminal: Terminal
     assert gateway.http
 
 
+SITE = """
+[site]
+id = "bench"
+[[device]]
+id = "plc"
+driver = "modbus-tcp"
+address = "127.0.0.1:1502"
+fast = true
+poll = "20ms"
+timeout = "200ms"
+[[tag]]
+id = "gas"
+device = "plc"
+point = { address = "ir:100", type = "float32" }
+unit = "%CH4"
+range = [0, 4]
+stale_after = "500ms"
+[[output]]
+id = "power"
+device = "plc"
+address = "c:16"
+trip = false
+normal = true
+[[interlock]]
+id = "gas-high"
+cause = "gas >= 1.5 until < 1.0"
+effects = ["power"]
+response = "2s"
+armed = true
+"""
+
+
+def test_check_says_ok_with_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(SITE)
+    assert main(["check", str(site)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("OK ")
+    assert said.err == ""
+    for words in ("1 armed", "worst demand", "worst loss", "response 2s", "uplink"):
+        assert words in said.out
+    assert main(["check", str(site), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ok"], answer["summary"]["armed"], answer["errors"]) == (True, 1, [])
+    assert answer["warnings"]
+
+
+def test_check_lists_every_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(SITE.replace('"20ms"', '"20"').replace("gas >= 1.5", "gaz >= 1.5"))
+    assert main(["check", str(site)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, second = said.err.splitlines()
+    assert "device[plc].poll" in first
+    assert 'did you mean "gas"' in second
+    assert main(["check", str(site), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ok"], answer["errors"]) == (False, [first, second])
+
+
 def test_usage_errors_are_exit_2() -> None:
     for words in ([], ["nonsense"], ["reset"], ["reset", "x", "--generation", "many"]):
         with pytest.raises(SystemExit) as ended:
