@@ -1,0 +1,187 @@
+"""The guard's journal into the ledger: every record exactly once, in order.
+
+Constraints: the position in the journal moves in the transaction of the alerts made of the records
+before it, and the guard is told (ACK) only after that. A record that makes no sense becomes an
+alert that says so; it never stops the others.
+"""
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.errors import StoreError
+from gateway.store.alert import AlertDraft, Source
+
+if TYPE_CHECKING:
+    from fastpath.journal import GuardView
+    from fastpath.records import Event
+
+_LOGGER = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 512
+QUIET_NS: Final = 1_000_000_000  # how long records that are no alert wait for a commit of their own
+_POISON: Final = (LookupError, ValueError, TypeError, ArithmeticError, struct.error)
+
+
+class AlertStore(Protocol):
+    """What the records go to: the ledger."""
+
+    async def append(
+        self, drafts: Sequence[AlertDraft], *, journal: tuple[int, int] | None = None
+    ) -> Sequence[int]:
+        """Store alerts with the position in one transaction. Raises StoreError."""
+
+    async def journal_position(self, journal_id: int) -> int | None:
+        """The first record that is not recorded. Raises StoreError."""
+
+    async def knows_journals(self) -> bool:
+        """False where nothing of any guard was ever recorded. Raises StoreError."""
+
+
+class EventDrain:
+    """Reads events from where the ledger stands.
+
+    ``words`` makes an alert of a record or None, ``ack`` tells the guard, ``observers`` see every
+    record once it is durable.
+    """
+
+    def __init__(
+        self,
+        view: "Callable[[], GuardView | None]",
+        ledger: AlertStore,
+        words: "Callable[[Event], AlertDraft | None]",
+        ack: Callable[[int, int], None],
+        observers: "Sequence[Callable[[Event], None]]" = (),
+    ) -> None:
+        self.events = 0  # recorded
+        self.lost = 0  # records that were overwritten or unreadable
+        self._view = view
+        self._ledger = ledger
+        self._words = words
+        self._ack = ack
+        self._observers = tuple(observers)
+        self._journal_id = 0  # 0: not attached
+        self._next = 0
+        self._unsaved: list[Event] = []  # read, no alert, position not yet committed
+        self._saved_ns = 0
+
+    async def drain(self, *, all_of_it: bool = False) -> bool:
+        """Record what is new; True where alerts were stored.
+
+        ``all_of_it``: commit the position also of records that are no alert. Raises StoreError:
+        then it begins again from what the ledger has.
+        """
+        try:
+            return await self._drain(all_of_it=all_of_it)
+        except StoreError:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Ask the ledger for the position again before the next record."""
+        self._journal_id = 0
+        self._unsaved = []
+
+    async def _drain(self, *, all_of_it: bool) -> bool:
+        stored = False
+        while (view := self._view()) is not None:
+            header = view.header()
+            if header.journal_id != self._journal_id:
+                stored = await self._attach(header.journal_id, header.event_tail) or stored
+                continue  # the file may be another one after a wait
+            events = view.events(self._next, BATCH_MAX)
+            head = header.event_head if len(events) < BATCH_MAX else 0
+            drafts, end = self._read(events, head)
+            due = all_of_it or time.monotonic_ns() - self._saved_ns >= QUIET_NS
+            if drafts or (due and self._unsaved) or len(self._unsaved) >= BATCH_MAX:
+                await self._ledger.append(drafts, journal=(self._journal_id, end))
+                self._saved(end)
+                stored = stored or bool(drafts)
+            self._next = end
+            if len(events) < BATCH_MAX:
+                if header.event_tail < self._committed(end):
+                    self._ack(self._journal_id, self._committed(end))
+                break
+        return stored
+
+    async def _attach(self, journal_id: int, tail: int) -> bool:
+        """Find the place in a journal; one that is new to the ledger begins at its tail."""
+        position = await self._ledger.journal_position(journal_id)
+        told = False
+        if position is None:
+            position = tail
+            told = await self._ledger.knows_journals()
+            drafts = [_new_journal()] if told else []
+            await self._ledger.append(drafts, journal=(journal_id, tail))
+        self._journal_id = journal_id
+        self._next = position
+        self._unsaved = []
+        self._saved_ns = time.monotonic_ns()
+        return told
+
+    def _read(self, events: "Sequence[Event]", head: int) -> tuple[list[AlertDraft], int]:
+        """Drafts of the records, and the place after them; ``head``: nothing is left before it."""
+        drafts = []
+        expected = self._next
+        for event in events:
+            if event.seq > expected:
+                drafts.append(self._missing(expected, event.seq - 1))
+            expected = event.seq + 1
+            if draft := self._draft(event):
+                drafts.append(draft)
+        if head > expected:
+            drafts.append(self._missing(expected, head - 1))
+            expected = head
+        self._unsaved += events
+        return drafts, expected
+
+    def _draft(self, event: "Event") -> AlertDraft | None:
+        try:
+            return self._words(event)
+        except _POISON:
+            _LOGGER.exception("journal record %d of type %d", event.seq, event.type)
+            return AlertDraft(
+                kind="gap",
+                state="event",
+                source=Source("guard", "journal"),
+                utc_ns=event.utc_ns,
+                priority="high",
+                cause=f"journal record {event.seq} of type {event.type} cannot be understood",
+                journal_seq=event.seq,
+            )
+
+    def _missing(self, first: int, last: int) -> AlertDraft:
+        self.lost += last - first + 1
+        return AlertDraft(
+            kind="gap",
+            state="event",
+            source=Source("guard", "journal"),
+            priority="high",
+            cause=f"journal records {first} to {last} were overwritten or are damaged",
+            journal_seq=last,
+        )
+
+    def _saved(self, end: int) -> None:
+        for event in self._unsaved:
+            for observe in self._observers:
+                observe(event)
+        self.events += len(self._unsaved)
+        self._unsaved = []
+        self._saved_ns = time.monotonic_ns()
+        self._ack(self._journal_id, end)
+
+    def _committed(self, end: int) -> int:
+        return self._unsaved[0].seq if self._unsaved else end
+
+
+def _new_journal() -> AlertDraft:
+    return AlertDraft(
+        kind="gap",
+        state="event",
+        source=Source("guard", "journal"),
+        priority="low",
+        cause="the guard has a new journal (the machine was restarted, or its file was replaced): "
+        "what was in the old one and not yet recorded is lost",
+    )

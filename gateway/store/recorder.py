@@ -1,0 +1,341 @@
+"""The recorder: brings what the guard journals, and what the drivers read, to disk.
+
+Three loops that do not wait for each other: journal records to the ledger, samples to the image,
+the alarms and the history (one commit a second), and the history's housekeeping. A disk that takes
+nothing costs none of them anything: the records stay in the guard's ring, alarms and rows wait in
+memory (bounded, counted).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+
+from gateway.errors import StoreError
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.event_drain import EventDrain
+from gateway.store.sample_drain import SampleDrain
+
+if TYPE_CHECKING:
+    from array import array
+
+    from fastpath.image import TagImage
+    from fastpath.journal import GuardView
+    from fastpath.records import Event
+    from gateway.store.history import History
+    from gateway.store.ledger import Ledger
+
+_LOGGER = logging.getLogger(__name__)
+
+DRAIN_S: Final = 0.1
+COMMIT_S: Final = 1.0
+KEEP_S: Final = 10.0
+RETRY_S_MAX: Final = 1.0
+STOP_S: Final = 1.0
+ALARMS_MAX: Final = 100_000  # that wait for the ledger
+ALARM_BATCH_MAX: Final = 500
+TELL_NS: Final = 60_000_000_000  # how often lost samples are told
+TELL_SHED_NS: Final = 3_600_000_000_000
+
+
+class Alarms(Protocol):
+    """What makes alarms of samples: ``alarms.Limits``."""
+
+    def restore(self, subjects: Sequence[str]) -> None:
+        """Begin with what is raised."""
+
+    def orphans(self) -> list[AlertDraft]:
+        """The ends of alarms that no longer exist."""
+
+    def feed(self, samples: bytes) -> list[AlertDraft]:
+        """Evaluate samples; what began and what ended."""
+
+    def advance(self, mono_ns: int, utc_ns: int) -> list[AlertDraft]:
+        """Evaluate at a time without samples."""
+
+
+class Programs(Protocol):
+    """What knows the guard's programs: ``alarms.KnownPrograms``."""
+
+    def table(self, number: int) -> "array[int] | None":
+        """Guard slot to tag index."""
+
+
+class Words(Protocol):
+    """What makes alerts of journal records: ``alarms.EventWords``."""
+
+    def draft_of(self, event: "Event") -> AlertDraft | None:
+        """The alert that a record is, or None."""
+
+
+class RecorderStats(Struct, frozen=True, kw_only=True):
+    """Counters since the start."""
+
+    running: bool
+    events: int
+    samples: int
+    alarms_waiting: int
+    store_failures: int
+    last_drain_mono_ns: int
+    dropped: dict[str, int]
+
+
+class Recorder:
+    """Runs for the gateway's life. ``view`` gives the mapped guard.shm or None.
+
+    ``ack`` tells the guard how far its journal is recorded, ``on_stored`` that there is something
+    new to send.
+    """
+
+    def __init__(
+        self,
+        view: "Callable[[], GuardView | None]",
+        ledger: "Ledger",
+        history: "History",
+        *,
+        image: "TagImage",
+        limits: Alarms,
+        words: Words,
+        programs: Programs,
+        ack: Callable[[int, int], None],
+        on_stored: Callable[[], None],
+        observers: "Sequence[Callable[[Event], None]]" = (),
+        utc_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.rounds = 0  # of the loop that must never stand still
+        self._view = view
+        self._ledger = ledger
+        self._history = history
+        self._image = image
+        self._limits = limits
+        self._on_stored = on_stored
+        self._utc_ns = utc_ns
+        self._events = EventDrain(view, ledger, words.draft_of, ack, observers)
+        self._samples = SampleDrain(image, limits, history, programs.table)
+        self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
+        self._event_nudge = asyncio.Event()
+        self._sample_nudge = asyncio.Event()
+        self._known = False  # the limits have begun with what is raised
+        self._running = False
+        self._failures = 0
+        self._last_drain_ns = 0
+        self._alarms_dropped = 0
+        self._lost_told = 0
+        self._lost_told_ns = -TELL_NS
+        self._shed_told_ns = -TELL_SHED_NS
+
+    def nudge(self) -> None:
+        """There is something new in guard.shm."""
+        self._event_nudge.set()
+        self._sample_nudge.set()
+
+    def take(self, samples: bytes, recorded: bytes) -> None:
+        """Samples of the gateway's own drivers, by tag index; ``recorded`` are those to keep."""
+        self._image.apply(samples)
+        self._wait_for_ledger(self._limits.feed(samples), None)
+        self._history.add(recorded)
+
+    async def run(self) -> None:
+        """Record until cancelled; then what is there is stored, for a second at most."""
+        self._events.detach()
+        self._samples.journal_id = 0
+        self._running = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._run_events(), name="recorder events")
+                group.create_task(self._run_samples(), name="recorder samples")
+                group.create_task(self._run_commits(), name="recorder commits")
+                group.create_task(self._run_keeping(), name="recorder keeping")
+        finally:
+            self._running = False
+            await self._finish()
+
+    def stats(self) -> RecorderStats:
+        """Counters."""
+        return RecorderStats(
+            running=self._running,
+            events=self._events.events,
+            samples=self._samples.samples,
+            alarms_waiting=len(self._alarms),
+            store_failures=self._failures,
+            last_drain_mono_ns=self._last_drain_ns,
+            dropped={
+                "events_lost": self._events.lost,
+                "samples_lost": self._samples.lost,
+                "unknown_program": self._samples.unknown,
+                "alarms_full": self._alarms_dropped,
+            },
+        )
+
+    # ---- the loops -----------------------------------------------------------------------------
+
+    async def _run_events(self) -> None:
+        pause_s = 0.0
+        while True:
+            await _wait(self._event_nudge, DRAIN_S)
+            try:
+                stored = await self._events.drain()
+                stored = await self._store_alarms() or stored
+            except StoreError:
+                self._failures += 1
+                pause_s = min(RETRY_S_MAX, pause_s + DRAIN_S)
+                await asyncio.sleep(pause_s)
+            except OSError as error:  # the map was closed under our hands
+                _LOGGER.debug("guard.shm: %s", error)
+                self._events.detach()
+            else:
+                pause_s = 0.0
+                if stored:
+                    self._on_stored()
+            self.rounds += 1
+
+    async def _run_samples(self) -> None:
+        while True:
+            await _wait(self._sample_nudge, DRAIN_S)
+            try:
+                await self._drain_samples()
+            except StoreError:
+                await asyncio.sleep(RETRY_S_MAX)  # it does not know where to begin
+            except OSError as error:
+                _LOGGER.debug("guard.shm: %s", error)
+                self._samples.journal_id = 0
+
+    async def _run_commits(self) -> None:
+        due = time.monotonic()
+        while True:
+            due = max(due + COMMIT_S, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            try:
+                await self._commit()
+            except StoreError:
+                self._failures += 1
+
+    async def _run_keeping(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_S)
+            self._tell_lost()
+            try:
+                await self._history.pack()
+                shed = await self._history.shed()
+            except StoreError:
+                continue
+            if shed.unsent:
+                self._tell_shed(shed.unsent)
+
+    # ---- their steps ---------------------------------------------------------------------------
+
+    async def _drain_samples(self) -> None:
+        now_ns = time.monotonic_ns()
+        await self._begin_limits()
+        view = self._view()
+        if view is not None:
+            header = view.header()
+            if header.journal_id != self._samples.journal_id:
+                await self._attach_samples()
+                return
+            for drafts, position in self._samples.drain(view, header):
+                self._wait_for_ledger(drafts, (header.journal_id, position))
+        self._wait_for_ledger(self._limits.advance(now_ns, self._utc_ns()), None)
+        self._last_drain_ns = now_ns
+
+    async def _begin_limits(self) -> None:
+        if self._known:
+            return
+        await self._ledger.knows_journals()  # raises while the ledger was never open
+        self._limits.restore([item.subject for item in self._ledger.active()])
+        self._known = True
+        self._wait_for_ledger(self._limits.orphans(), None)
+
+    async def _attach_samples(self) -> None:
+        view = self._view()
+        if view is None:
+            return
+        journal_id = view.header().journal_id
+        position = await self._history.sample_position(journal_id)
+        told = await self._ledger.sample_position(journal_id)
+        view = self._view()  # the file may be another one after a wait
+        if view is None or view.header().journal_id != journal_id:
+            return
+        self._samples.attach(view, view.header(), position or 0, told or 0, fresh=True)
+        self._sample_nudge.set()
+
+    async def _commit(self) -> None:
+        journal_id = self._samples.journal_id
+        position = (journal_id, self._samples.position) if journal_id else None
+        if await self._history.commit(position):
+            self._on_stored()
+
+    async def _store_alarms(self) -> bool:
+        """Bring waiting alarms into the ledger, in order; True where some were stored."""
+        stored = False
+        while self._alarms:
+            batch = [self._alarms[i] for i in range(min(len(self._alarms), ALARM_BATCH_MAX))]
+            positions = [position for _, position in batch if position]
+            await self._ledger.append(
+                [draft for draft, _ in batch], samples=positions[-1] if positions else None
+            )
+            for _ in batch:
+                self._alarms.popleft()
+            stored = True
+        return stored
+
+    def _wait_for_ledger(
+        self, drafts: Sequence[AlertDraft], position: tuple[int, int] | None
+    ) -> None:
+        """Queue alarms; the position goes with the last of them, so that none is left behind."""
+        for i, draft in enumerate(drafts):
+            if len(self._alarms) >= ALARMS_MAX:
+                self._alarms_dropped += 1
+                continue
+            self._alarms.append((draft, position if i == len(drafts) - 1 else None))
+        if drafts:
+            self._event_nudge.set()
+
+    def _tell_lost(self) -> None:
+        now_ns = time.monotonic_ns()
+        lost = self._samples.lost - self._lost_told
+        if lost and now_ns - self._lost_told_ns >= TELL_NS:
+            self._lost_told, self._lost_told_ns = self._samples.lost, now_ns
+            self._tell_gap(f"{lost} samples of the guard were overwritten before they were stored")
+
+    def _tell_shed(self, rows: int) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._shed_told_ns >= TELL_SHED_NS:
+            self._shed_told_ns = now_ns
+            self._tell_gap(f"the history is full: {rows} messages of samples went unsent")
+
+    def _tell_gap(self, cause: str) -> None:
+        draft = AlertDraft(
+            kind="gap",
+            state="event",
+            source=Source("gateway", "history"),
+            priority="high",
+            cause=cause,
+        )
+        self._wait_for_ledger([draft], None)
+
+    async def _finish(self) -> None:
+        """The last of everything, on a disk that takes it."""
+        with contextlib.suppress(StoreError, OSError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                if self._samples.journal_id:
+                    await self._drain_samples()
+                await self._history.commit(
+                    (self._samples.journal_id, self._samples.position)
+                    if self._samples.journal_id
+                    else None
+                )
+                await self._events.drain(all_of_it=True)
+                await self._store_alarms()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    event.clear()
