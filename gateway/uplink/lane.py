@@ -31,6 +31,7 @@ class Lane:
         self.cursor = 0
         self.hold_until_s = 0.0  # loop time before which nothing of this lane is sent
         self.denied = ""  # why the other end does not take this lane at all
+        self.doubted = False  # it refused whatever was sent: who is at fault is not known
         self.refused: dict[int, Refused] = {}  # not yet set aside, by sequence
         self.sent = 0
         self.retried = 0

@@ -265,7 +265,8 @@ class Pump:
                 self._quiet.set()
 
     def _limit(self, lane: Lane) -> int:
-        if self._one_by_one:
+        asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order
+        if self._one_by_one or asking:
             return 1
         return self._chunk if lane.name == BACKFILL else self._window
 
@@ -306,6 +307,7 @@ class Pump:
     def _taken(self, lane: Lane) -> None:
         """The other end takes what this lane has."""
         self._link.progress()
+        lane.doubted = False
         if lane.denied:
             lane.denied = ""
             self._problems.cleared("uplink", f"{self._id}/{lane.name}", "is taken again")
@@ -343,7 +345,8 @@ class Pump:
                 self._pause(lane, verdict)
                 return
         if not proven and not any(isinstance(verdict, Accepted) for verdict in verdicts):
-            lane.refused.clear()  # by whom, is not known: they are tried again
+            lane.refused.clear()  # they are tried again, in company: one that passes is a proof
+            lane.doubted = True
             why = refused[0][1]
             text = f"it refuses everything in {lane.name}: {why.reason} {why.detail}"
             self._pause(lane, Retry(REFUSED_RETRY_S, text, denied=True))
