@@ -16,7 +16,7 @@ from gateway.store.alert import AlertDraft, Priority, Source
 
 if TYPE_CHECKING:
     from fastpath.image import TagImage
-    from gateway.logic.compile import AlarmDef, AlarmProgram
+    from gateway.logic.alarms import AlarmDef, AlarmProgram
 
 _HIGH: Final = frozenset({"high", "high_high"})
 _SUBJECT: Final = "alarm:"
@@ -30,7 +30,7 @@ _PRIORITIES: Final[dict[str, Priority]] = {
 
 
 class Limits:
-    """The alarms of a site. ``tags`` are its tag ids by index, ``image`` has their newest values."""
+    """The alarms of a site. ``tags`` are its tag ids by index, ``image`` has the newest values."""
 
     def __init__(
         self, program: "AlarmProgram", tags: Sequence[str], image: "TagImage | None" = None
@@ -45,13 +45,12 @@ class Limits:
         self._conditions.watch(list(self._alarms), slots)
 
     def restore(self, subjects: Iterable[str]) -> None:
-        """Begin with what the ledger says is raised; call it before the first samples."""
-        self._raised = {
-            subject.removeprefix(_SUBJECT) for subject in subjects if subject.startswith(_SUBJECT)
-        }
-        self._held = {}
+        """Go on from what the ledger says is raised."""
+        alarms = {s.removeprefix(_SUBJECT) for s in subjects if s.startswith(_SUBJECT)}
+        earlier = alarms - self._raised
+        self._raised |= earlier
         for alarm in self._alarms.values():
-            if alarm.id in self._raised:
+            if alarm.id in earlier:
                 self._held.setdefault(self._index[alarm.tag], []).append(alarm)
 
     def orphans(self) -> list[AlertDraft]:

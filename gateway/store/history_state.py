@@ -1,4 +1,4 @@
-"""What the history holds, as it is committed: numbers, groups, lanes, cursors, how much was shed."""
+"""What the history holds, as committed: numbers, groups, lanes, cursors, how much was shed."""
 
 import time
 from collections.abc import Callable, Sequence

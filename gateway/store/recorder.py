@@ -143,7 +143,6 @@ class Recorder:
     async def run(self) -> None:
         """Record until cancelled; then what is there is stored, for a second at most."""
         self._events.detach()
-        self._samples.journal_id = 0
         self._running = True
         try:
             async with asyncio.TaskGroup() as group:
@@ -203,7 +202,6 @@ class Recorder:
                 await asyncio.sleep(RETRY_S_MAX)  # it does not know where to begin
             except OSError as error:
                 _LOGGER.debug("guard.shm: %s", error)
-                self._samples.journal_id = 0
 
     async def _run_commits(self) -> None:
         due = time.monotonic()
@@ -232,14 +230,16 @@ class Recorder:
     async def _drain_samples(self) -> None:
         now_ns = time.monotonic_ns()
         await self._begin_limits()
-        view = self._view()
-        if view is not None:
+        while (view := self._view()) is not None:
             header = view.header()
             if header.journal_id != self._samples.journal_id:
-                await self._attach_samples()
-                return
-            for drafts, position in self._samples.drain(view, header):
-                self._wait_for_ledger(drafts, (header.journal_id, position))
+                await self._attach_samples(header.journal_id)
+                continue
+            drained = self._samples.drain(view, header)
+            self._wait_for_ledger(drained.drafts, (header.journal_id, drained.position))
+            if not drained.more:
+                break
+            await asyncio.sleep(0)  # a long ring is no reason to stop everything else
         self._wait_for_ledger(self._limits.advance(now_ns, self._utc_ns()), None)
         self._last_drain_ns = now_ns
 
@@ -251,18 +251,12 @@ class Recorder:
         self._known = True
         self._wait_for_ledger(self._limits.orphans(), None)
 
-    async def _attach_samples(self) -> None:
-        view = self._view()
-        if view is None:
-            return
-        journal_id = view.header().journal_id
+    async def _attach_samples(self, journal_id: int) -> None:
         position = await self._history.sample_position(journal_id)
         told = await self._ledger.sample_position(journal_id)
-        view = self._view()  # the file may be another one after a wait
-        if view is None or view.header().journal_id != journal_id:
-            return
-        self._samples.attach(view, view.header(), position or 0, told or 0, fresh=True)
-        self._sample_nudge.set()
+        view = self._view()
+        if view is not None and view.header().journal_id == journal_id:  # still, after the wait
+            self._samples.attach(view, view.header(), position or 0, told or 0)
 
     async def _commit(self) -> None:
         journal_id = self._samples.journal_id
@@ -325,11 +319,7 @@ class Recorder:
             async with asyncio.timeout(STOP_S):
                 if self._samples.journal_id:
                     await self._drain_samples()
-                await self._history.commit(
-                    (self._samples.journal_id, self._samples.position)
-                    if self._samples.journal_id
-                    else None
-                )
+                await self._commit()
                 await self._events.drain(all_of_it=True)
                 await self._store_alarms()
 

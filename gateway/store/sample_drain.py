@@ -8,7 +8,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fastpath.codes import EventType
 from fastpath.columns import remap
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastpath.journal import GuardView, Header
     from gateway.store.alert import AlertDraft
 
-BATCH_MAX: Final = 65_536
+BATCH_MAX: Final = 16_384  # between two turns of the loop
 EVENTS_LOOKED_AT: Final = 8_192  # newest records that are searched for swaps at the start
 SWAP_WAIT_ROUNDS: Final = 10  # drains that wait for the record of a swap already seen
 
@@ -37,6 +37,14 @@ class SampleStore(Protocol):
 
     def add(self, samples: bytes) -> int:
         """Take samples by tag index."""
+
+
+class Drained(NamedTuple):
+    """Alarms that began and ended, the ring position after them, and whether there is more."""
+
+    drafts: "list[AlertDraft]"
+    position: int
+    more: bool
 
 
 class SampleDrain:
@@ -65,13 +73,8 @@ class SampleDrain:
         self._waited = 0
         self._seeded = False
 
-    def attach(
-        self, view: "GuardView", header: "Header", position: int, told: int, *, fresh: bool
-    ) -> None:
-        """Begin at ``position``; alarms of samples before ``told`` are in the ledger already.
-
-        ``fresh``: the limits know nothing yet, so the values that stand are shown to them once.
-        """
+    def attach(self, view: "GuardView", header: "Header", position: int, told: int) -> None:
+        """Begin at ``position``; alarms of samples before ``told`` are in the ledger already."""
         self.journal_id = header.journal_id
         self.position = position
         self._told = told
@@ -81,33 +84,28 @@ class SampleDrain:
         self._events_seen = header.event_head
         self._swaps = [(0, _old_program(events, header.program))]
         self._note_swaps(events)
+        self._end_with(header, events)
         self._waited = 0
-        self._seeded = not fresh
+        self._seeded = False
 
-    def drain(self, view: "GuardView", header: "Header") -> "list[tuple[list[AlertDraft], int]]":
-        """Take what is new up to the header; (drafts, ring position after them) per batch."""
+    def drain(self, view: "GuardView", header: "Header") -> Drained:
+        """Take what is new up to the header, at most one batch."""
         if not self._follow_program(view, header):
-            return []
-        found = []
-        while self.position < header.sample_head:
+            return Drained([], self.position, more=False)
+        if self.position < header.sample_head:
             limit = min(BATCH_MAX, header.sample_head - self.position)
             if self.position < self._told:
                 limit = min(limit, self._told - self.position)
-            after, lost, raw = view.samples(self.position, limit)
-            if after == self.position:
-                break
-            replayed = after <= self._told
-            self.position = after
+            self.position, lost, raw = view.samples(self.position, limit)
             self.lost += lost
             drafts = self._take(raw)
-            if drafts and not replayed:
-                found.append((drafts, after))
-        if not self._seeded:
-            self._seeded = True
-            drafts = self._limits.feed(self._standing(view))
-            if drafts:
-                found.append((drafts, self.position))
-        return found
+            if self.position <= self._told:
+                drafts = []
+            return Drained(drafts, self.position, more=self.position < header.sample_head)
+        if self._seeded:
+            return Drained([], self.position, more=False)
+        self._seeded = True
+        return Drained(self._limits.feed(self._standing(view)), self.position, more=False)
 
     def _take(self, raw: bytes) -> "list[AlertDraft]":
         drafts: list[AlertDraft] = []
@@ -149,13 +147,18 @@ class SampleDrain:
         self._waited += 1
         if not self._note_swaps(events) and self._waited < SWAP_WAIT_ROUNDS:
             return False
-        if self._swaps[-1][1] != _number(header.program):  # started anew, or the record was lost
-            since_ns = max((event.mono_ns for event in events), default=time.monotonic_ns())
-            self._swaps.append((since_ns, _number(header.program)))
+        self._end_with(header, events)
         self._program = header.program
         self._events_seen = header.event_head
         self._waited = 0
         return True
+
+    def _end_with(self, header: "Header", events: Sequence[Event]) -> None:
+        """The guard was started with another program, or the record of the swap is lost."""
+        if self._swaps[-1][1] != _number(header.program):
+            starts = [event.mono_ns for event in events if event.type == EventType.GUARD_START]
+            since_ns = starts[-1] if starts else time.monotonic_ns()
+            self._swaps.append((since_ns, _number(header.program)))
 
     def _note_swaps(self, events: Sequence[Event]) -> bool:
         found = False
