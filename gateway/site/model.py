@@ -4,11 +4,17 @@
 the site file leaves out has its resolved value here. Durations are nanoseconds.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-Ident = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
+IDENT_PATTERN: Final = r"^[a-z][a-z0-9_.-]{0,62}$"
+Ident = Annotated[str, Meta(pattern=IDENT_PATTERN)]
+Order = Literal["ABCD", "BADC", "CDAB", "DCBA"]
+Record = Literal["all", "change", "1s"]
+Priority = Literal["critical", "high", "medium", "low"]
+Level = Literal["red", "orange", "yellow", "blue"]
+Lane = Literal["alert", "live", "backfill"]
 
 
 class Duration(int):
@@ -53,12 +59,12 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     poll: Duration = Duration(1_000_000_000)
     timeout: Duration = Duration(1_000_000_000)
     settle: Duration = Duration(1_000_000_000)
-    record: str = "change"  # all, change, 1s
+    record: Record = "change"
     fast: bool = False  # polled by the guard
     heartbeat: Heartbeat | None = None
     unit: Annotated[int, Meta(ge=0, le=255)] = 1
     base: Annotated[int, Meta(ge=0, le=1)] = 0
-    order: str = "ABCD"
+    order: Order = "ABCD"
     max_registers: Annotated[int, Meta(ge=1, le=125)] = 125
     max_gap: Annotated[int, Meta(ge=0, le=124)] = 8
     request_delay: Duration = Duration(0)
@@ -74,8 +80,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     high_high: float | None = None
     deadband: Annotated[float, Meta(ge=0)] = 0.0
     delay: Duration = Duration(0)
-    priority: str = "medium"
-    level: str | None = None
+    priority: Priority = "medium"
+    level: Level | None = None
     guidance: str = ""
 
 
@@ -90,9 +96,9 @@ class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     range: tuple[float, float] | None = None
     poll: Duration | None = None
     stale_after: Duration | None = None  # 3 x poll + timeout
-    record: str | None = None
+    record: Record | None = None
     limits: Limits | None = None
-    uncertain: str = "bad"  # bad, use
+    uncertain: Literal["bad", "use"] = "bad"
     description: str = ""
 
 
@@ -104,7 +110,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     address: str
     trip: bool | int
     normal: bool | int | None = None
-    unit: int | None = None
+    unit: Annotated[int, Meta(ge=0, le=255)] | None = None
     readback: str | None = None  # a boolean tag; "not x" inverts
     confirm_within: Duration = Duration(1_000_000_000)
     reassert: Duration = Duration(1_000_000_000)
@@ -127,32 +133,32 @@ class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bad_for: Duration = Duration(0)
     min_trip: Duration = Duration(0)
     latch: bool = True
-    on_bad: str = "trip"  # trip, hold, ignore
+    on_bad: Literal["trip", "hold", "ignore"] = "trip"
     hold_max: Duration | None = None
     bypass_max: Duration = Duration(4 * 3600 * 1_000_000_000)
     no_bypass: bool = False
-    bypass_votes: str = "abstain"
+    bypass_votes: Literal["abstain", "trip"] = "abstain"
     trips_on_gateway_restart: bool = False
-    priority: str = "critical"
-    level: str | None = None
+    priority: Priority = "critical"
+    level: Level | None = None
     guidance: str = ""
 
 
 class Group(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Interlocks that share a first-out; made with its defaults where only an interlock names it."""
+    """Interlocks that share a first-out; made by itself where only an interlock names it."""
 
     id: Ident
-    max_bypassed: int = 1
+    max_bypassed: Annotated[int, Meta(ge=0)] = 1
 
 
 class Uplink(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A connection to one upstream platform."""
 
     id: Ident
-    kind: str  # mqtt, http
+    kind: Literal["mqtt", "http"]
     url: str  # mqtt:// mqtts:// http:// https://
     credentials: str | None = None
-    lanes: tuple[str, ...] = ("alert", "live", "backfill")
+    lanes: tuple[Lane, ...] = ("alert", "live", "backfill")
     window: Annotated[int, Meta(ge=1, le=1000)] = 20  # messages in flight
     timeout: Duration = Duration(10_000_000_000)
 
@@ -187,13 +193,13 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tags: str | None = None  # CSV beside the site file
     tick: Duration = Duration(10_000_000)
     start_within: Duration = Duration(5_000_000_000)
-    on_overrun: str = "trip"
-    on_stop: str = "trip"
-    on_output_failure: str = "stop_heartbeat"
+    on_overrun: Literal["trip", "nothing"] = "trip"
+    on_stop: Literal["trip", "nothing"] = "trip"
+    on_output_failure: Literal["stop_heartbeat", "nothing"] = "stop_heartbeat"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole site file. ``source`` is where it was read from, ``warnings`` what check found."""
+    """A whole site file."""
 
     site: Site
     device: tuple[Device, ...] = ()

@@ -1,0 +1,151 @@
+"""A site file -> everything that runs it, or every error that it has.
+
+References, conditions, response times, credentials: all in one run, each error one line, sorted.
+A site is refused as a whole or taken as a whole.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastpath import blob
+from fastpath.program import BlobRefused, verify
+from gateway.errors import ConfigError
+from gateway.logic.alarms import AlarmProgram, compile_alarms
+from gateway.logic.cautions import cautions, response_text
+from gateway.logic.compile import TooLargeError, compile_site
+from gateway.logic.conditions import Conditions, check_conditions
+from gateway.logic.summary import Summary, summary_of
+from gateway.logic.timing import Path as WorstPath
+from gateway.logic.timing import Timing
+from gateway.logic.tree import tags_of
+from gateway.site.complaints import Complaints
+from gateway.site.credentials import CredentialError, load_credentials
+from gateway.site.draft import Draft
+from gateway.site.durations import format_duration
+from gateway.site.load import read_site, resolve, tag_times
+from gateway.site.model import Config
+from gateway.site.places import Places
+from gateway.site.references import check_references
+
+GATEWAY_STALE_AFTER_NS_MIN: Final = 15_000_000_000  # a restart of the gateway takes that long
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A site fit to run. ``warnings`` are finished lines."""
+
+    config: Config
+    program: bytes  # the guard's, verified
+    alarms: AlarmProgram
+    warnings: list[str]
+    summary: Summary
+
+
+def check_site(
+    path: Path, *, credentials_dir: Path | None = None, require_credentials: bool = True
+) -> Checked:
+    """Check a site file whole. Raises ConfigError with every error.
+
+    Without ``require_credentials`` a missing credential is a warning: whoever runs the site goes
+    on without that uplink until it is there.
+    """
+    draft = read_site(path)
+    places = Places(draft)
+    check_references(draft, places)
+    conditions = check_conditions(draft, places)
+    paths = _check_responses(draft, conditions)
+    _check_gateway_inputs(draft, conditions)
+    _check_alert_lane(draft)
+    missing = Complaints(draft.file)
+    _check_credentials(draft, credentials_dir, draft.complaints if require_credentials else missing)
+    if draft.complaints:
+        raise ConfigError(draft.complaints.lines())
+    return _compiled(draft, conditions, paths, missing.lines())
+
+
+def _compiled(
+    draft: Draft, conditions: Conditions, paths: list[WorstPath], missing: list[str]
+) -> Checked:
+    config = resolve(draft)
+    try:
+        program = compile_site(config)
+        verify(program)
+        alarms = compile_alarms(config)
+        verify(alarms.blob)
+    except BlobRefused as error:
+        raise ConfigError([f"{draft.file}:1: {error}"]) from error
+    except TooLargeError as error:
+        raise ConfigError([f"{draft.file}:1: {error}"]) from error
+    summary = summary_of(
+        config,
+        conditions.causes,
+        conditions.permissives,
+        paths,
+        alarms=len(alarms.alarms),
+        program=program[blob.HASH_AT : blob.HASH_AT + 32],
+    )
+    warnings = [*cautions(draft, config, conditions.causes, paths), *missing]
+    return Checked(config, program, alarms, warnings, summary)
+
+
+def _check_responses(draft: Draft, conditions: Conditions) -> list[WorstPath]:
+    """The worst cases of every interlock whose cause could be read; none beyond ``response``."""
+    timing = Timing(draft)
+    paths: list[WorstPath] = []
+    for entry in draft.interlock:
+        good = entry.ok("delay", "bad_for", "hold_max", "on_bad", "response")
+        if entry.id not in conditions.causes or not good:
+            continue
+        for path in timing.paths(entry.item, conditions.causes[entry.id]):
+            paths.append(path)
+            if path.worst_ns > path.response_ns:
+                wanted = format_duration(path.worst_ns)
+                text = f"{response_text(path)}, expected {wanted} or more"
+                draft.complaints.add(entry.origin, ("response",), text)
+    return paths
+
+
+def _check_gateway_inputs(draft: Draft, conditions: Conditions) -> None:
+    """What the gateway feeds goes stale while it restarts: 15 s, or declared to trip."""
+    tags, devices = draft.by_id("tag"), draft.by_id("device")
+    for entry in draft.interlock:
+        declared = entry.item.trips_on_gateway_restart or not entry.ok("trips_on_gateway_restart")
+        if declared or entry.id not in conditions.causes:
+            continue
+        for name in tags_of(conditions.causes[entry.id]):
+            tag = tags.get(name)
+            device = devices.get(tag.item.device or "") if tag is not None else None
+            if tag is None or device is None or device.item.fast:
+                continue
+            if not tag.ok("poll", "stale_after") or not device.ok("poll", "timeout", "fast"):
+                continue
+            _, stale_after = tag_times(tag.item, device.item)
+            if stale_after < GATEWAY_STALE_AFTER_NS_MIN:
+                text = (
+                    f"found {format_duration(stale_after)}, expected 15s or more: the gateway "
+                    f"feeds it and {entry.origin.where} reads it (or there: "
+                    f"trips_on_gateway_restart = true)"
+                )
+                draft.complaints.add(tag.origin, ("stale_after",), text)
+
+
+def _check_alert_lane(draft: Draft) -> None:
+    """Alerts that reach no platform are told to nobody."""
+    if draft.uplink and all(
+        entry.ok("lanes") and "alert" not in entry.item.lanes for entry in draft.uplink
+    ):
+        entry = draft.uplink[0]
+        text = 'found no uplink with the lane "alert", expected alerts on at least one'
+        draft.complaints.add(entry.origin, ("lanes",), text)
+
+
+def _check_credentials(draft: Draft, directory: Path | None, complaints: Complaints) -> None:
+    for entry in draft.uplink:
+        name = entry.item.credentials
+        if name is None or not entry.ok("credentials"):
+            continue
+        try:
+            load_credentials(name, directory)
+        except CredentialError as error:
+            complaints.add(entry.origin, ("credentials",), str(error))

@@ -1,0 +1,114 @@
+"""The conditions of a draft: each read once, every flaw a complaint with its line and column."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.logic import infer
+from gateway.logic.build import Flaw
+from gateway.logic.infer import Kind, Scope, Symbol
+from gateway.logic.parse import read
+from gateway.logic.tree import Expr, tags_of
+from gateway.site.complaints import Complaints
+from gateway.site.convert import Entry
+from gateway.site.draft import Draft
+from gateway.site.model import Interlock, Tag
+from gateway.site.places import Places
+from gateway.site.references import SYSTEM_PREFIX
+
+GATEWAY_ALIVE: Final = f"{SYSTEM_PREFIX}gateway.alive"
+
+
+def connected_tag(device: str) -> str:
+    """The id of a device's system tag."""
+    return f"{SYSTEM_PREFIX}{device}.connected"
+
+
+@dataclass(slots=True)
+class Conditions:
+    """Trees by interlock id; only of conditions that could be read whole."""
+
+    causes: dict[str, Expr] = field(default_factory=dict)
+    permissives: dict[str, Expr] = field(default_factory=dict)
+
+
+def check_conditions(draft: Draft, places: Places) -> Conditions:
+    """Read and check the causes and permissives of all interlocks."""
+    scope = scope_of(draft, places)
+    found = Conditions()
+    for entry in draft.interlock:
+        for key, trees in (("cause", found.causes), ("permissive", found.permissives)):
+            text = getattr(entry.item, key)
+            if not isinstance(text, str) or not entry.ok(key):
+                continue
+            tree = _read(entry, key, text, scope, draft.complaints)
+            if tree is not None:
+                trees[entry.id] = tree
+                _require_ranges(draft, entry, tree, places)
+    return found
+
+
+def scope_of(draft: Draft, places: Places) -> Scope:
+    """What a site's conditions may name."""
+    symbols = {entry.id: _symbol(entry, places) for entry in reversed(draft.tag) if entry.id}
+    refused = {}
+    symbols[GATEWAY_ALIVE] = Symbol(Kind.BOOLEAN, "")
+    polled = {entry.item.device for entry in draft.tag}
+    for device in draft.device:
+        ident = connected_tag(device.id)
+        if not device.ok("fast"):
+            symbols[ident] = Symbol(Kind.ANY)
+        elif not device.item.fast:
+            refused[ident] = "expected a device of the guard (fast = true)"
+        elif device.id not in polled and device.item.heartbeat is None:
+            refused[ident] = "expected a device with a tag or a heartbeat: nothing else is heard"
+        else:
+            symbols[ident] = Symbol(Kind.BOOLEAN, "")
+    lost = frozenset(draft.lost.get("tag", ()))
+    return Scope(symbols, lost, refused, open="tag" in draft.incomplete)
+
+
+def _symbol(entry: Entry[Tag], places: Places) -> Symbol:
+    boolean = places.is_boolean(entry)
+    if boolean is None:
+        return Symbol(Kind.ANY)
+    if boolean:
+        return Symbol(Kind.BOOLEAN, "")
+    unit = entry.item.unit if entry.ok("unit") else None
+    return Symbol(Kind.NUMBER, unit, entry.item.range if entry.ok("range") else None)
+
+
+def _read(
+    entry: Entry[Interlock], key: str, text: str, scope: Scope, complaints: Complaints
+) -> Expr | None:
+    reading = read(text)
+    flaws: list[Flaw] = list(reading.flaws)
+    if reading.tree is not None:
+        flaws += infer.check(reading.tree, scope)
+    for flaw in flaws:
+        _complain(entry, key, text, flaw, complaints)
+    if flaws:
+        entry.bad.add(key)
+        return None
+    return reading.tree
+
+
+def _complain(entry: Entry[Any], key: str, text: str, flaw: Flaw, complaints: Complaints) -> None:
+    """Say where: the file's line and column, so that an editor finds it."""
+    origin = entry.origin
+    line, column = origin.line((key,)), flaw.at + 1
+    if origin.index is not None:
+        line, column = origin.index.place((*origin.path, key), text, flaw.at)
+    complaints.at_line(origin.file, line, origin.name((key,)), f"column {column}: {flaw.text}")
+
+
+def _require_ranges(draft: Draft, entry: Entry[Interlock], tree: Expr, places: Places) -> None:
+    """An analog input of an interlock needs its range: outside it the instrument is broken."""
+    tags = draft.by_id("tag")
+    for ident in tags_of(tree):
+        tag = tags.get(ident)
+        if tag is None or tag.damaged or not tag.ok("range") or tag.item.range is not None:
+            continue
+        if places.is_boolean(tag) is False:
+            text = f"found nothing, expected [low, high]: interlock {entry.id} reads this tag"
+            tag.bad.add("range")
+            draft.complaints.add(tag.origin, ("range",), text)

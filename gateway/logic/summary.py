@@ -1,0 +1,105 @@
+"""What a good site file will do, in numbers and conditions: what ``check`` says after OK."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.logic.infer import canonical
+from gateway.logic.timing import Path
+from gateway.logic.tree import Expr
+from gateway.site.durations import format_duration
+from gateway.site.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class InterlockSummary:
+    """One interlock: its conditions fully parenthesised, and its worst cases per output."""
+
+    id: str
+    armed: bool
+    cause: str
+    permissive: str | None
+    response_ns: int
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of a site, and every interlock."""
+
+    site: str
+    devices: int
+    fast_devices: int
+    tags: int
+    alarms: int
+    interlocks: int
+    armed: int
+    outputs: int
+    uplinks: int
+    program: str  # hash of the guard's program, hex
+    conditions: tuple[InterlockSummary, ...]
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [
+            f"site        {self.site}",
+            f"devices     {self.devices}, {self.fast_devices} polled by the guard",
+            f"tags        {self.tags}, {self.alarms} alarm limits",
+            f"interlocks  {self.interlocks}, {self.armed} armed",
+            f"outputs     {self.outputs}",
+            f"uplinks     {self.uplinks}",
+            f"program     {self.program[:16]}",
+        ]
+        for item in self.conditions:
+            lines += ["", *_interlock_lines(item)]
+        return "\n".join(lines)
+
+
+def summary_of(
+    config: Config,
+    causes: Mapping[str, Expr],
+    permissives: Mapping[str, Expr],
+    paths: list[Path],
+    *,
+    alarms: int,
+    program: bytes,
+) -> Summary:
+    """The summary of a site without errors."""
+    return Summary(
+        site=config.site.id,
+        devices=len(config.device),
+        fast_devices=sum(device.fast for device in config.device),
+        tags=len(config.tag),
+        alarms=alarms,
+        interlocks=len(config.interlock),
+        armed=sum(interlock.armed for interlock in config.interlock),
+        outputs=len(config.output),
+        uplinks=len(config.uplink),
+        program=program.hex(),
+        conditions=tuple(
+            InterlockSummary(
+                id=item.id,
+                armed=item.armed,
+                cause=canonical(causes[item.id]),
+                permissive=canonical(permissives[item.id]) if item.id in permissives else None,
+                response_ns=int(item.response),
+                paths=tuple(path for path in paths if path.interlock == item.id),
+            )
+            for item in config.interlock
+        ),
+    )
+
+
+def _interlock_lines(item: InterlockSummary) -> list[str]:
+    lines = [f"interlock {item.id} ({'armed' if item.armed else 'NOT ARMED: moves no output'})"]
+    lines.append(f"  trips when  {item.cause}")
+    if item.permissive is not None:
+        lines.append(f"  resets if   {item.permissive}")
+    response = format_duration(item.response_ns)
+    if not item.paths:
+        lines.append(f"  response    {response}: no measured input reaches an output")
+    lines.extend(
+        f"  {path.output}: worst demand {format_duration(path.demand_ns)} ({path.demand_tag}), "
+        f"worst loss {format_duration(path.loss_ns)} ({path.loss_tag}), response {response}"
+        for path in item.paths
+    )
+    return lines

@@ -1,0 +1,239 @@
+"""One table of a site file -> its Struct, with a complaint for every key that is wrong.
+
+``msgspec`` stops at the first error of what it converts, so each key is converted by itself. A
+wrong or missing key takes its default (or a stand-in), is remembered as bad, and the rest of the
+table is still there for whoever checks it further.
+"""
+
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import FieldInfo, fields
+
+from gateway.site import durations
+from gateway.site.complaints import Complaints, Origin, Path, did_you_mean, shown
+from gateway.site.model import IDENT_PATTERN, Duration, Size
+
+T = TypeVar("T", bound=Struct)
+
+_IDENT_EXPECTED: Final = 'an id such as "ch4.t1" (a small letter, then a-z 0-9 _ . -, at most 63)'
+
+
+@dataclass(slots=True)
+class Entry(Generic[T]):
+    """One table as read: ``item`` is whole where ``bad`` is empty."""
+
+    item: T
+    origin: Origin
+    raw: Mapping[str, Any]
+    bad: set[str] = field(default_factory=set)  # "poll", "point", "point.address"
+    damaged: bool = False  # lost lines to a syntax error: what is missing may have stood there
+
+    def ok(self, *keys: str) -> bool:
+        """Whether none of these keys is wrong or missing."""
+        return not self.bad.intersection(keys)
+
+    @property
+    def id(self) -> str:
+        """The id as written, also where it is no good one; "" without."""
+        ident = self.raw.get("id")
+        return ident if isinstance(ident, str) else ""
+
+
+def convert(
+    kind: type[T],
+    raw: Mapping[str, Any],
+    origin: Origin,
+    complaints: Complaints,
+    *,
+    later: Mapping[str, str] | None = None,
+    damaged: bool = False,
+) -> Entry[T]:
+    """Convert a table. ``later`` names keys that this version does not offer yet, and why."""
+    reader = _Reader(origin, complaints, later or {}, damaged=damaged)
+    item = reader.table(kind, raw, ())
+    return Entry(item, origin, raw, reader.bad, damaged)
+
+
+class _Reader:
+    def __init__(
+        self, origin: Origin, complaints: Complaints, later: Mapping[str, str], *, damaged: bool
+    ) -> None:
+        self.origin = origin
+        self.complaints = complaints
+        self.later = later
+        self.damaged = damaged
+        self.bad: set[str] = set()
+
+    def table(self, kind: type[T], raw: Mapping[str, Any], path: Path) -> T:
+        known = {info.encode_name: info for info in fields(kind)}
+        for key in raw:
+            if key not in known or ".".join([*map(str, path), key]) in self.later:
+                self._unknown(key, known, path)
+        values = {}
+        for name, info in known.items():
+            if name in raw and ".".join([*map(str, path), name]) not in self.later:
+                values[info.name] = self._value(info, raw[name], (*path, name))
+            elif info.required:
+                self._missing(info, (*path, name))
+                values[info.name] = _stand_in(info.type)
+        return kind(**values)
+
+    def _unknown(self, key: str, known: Mapping[str, FieldInfo], path: Path) -> None:
+        reason = self.later.get(".".join([*map(str, path), key]))
+        if reason is not None:
+            text = f"found {shown(key)}, which this version does not offer yet ({reason})"
+        else:
+            offered = [
+                name for name in known if ".".join([*map(str, path), name]) not in self.later
+            ]
+            near = did_you_mean(key, offered)
+            keys = near or f" ({', '.join(sorted(offered))})"
+            text = f"found {shown(key)}, expected a known key{keys}"
+        self._complain((*path, key), text)
+
+    def _missing(self, info: FieldInfo, path: Path) -> None:
+        if self.damaged:
+            self._mark(path)
+        else:
+            self._complain(path, f"found nothing, expected {expected(info.type)}")
+
+    def _value(self, info: FieldInfo, value: Any, path: Path) -> Any:
+        struct = _struct_of(info.type)
+        if struct is not None and isinstance(value, dict):
+            return self.table(struct, value, path)
+        try:
+            good = msgspec.convert(value, info.type, dec_hook=_decode)
+            if _finite(good):
+                return good
+        except msgspec.ValidationError:
+            pass
+        hint = _hint(info.type, value)
+        self._complain(path, f"found {shown(value)}, expected {expected(info.type)}{hint}")
+        return _stand_in(info.type) if info.required else _default(info)
+
+    def _complain(self, path: Path, text: str) -> None:
+        self._mark(path)
+        self.complaints.add(self.origin, path, text)
+
+    def _mark(self, path: Path) -> None:
+        for length in range(1, len(path) + 1):
+            self.bad.add(".".join(map(str, path[:length])))
+
+
+def expected(kind: Any) -> str:
+    """What a key of this type takes, in words."""
+    parts = [part for part in _parts(kind) if part is not type(None)]
+    if bool in parts and int in parts:
+        return "true or false for a coil, a whole number for a register"
+    return " or ".join(_expected_one(part) for part in parts)
+
+
+def _expected_one(kind: Any) -> str:
+    metas = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta)]
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(base) is Literal:
+        choices = [f'"{choice}"' for choice in get_args(base)]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if get_origin(base) is tuple:
+        pair = get_args(base)[1] is not Ellipsis
+        return "two numbers [low, high]" if pair else 'a list of texts such as ["a", "b"]'
+    if isinstance(base, type) and issubclass(base, Struct):
+        names = ", ".join(f"{info.encode_name} = …" for info in fields(base) if info.required)
+        return f"a table {{ {names} }}" if names else "a table { … }"
+    if metas and metas[0].pattern == IDENT_PATTERN:
+        return _IDENT_EXPECTED
+    words: dict[Any, str] = {
+        Duration: 'a duration such as "50ms"',
+        Size: 'a size such as "64KiB" or "2GB"',
+        bool: "true or false",
+        float: "a number",
+        int: "a whole number",
+        str: 'a text in quotes such as "x"',
+    }
+    return words.get(base, "something else") + _bounds(metas)
+
+
+def _bounds(metas: list[Meta]) -> str:
+    for meta in metas:
+        if meta.ge is not None and meta.le is not None:
+            return f" from {meta.ge} to {meta.le}"
+        if meta.ge is not None:
+            return f" of at least {meta.ge}"
+    return ""
+
+
+def _hint(kind: Any, value: Any) -> str:
+    parts = list(_parts(kind))
+    if Duration in parts and isinstance(value, str):
+        near = durations.near_duration(value)
+        return f'; did you mean "{near}"?' if near else ""
+    if not isinstance(value, str):
+        return ""
+    for part in parts:
+        if get_origin(part) is Literal:
+            return did_you_mean(value, get_args(part))
+        if bool in parts and value.lower() in ("true", "false"):
+            return f"; did you mean {value.lower()} without quotes?"
+        metas = getattr(part, "__metadata__", ())
+        if metas and metas[0].pattern == IDENT_PATTERN:
+            near = "-".join(value.lower().split())
+            return f'; did you mean "{near}"?' if _is_ident(near) else ""
+    return ""
+
+
+def _is_ident(text: str) -> bool:
+    try:
+        msgspec.convert(text, Annotated[str, Meta(pattern=IDENT_PATTERN)])
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    if kind not in (Duration, Size) or not isinstance(value, str):
+        msg = f"{value!r} is none"
+        raise ValueError(msg)
+    return durations.parse_duration(value) if kind is Duration else durations.parse_size(value)
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    if get_origin(kind) in (Union, types.UnionType):
+        yield from get_args(kind)
+    else:
+        yield kind
+
+
+def _struct_of(kind: Any) -> type[Struct] | None:
+    for part in _parts(kind):
+        if isinstance(part, type) and issubclass(part, Struct):
+            return part
+    return None
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _default(info: FieldInfo) -> Any:
+    return info.default if info.default is not NODEFAULT else info.default_factory()
+
+
+def _stand_in(kind: Any) -> Any:
+    """Something of the right type in the place of a required key that is wrong or missing."""
+    first = next(_parts(kind))
+    base = get_args(first)[0] if get_origin(first) is Annotated else first
+    if get_origin(base) is Literal:
+        return get_args(base)[0]
+    if get_origin(base) is tuple:
+        return ()
+    if isinstance(base, type) and issubclass(base, Struct):
+        return None
+    return base()

@@ -1,0 +1,49 @@
+"""Keys and drivers of the site file's grammar that this version does not offer yet."""
+
+from typing import Final
+
+_BYPASS: Final = "bypasses"
+_OPCUA: Final = "OPC UA devices"
+_SERIAL: Final = "serial instruments"
+
+LATER_KEYS: Final[dict[str, dict[str, str]]] = {
+    "site": {"on_output_failure": "stopping the heartbeat on a failed output"},
+    "device": {
+        "backup": "a second address of a device",
+        "alive": "a register that proves a device live",
+        "line": "serial lines",
+        "credentials": "encrypted or authenticated devices",
+        "security": _OPCUA,
+        "mode": _OPCUA,
+        "insecure": _OPCUA,
+        "server_certificate": _OPCUA,
+        "read": _OPCUA,
+        "sampling": _OPCUA,
+        "queue": _OPCUA,
+        "template": _SERIAL,
+        "protocol": _SERIAL,
+    },
+    "tag": {
+        "value": "computed tags",
+        "stuck_after": "watching for stuck values",
+        "point.length": "text tags",
+        "point.node": _OPCUA,
+        "point.path": _OPCUA,
+        "point.index": _OPCUA,
+        "point.deadband": _OPCUA,
+        "point.field": _SERIAL,
+        "point.at": _SERIAL,
+    },
+    "output": {
+        "via": "outputs through the gateway",
+        "fallback": "fallback outputs",
+    },
+    "interlock": {
+        "bypass_max": _BYPASS,
+        "no_bypass": _BYPASS,
+        "bypass_votes": _BYPASS,
+        "test_every": "proof tests",
+    },
+    "group": {"max_bypassed": _BYPASS},
+}
+LATER_DRIVERS: Final = ("modbus-tls", "modbus-rtu", "modbus-rtu-tcp", "opcua", "serial", "sim")

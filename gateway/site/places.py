@@ -1,0 +1,249 @@
+"""Where devices, points and outputs are: what the drivers and the guard's wire say about them."""
+
+import ipaddress
+from typing import Any, Final, NamedTuple
+
+from drivers.errors import RequestError
+from drivers.points import (
+    ADDRESS_MAX,
+    Address,
+    Area,
+    ModbusPoint,
+    PointError,
+    parse_address,
+    parse_point,
+)
+from drivers.registry import DRIVERS, parse_endpoint
+from gateway.site.complaints import Complaints, did_you_mean, shown
+from gateway.site.convert import Entry
+from gateway.site.draft import Draft
+from gateway.site.later import LATER_DRIVERS
+from gateway.site.model import Device, Output, Point, Tag, View
+
+HEARTBEAT_REGISTERS: Final = 2
+REGISTER_MAX: Final = 65_535
+
+
+class Wire(NamedTuple):
+    """One place that the guard writes: server, unit, coil or register, number."""
+
+    server: str
+    unit: int
+    area: Area
+    number: int
+
+
+def point_of(device: Device, point: Point, limits: tuple[float, float] | None) -> ModbusPoint:
+    """The driver's point of a tag. Raises PointError."""
+    return parse_point(
+        point.address,
+        point.type,
+        point.order,
+        scale=point.scale,
+        offset=point.offset,
+        limits=limits,
+        base=device.base,
+        default_order=device.order,
+    )
+
+
+def packed_address(host: str) -> bytes:
+    """16 bytes: IPv6, or IPv4 mapped into it. Raises ValueError for a name."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv4Address):
+        return bytes(10) + b"\xff\xff" + address.packed
+    return address.packed
+
+
+class Places:
+    """Checks places table by table; remembers who writes where."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._complaints: Complaints = draft.complaints
+        self._devices: dict[str, Entry[Device]] = draft.by_id("device")
+        self._guard = draft.guard_devices()
+        self._written: dict[Wire, str] = {}
+
+    def is_boolean(self, entry: Entry[Tag]) -> bool | None:
+        """Whether a tag is a boolean; None where its table is too wrong to tell."""
+        point = self._point(entry)
+        return None if point is None else point.boolean
+
+    def check_device(self, entry: Entry[Device]) -> None:
+        """The driver, the keys that it takes, and the address."""
+        device = entry.item
+        if not entry.ok("driver"):
+            return
+        driver = DRIVERS.get(device.driver)
+        if driver is None:
+            offered = " or ".join(shown(name) for name in DRIVERS)
+            near = did_you_mean(device.driver, DRIVERS)
+            later = (
+                "; this version does not offer it yet" if device.driver in LATER_DRIVERS else near
+            )
+            self._complain(
+                entry, ("driver",), f"found {shown(device.driver)}, expected {offered}{later}"
+            )
+            return
+        if entry.ok("address"):
+            self._check_address(entry)
+        if entry.ok("heartbeat") and device.heartbeat is not None:
+            self._check_heartbeat(entry)
+
+    def check_tag(self, entry: Entry[Tag]) -> None:
+        """The point of a tag in its device."""
+        device = self._device_of(entry)
+        point = entry.item.point
+        if device is None or point is None or not entry.ok("point"):
+            return
+        if not point.address:
+            self._complain(
+                entry, ("point", "address"), 'found nothing, expected "ir:100" or the like'
+            )
+            return
+        limits = entry.item.range if entry.ok("range") else None
+        if limits is not None and not limits[0] < limits[1]:
+            limits = None  # told by itself
+        try:
+            DRIVERS[device.driver].check_point(device, point, limits)
+        except PointError as error:
+            keys = (error.key,) if error.key == "range" else ("point", error.key)
+            self._complain(entry, keys, str(error))
+        except RequestError as error:
+            self._complain(entry, ("point",), str(error))
+
+    def check_output(self, entry: Entry[Output]) -> None:
+        """The address of an output, and whether its values fit it."""
+        device = self._device_of(entry)
+        if device is None or not entry.ok("address"):
+            return
+        output = entry.item
+        address = self._writable(entry, ("address",), output.address, device)
+        if address is None:
+            return
+        coil = address.area is Area.COIL
+        for key in ("trip", "normal"):
+            value = getattr(output, key)
+            if value is not None and entry.ok(key):
+                self._check_value(entry, key, value, coil=coil)
+        if entry.ok("trip", "normal") and output.normal == output.trip:
+            text = f"found {shown(output.normal)}, expected another value than trip"
+            self._complain(entry, ("normal",), text)
+        unit = device.unit if output.unit is None else output.unit
+        self._claim(entry, ("address",), device, unit, address)
+
+    def check_listen(self, entry: Entry[View]) -> None:
+        """``[view] listen``: host and port, port 0 for any."""
+        text = entry.item.listen
+        host, _, port = text.rpartition(":")
+        if port == "0" and host:
+            text = f"{host}:1"
+        try:
+            parse_endpoint(text)
+        except PointError:
+            said = f'found {shown(entry.item.listen)}, expected host:port such as "127.0.0.1:9750"'
+            self._complain(entry, ("listen",), said)
+
+    # ---- helpers
+
+    def _complain(self, entry: Entry[Any], keys: tuple[str, ...], text: str) -> None:
+        entry.bad.update(".".join(keys[:length]) for length in range(1, len(keys) + 1))
+        self._complaints.add(entry.origin, keys, text)
+
+    def _device_of(self, entry: Entry[Any]) -> Device | None:
+        if not entry.ok("device"):
+            return None
+        device = self._devices.get(entry.item.device or "")
+        if device is None or not device.ok("driver", "base", "order", "unit", "max_registers"):
+            return None
+        return device.item if device.item.driver in DRIVERS else None
+
+    def _point(self, entry: Entry[Tag]) -> ModbusPoint | None:
+        device = self._device_of(entry)
+        if device is None or entry.item.point is None or not entry.ok("point"):
+            return None
+        try:
+            return point_of(device, entry.item.point, None)
+        except PointError:
+            return None
+
+    def _check_address(self, entry: Entry[Device]) -> None:
+        device = entry.item
+        try:
+            DRIVERS[device.driver].check_device(device)
+        except PointError as error:
+            if entry.ok(error.key):
+                self._complain(entry, (error.key,), str(error))
+            return
+        endpoint = parse_endpoint(device.address)
+        if entry.id in self._guard and not endpoint.numeric:
+            text = (
+                f"found {shown(device.address)}, expected a numeric address such as "
+                f'"192.168.10.20:{endpoint.port}": the guard speaks to it and looks up no names'
+            )
+            self._complain(entry, ("address",), text)
+
+    def _check_heartbeat(self, entry: Entry[Device]) -> None:
+        device = entry.item
+        if device.heartbeat is None or not entry.ok("base"):
+            return
+        keys = ("heartbeat", "address")
+        address = self._writable(entry, keys, device.heartbeat.address, device)
+        if address is None:
+            return
+        if address.area is not Area.HOLDING_REGISTER or address.number >= ADDRESS_MAX:
+            text = (
+                f'found {shown(device.heartbeat.address)}, expected two registers such as "hr:90"'
+            )
+            self._complain(entry, keys, text)
+            return
+        for number in range(address.number, address.number + HEARTBEAT_REGISTERS):
+            self._claim(entry, keys, device, device.unit, Address(address.area, number))
+
+    def _writable(
+        self, entry: Entry[Any], keys: tuple[str, ...], text: str, device: Device
+    ) -> Address | None:
+        try:
+            address = parse_address(text, base=device.base)
+        except PointError as error:
+            self._complain(entry, keys, str(error))
+            return None
+        if not address.area.writable or address.bit is not None:
+            said = f'found {shown(text)}, expected a coil "c:16" or a register "hr:16" to write'
+            self._complain(entry, keys, said)
+            return None
+        return address
+
+    def _check_value(
+        self, entry: Entry[Output], key: str, value: bool | int, *, coil: bool
+    ) -> None:
+        if coil and not isinstance(value, bool):
+            self._complain(entry, (key,), f"found {value}, expected true or false for a coil")
+        elif not coil and isinstance(value, bool):
+            text = f"found {shown(value)}, expected a whole number for a register"
+            self._complain(entry, (key,), text)
+        elif not coil and not 0 <= value <= REGISTER_MAX:
+            self._complain(entry, (key,), f"found {value}, expected 0 to {REGISTER_MAX}")
+
+    def _claim(
+        self, entry: Entry[Any], keys: tuple[str, ...], device: Device, unit: int, address: Address
+    ) -> None:
+        """Each place that is written belongs to one output or heartbeat alone."""
+        server = _server(device.address)
+        wire = Wire(server, unit, address.area, address.number)
+        name = entry.origin.name(keys[:-1])
+        other = self._written.setdefault(wire, name)
+        if other != name:
+            place = f"{address.area.value}:{address.number + device.base}"
+            text = f"found {shown(place)}, which {other} writes, expected an address of its own"
+            self._complain(entry, keys, text)
+
+
+def _server(address: str) -> str:
+    """One name for one server, however its address is written."""
+    try:
+        endpoint = parse_endpoint(address)
+        return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"
+    except (PointError, ValueError):
+        return address

@@ -1,0 +1,259 @@
+"""Who names whom, and what a key must be beside another: everything but the conditions.
+
+Works on a draft, so that an error in one place hides none in another: what is wrong already is
+left out of the checks that need it.
+"""
+
+import re
+from itertools import pairwise
+from typing import Any, Final
+
+from gateway.site.complaints import did_you_mean, shown
+from gateway.site.convert import Entry
+from gateway.site.draft import LISTED, Draft
+from gateway.site.durations import format_duration
+from gateway.site.model import Device, Interlock, Limits, Tag, Uplink
+from gateway.site.places import Places
+
+RESERVED: Final = frozenset(
+    (
+        "and",
+        "or",
+        "not",
+        "until",
+        "for",
+        "hold",
+        "true",
+        "false",
+        "bad",
+        "good",
+        "abs",
+        "min",
+        "max",
+    )
+)
+SYSTEM_PREFIX: Final = "sys."
+POLL_NS_MIN: Final = 5_000_000
+TICK_NS: Final = (1_000_000, 1_000_000_000)
+TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
+SCHEMES: Final = {"mqtt": ("mqtt", "mqtts"), "http": ("http", "https")}
+
+_READBACK: Final = re.compile(r"(?:(not)\s+)?(\S+)")
+
+
+def check_references(draft: Draft, places: Places) -> None:
+    """Complain about every id, reference and combination of keys that cannot be."""
+    _Checker(draft, places).run()
+
+
+def readback_of(text: str) -> tuple[str, bool] | None:
+    """(tag, inverted) of ``"x"`` or ``"not x"``; None for anything else."""
+    match = _READBACK.fullmatch(text.strip())
+    return (match[2], match[1] is not None) if match else None
+
+
+class _Checker:
+    def __init__(self, draft: Draft, places: Places) -> None:
+        self.draft = draft
+        self.places = places
+
+    def run(self) -> None:
+        self.ids()
+        self.site()
+        for device in self.draft.device:
+            self.device(device)
+        for tag in self.draft.tag:
+            self.tag(tag)
+        for output in self.draft.output:
+            self.output(output)
+        for interlock in self.draft.interlock:
+            self.interlock(interlock)
+        for uplink in self.draft.uplink:
+            self.uplink(uplink)
+
+    def complain(self, entry: Entry[Any], keys: tuple[str | int, ...], text: str) -> None:
+        entry.bad.add(".".join(key for key in keys if isinstance(key, str)))
+        self.draft.complaints.add(entry.origin, keys, text)
+
+    # ---- ids
+
+    def ids(self) -> None:
+        shared: dict[str, Entry[Any]] = {}
+        for kind in LISTED:
+            seen = shared if kind in ("tag", "output", "interlock") else {}
+            for entry in self.draft.entries(kind):
+                if not entry.id:
+                    continue
+                first = seen.setdefault(entry.id, entry)
+                if first is not entry:
+                    place = f"{first.origin.file}:{first.origin.line(('id',))}"
+                    text = f"found {shown(entry.id)}, expected an id of its own (first at {place})"
+                    self.complain(entry, ("id",), text)
+        for entry in self.draft.tag:
+            if entry.id in RESERVED or entry.id.startswith(SYSTEM_PREFIX):
+                text = f"found {shown(entry.id)}, expected an id that is no word of conditions"
+                self.complain(entry, ("id",), text)
+
+    def reference(
+        self, entry: Entry[Any], keys: tuple[str | int, ...], kind: str, name: str
+    ) -> bool:
+        """Whether ``name`` is a table of this kind; complains where it is not."""
+        if self.draft.knows(kind, name):
+            return True
+        near = did_you_mean(name, self.draft.by_id(kind))
+        article = "an" if kind[0] in "aeiou" else "a"
+        self.complain(
+            entry, keys, f"found {shown(name)}, expected the id of {article} {kind}{near}"
+        )
+        return False
+
+    # ---- numbers
+
+    def between(
+        self, entry: Entry[Any], keys: tuple[str, ...], ns: int | None, low: int, high: int | None
+    ) -> None:
+        """A duration's bounds; ``high`` None: no upper one."""
+        if ns is None or not entry.ok(keys[0]) or not entry.ok(".".join(keys)):
+            return
+        if ns < low or (high is not None and ns > high):
+            top = f" to {format_duration(high)}" if high is not None else " or more"
+            text = f"found {shown(format_duration(ns))}, expected {format_duration(low)}{top}"
+            self.complain(entry, keys, text)
+
+    # ---- tables
+
+    def site(self) -> None:
+        site = self.draft.site
+        self.between(site, ("tick",), site.item.tick, *TICK_NS)
+        listen = self.draft.single["view"]
+        if listen.ok("listen"):
+            self.places.check_listen(listen)
+        history = self.draft.single["history"]
+        if history.ok("max_bytes") and history.item.max_bytes < 1_000_000:
+            self.complain(history, ("max_bytes",), "found less than 1MB, expected 1MB or more")
+
+    def device(self, entry: Entry[Device]) -> None:
+        device = entry.item
+        self.places.check_device(entry)
+        self.between(entry, ("poll",), device.poll, POLL_NS_MIN, None)
+        self.between(entry, ("timeout",), device.timeout, *TIMEOUT_NS)
+        heartbeat = device.heartbeat
+        if heartbeat is None or not entry.ok("heartbeat"):
+            return
+        every = heartbeat.every
+        self.between(entry, ("heartbeat", "every"), every, POLL_NS_MIN, heartbeat.watchdog)
+        least = POLL_NS_MIN if every is not None else 200_000_000
+        self.between(entry, ("heartbeat", "watchdog"), heartbeat.watchdog, least, None)
+
+    def tag(self, entry: Entry[Tag]) -> None:
+        tag = entry.item
+        if tag.value is not None or not entry.ok("value"):
+            return
+        if tag.device is not None and entry.ok("device"):
+            self.reference(entry, ("device",), "device", tag.device)
+        elif tag.device is None and entry.ok("device") and not entry.damaged:
+            self.complain(entry, ("device",), "found nothing, expected the id of a device")
+        if tag.point is None and entry.ok("point") and not entry.damaged:
+            self.complain(entry, ("point",), 'found nothing, expected { address = "ir:100", … }')
+        self.between(entry, ("poll",), tag.poll, POLL_NS_MIN, None)
+        self.between(entry, ("stale_after",), tag.stale_after, POLL_NS_MIN, None)
+        self.places.check_tag(entry)
+        if entry.ok("range") and tag.range is not None and not tag.range[0] < tag.range[1]:
+            self.complain(entry, ("range",), f"found {shown(tag.range)}, expected low < high")
+        if tag.limits is not None:
+            self.limits(entry, tag.limits)
+
+    def limits(self, entry: Entry[Tag], limits: Limits) -> None:
+        names = ("low_low", "low", "high", "high_high")
+        given = {name: getattr(limits, name) for name in names}
+        known = {name: value for name, value in given.items() if value is not None}
+        if not known and entry.ok("limits"):
+            self.complain(
+                entry, ("limits",), "found no limit, expected low_low, low, high, high_high"
+            )
+        if self.places.is_boolean(entry):
+            text = "found limits of a boolean tag, expected them of a number"
+            self.complain(entry, ("limits",), text)
+            return
+        for (below, low), (above, high) in pairwise(known.items()):
+            if low >= high:
+                text = f"found {high:g}, expected more than {below} = {low:g}"
+                self.complain(entry, ("limits", above), text)
+        bounds = entry.item.range
+        if bounds is None or not entry.ok("range"):
+            return
+        for name, value in known.items():
+            if not bounds[0] <= value <= bounds[1]:
+                text = f"found {value:g}, expected a value within range {shown(list(bounds))}"
+                self.complain(entry, ("limits", name), text)
+
+    def output(self, entry: Entry[Any]) -> None:
+        output = entry.item
+        if entry.ok("device"):
+            self.reference(entry, ("device",), "device", output.device)
+        self.places.check_output(entry)
+        self.between(entry, ("confirm_within",), output.confirm_within, TIMEOUT_NS[0], None)
+        self.between(entry, ("reassert",), output.reassert, POLL_NS_MIN, None)
+        if output.readback is not None and entry.ok("readback"):
+            self.readback(entry, output.readback)
+
+    def readback(self, entry: Entry[Any], text: str) -> None:
+        parsed = readback_of(text)
+        if parsed is None:
+            said = f'found {shown(text)}, expected a boolean tag "x" or "not x"'
+            self.complain(entry, ("readback",), said)
+        elif self.reference(entry, ("readback",), "tag", parsed[0]):
+            tag = self.draft.by_id("tag").get(parsed[0])
+            if tag is not None and self.places.is_boolean(tag) is False:
+                said = f"found {shown(text)}, which is a number, expected a boolean tag"
+                self.complain(entry, ("readback",), said)
+
+    def interlock(self, entry: Entry[Interlock]) -> None:
+        interlock = entry.item
+        if entry.ok("effects"):
+            self.effects(entry, interlock.effects)
+        if entry.ok("on_bad", "hold_max"):
+            if interlock.on_bad == "hold" and not interlock.hold_max:
+                text = 'found nothing, expected a duration such as "10s" (on_bad = "hold")'
+                self.complain(entry, ("hold_max",), text)
+            elif interlock.on_bad != "hold" and interlock.hold_max is not None:
+                text = f'found it with on_bad = "{interlock.on_bad}", expected on_bad = "hold"'
+                self.complain(entry, ("hold_max",), text)
+        if entry.ok("group") and interlock.group is not None:
+            self.group(entry, interlock.group)
+
+    def effects(self, entry: Entry[Interlock], effects: tuple[str, ...]) -> None:
+        if not effects and (interlock_armed := entry.item.armed) and entry.ok("armed"):
+            text = f"found [], expected an output (armed = {shown(interlock_armed)})"
+            self.complain(entry, ("effects",), text)
+        for number, name in enumerate(effects):
+            if name in effects[:number]:
+                text = f"found {shown(name)} a second time, expected it once"
+                self.complain(entry, ("effects", number), text)
+            else:
+                self.reference(entry, ("effects", number), "output", name)
+
+    def group(self, entry: Entry[Interlock], name: str) -> None:
+        """A group need not be declared, but a slip of one that is should not make another."""
+        declared = self.draft.by_id("group")
+        if declared and not self.draft.knows("group", name):
+            near = did_you_mean(name, declared)
+            if near:
+                text = f"found {shown(name)}, expected the id of a group{near}"
+                self.complain(entry, ("group",), text)
+
+    def uplink(self, entry: Entry[Uplink]) -> None:
+        uplink = entry.item
+        if entry.ok("kind", "url"):
+            scheme, separator, rest = uplink.url.partition("://")
+            schemes = SCHEMES[uplink.kind]
+            if not separator or scheme not in schemes or not rest.strip("/"):
+                text = f'found {shown(uplink.url)}, expected "{schemes[1]}://host" or "{schemes[0]}://…"'
+                self.complain(entry, ("url",), text)
+            elif "@" in rest.partition("/")[0]:
+                text = "found a name in the URL, expected credentials by name"
+                self.complain(entry, ("url",), text)
+        if entry.ok("lanes") and not uplink.lanes:
+            self.complain(entry, ("lanes",), 'found [], expected "alert", "live" or "backfill"')
+        if entry.ok("timeout"):
+            self.between(entry, ("timeout",), uplink.timeout, 100_000_000, None)
