@@ -76,7 +76,9 @@ class ProgramText:
         self.interlocks: Final = _interlocks(data, names)
         self.outputs: Final = _outputs(data, names.get("outputs", []))
         self.devices: Final = _devices(data, names.get("devices", []))
-        self.tag_devices: Final = _tag_devices(data, names.get("devices", []))
+        records: list[blob.Tag] = blob.section(data, "tags")
+        self.tag_devices: Final = _tag_devices(records, names.get("devices", []))
+        self.stale_after_ns: Final = tuple(tag.stale_after_ns for tag in records)
         self.interlock_index: Final = {item.id: i for i, item in enumerate(self.interlocks)}
         self.output_index: Final = {item.id: i for i, item in enumerate(self.outputs)}
         self.tag_index: Final = {ident: i for i, ident in enumerate(self.tags)}
@@ -170,8 +172,7 @@ def _devices(data: bytes, ids: list[str]) -> tuple[DeviceText, ...]:
     )
 
 
-def _tag_devices(data: bytes, ids: list[str]) -> tuple[str | None, ...]:
-    records: list[blob.Tag] = blob.section(data, "tags")
+def _tag_devices(records: list[blob.Tag], ids: list[str]) -> tuple[str | None, ...]:
     return tuple(ids[tag.device] if tag.device < len(ids) else None for tag in records)
 
 

@@ -92,7 +92,6 @@ def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _
     from gateway.cli.offline import guard_view, programs_of
     from gateway.guard_board import GuardBoard
 
-    complain(why)
     with guard_view(paths) as view:
         return offline(view, GuardBoard.read(view, programs_of(paths)), why)
 
@@ -104,19 +103,21 @@ def _offline_status(view: "GuardView", board: "GuardBoard | None", why: str) -> 
     return offline_status(view, board, Instant.now(), why)
 
 
-def _offline_tags(_view: "GuardView", board: "GuardBoard | None", _why: str) -> list[TagRow]:
+def _offline_tags(view: "GuardView", board: "GuardBoard | None", why: str) -> list[TagRow]:
+    from gateway.view.instant import Instant
     from gateway.view.snapshot import guard_tag_rows
 
-    complain("these are the tags that the guard holds; the others are the gateway's")
-    return guard_tag_rows(_known(board))
+    complain(f"{why}; these are the tags that the guard holds")
+    return guard_tag_rows(_known(board), Instant.now(), alive=view.guard_alive())
 
 
 def _offline_interlocks(
-    _view: "GuardView", board: "GuardBoard | None", _why: str
+    view: "GuardView", board: "GuardBoard | None", why: str
 ) -> list[InterlockRow]:
     from gateway.view.instant import Instant
-    from gateway.view.snapshot import interlock_rows
+    from gateway.view.snapshot import GUARD_DEAD, interlock_rows
 
+    complain(why if view.guard_alive() else f"{why}; {GUARD_DEAD}")
     return interlock_rows(_known(board), Instant.now())
 
 

@@ -43,6 +43,7 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Server": "sitewarden",  # not the versions of what is underneath
 }
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid of the peer
 

@@ -24,6 +24,7 @@ from gateway.view.shapes import (
     UplinkRow,
 )
 from gateway.view.snapshot import (
+    GUARD_DEAD,
     NO_GUARD,
     fast_device_rows,
     guard_row,
@@ -112,13 +113,15 @@ def status_of(moment: Moment) -> Status:
     gateway, now = moment.gateway, moment.now
     board = moment.board()
     view = moment.view
+    guard = guard_row(view, view.header(), now) if view else NO_GUARD
+    notes = [] if board else ["the guard's state cannot be read, or its program is not known"]
     return Status(
         site=gateway.config.site.id,
         gateway=gateway.config.site.gateway or gateway.config.site.id,
         epoch=moment.epoch or None,
-        guard=guard_row(view, view.header(), now) if view else NO_GUARD,
+        guard=guard,
         gateway_process=_process(gateway),
-        devices=_device_rows(moment, board),
+        devices=_device_rows(moment, board, alive=guard.alive),
         interlocks=interlock_rows(board, now) if board else [],
         outputs=output_rows(board) if board else [],
         alarms=alarms_of(moment),
@@ -132,7 +135,7 @@ def status_of(moment: Moment) -> Status:
             )
             for problem in moment.problems
         ],
-        notes=[] if board else ["the guard's state cannot be read, or its program is not known"],
+        notes=notes if guard.alive else [*notes, GUARD_DEAD],
     )
 
 
@@ -179,9 +182,10 @@ def _process(gateway: "Gateway") -> GatewayRow:
     return GatewayRow(alive=True, pid=os.getpid(), since=rfc3339(gateway.started_utc_ns))
 
 
-def _device_rows(moment: Moment, board: GuardBoard | None) -> list[DeviceRow]:
+def _device_rows(moment: Moment, board: GuardBoard | None, *, alive: bool) -> list[DeviceRow]:
     """The guard's devices and ours, in the order of the site file."""
-    fast = {row.id: row for row in fast_device_rows(board, moment.now)} if board else {}
+    found = fast_device_rows(board, moment.now, alive=alive) if board else []
+    fast = {row.id: row for row in found}
     rows = []
     for device in moment.gateway.config.device:
         if device.id in fast:

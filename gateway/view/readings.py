@@ -13,7 +13,7 @@ from gateway.paths import is_tmpfs
 from gateway.view.live import Moment
 
 if TYPE_CHECKING:
-    from fastpath.journal import DeviceView, GuardView, Header
+    from fastpath.journal import DeviceView, Header
 
 Row = tuple[tuple[str, ...], float]
 
@@ -57,10 +57,11 @@ def fill(moment: Moment) -> Sheet:
     if view is None:
         sheet.put("guard_up", 0)
     else:
-        _guard(sheet, view, view.header())
+        alive = view.guard_alive()
+        _guard(sheet, view.header(), alive=alive)
         board = moment.board()
         if board is not None:
-            _fast_devices(sheet, board)
+            _fast_devices(sheet, board, alive=alive)
             _interlocks(sheet, board)
             _outputs(sheet, board)
     _uplinks(sheet, moment)
@@ -112,8 +113,7 @@ def _slow_devices(sheet: Sheet, moment: Moment) -> None:
         sheet.put("device_polls_missed_total", stats.polls_missed, ident)
 
 
-def _guard(sheet: Sheet, view: "GuardView", header: "Header") -> None:
-    alive = view.guard_alive()
+def _guard(sheet: Sheet, header: "Header", *, alive: bool) -> None:
     counters = header.counters
     sheet.put("guard_up", alive)
     sheet.put("guard_realtime", alive and counters[Counter.REALTIME] == 1)
@@ -128,10 +128,10 @@ def _guard(sheet: Sheet, view: "GuardView", header: "Header") -> None:
     sheet.put("dropped_total", header.samples_shed, "guard", "sample_shed")
 
 
-def _fast_devices(sheet: Sheet, board: GuardBoard) -> None:
+def _fast_devices(sheet: Sheet, board: GuardBoard, *, alive: bool) -> None:
     for i, text in enumerate(board.text.devices):
         device = board.view.device(i)
-        sheet.put("device_up", device.state == DeviceState.UP, text.id)
+        sheet.put("device_up", alive and device.state == DeviceState.UP, text.id)
         for result, count in _results(device).items():
             sheet.put("device_requests_total", count, text.id, result)
         sheet.put("device_polls_missed_total", device.polls_missed, text.id)

@@ -11,6 +11,8 @@ from fastpath.codes import (
     DeviceState,
     InterlockLatchFlag,
     OutputState,
+    Quality,
+    Reason,
     TripReason,
     Truth,
 )
@@ -46,6 +48,7 @@ TRUTH_WORDS: Final = {
     Truth.UNKNOWN: "unknown",
     Truth.ABSTAIN: "abstains",
 }
+GUARD_DEAD: Final = "no guard runs: devices, interlocks and outputs are as it left them"
 NO_GUARD: Final = GuardRow(alive=False, realtime=False, scan=0, program="", since=None)
 
 
@@ -87,8 +90,8 @@ def output_rows(board: GuardBoard) -> list[OutputRow]:
     return rows
 
 
-def fast_device_rows(board: GuardBoard, now: Instant) -> list[DeviceRow]:
-    """Every device that the guard polls."""
+def fast_device_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[DeviceRow]:
+    """Every device that the guard polls; none is up without it."""
     rows = []
     for i, text in enumerate(board.text.devices):
         device = board.view.device(i)
@@ -96,8 +99,8 @@ def fast_device_rows(board: GuardBoard, now: Instant) -> list[DeviceRow]:
             DeviceRow(
                 id=text.id,
                 fast=True,
-                up=device.state == DeviceState.UP,
-                state=_device_word(device.state),
+                up=alive and device.state == DeviceState.UP,
+                state=_device_word(device.state if alive else DeviceState.DOWN),
                 since=now.of_boot(device.since_ns),
                 requests=device.requests,
                 failed=device.timeouts + sum(device.refused),
@@ -106,17 +109,18 @@ def fast_device_rows(board: GuardBoard, now: Instant) -> list[DeviceRow]:
     return rows
 
 
-def guard_tag_rows(board: GuardBoard) -> list[TagRow]:
+def guard_tag_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[TagRow]:
     """The tags that the guard holds: what is left when no gateway answers."""
     text = board.text
-    slots = board.view.slots(len(text.tags))
-    return [
-        tag_row(ident, device, unit, slot)
-        for ident, device, unit, slot in zip(
-            text.tags, text.tag_devices, text.units, slots, strict=True
-        )
-        if not ident.startswith("sys.")
-    ]
+    rows = []
+    for i, seen in enumerate(board.view.slots(len(text.tags))):
+        limit_ns = text.stale_after_ns[i]
+        old = limit_ns and now.mono_ns - seen.mono_ns > limit_ns
+        if seen.mono_ns and (old or not alive):
+            seen = seen._replace(quality=Quality.BAD, reason=Reason.STALE)
+        if not text.tags[i].startswith("sys."):
+            rows.append(tag_row(text.tags[i], text.tag_devices[i], text.units[i], seen))
+    return rows
 
 
 def tag_row(
@@ -139,18 +143,19 @@ def tag_row(
 def offline_status(view: "GuardView", board: GuardBoard | None, now: Instant, why: str) -> Status:
     """What guard.shm says with the gateway dead; ``why`` is why nobody else was asked."""
     header = view.header()
-    notes = [why]
+    guard = guard_row(view, header, now)
+    notes = [why] if guard.alive else [why, GUARD_DEAD]
     if board is None:
         notes.append(f"no program blob {header.program.hex()} found: names are not known")
     return Status(
         site=(board.text.site or None) if board else None,
         gateway=(board.text.gateway or None) if board else None,
         epoch=None,
-        guard=guard_row(view, header, now),
+        guard=guard,
         gateway_process=GatewayRow(
             alive=False, pid=None, since=now.of_mono(header.last_message_mono_ns)
         ),
-        devices=fast_device_rows(board, now) if board else [],
+        devices=fast_device_rows(board, now, alive=guard.alive) if board else [],
         interlocks=interlock_rows(board, now) if board else [],
         outputs=output_rows(board) if board else [],
         alarms=None,

@@ -149,6 +149,7 @@ async def test_tcp_is_read_only(guard: LiveGuard) -> None:
         assert b"sitewarden_guard_up 1.0" in await response.read()
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Server"] == "sitewarden"
         for path in ("/", "/status", "/tags", "/stop"):
             response = await client.get(f"{gateway.http}{path}")
             assert response.status == 404

@@ -160,10 +160,19 @@ async def test_status_of_a_dead_guard_says_when_it_scanned_last(guard: LiveGuard
     assert not status.guard.realtime
     assert status.guard.since is not None
     assert status.guard.pid == 0
+    assert snapshot.GUARD_DEAD in status.notes
+    assert not status.devices[0].up
+    rows = snapshot.guard_tag_rows(board_of(guard), Instant.now(), alive=False)
+    assert {(row.quality, row.reason) for row in rows} == {("BAD", "stale")}
+    status = live.status_of(live.Moment.of(gateway_of(guard)))
+    assert snapshot.GUARD_DEAD in status.notes
+    assert not next(row for row in status.devices if row.id == "plc").up
 
 
 async def test_the_guards_tags_without_a_gateway(guard: LiveGuard) -> None:
-    rows = {row.id: row for row in snapshot.guard_tag_rows(board_of(guard))}
+    rows = {
+        row.id: row for row in snapshot.guard_tag_rows(board_of(guard), Instant.now(), alive=True)
+    }
     assert rows["gas"].unit == "%CH4"
     assert rows["gas"].device == "plc"
     assert rows["gas"].quality == "GOOD"
