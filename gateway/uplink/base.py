@@ -147,10 +147,13 @@ class AlertSource(Protocol):
         reason: str,
         body: bytes,
         draft: AlertDraft | None = None,
+        *,
+        epoch: int = 0,
     ) -> bool:
         """Keep a dead letter and append ``draft`` in one transaction.
 
-        False, and nothing is done, where the letter of (uplink, lane, seq) is already kept.
+        ``epoch``: of the store that numbered it. False, and nothing is done, where this letter is
+        kept already.
         """
 
 

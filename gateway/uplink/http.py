@@ -18,6 +18,7 @@ certificates (TLS)                      link refused: slow retry, one alert
 ======================================  ====================================================
 """
 
+import socket
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import UplinkError
 from gateway.uplink import message
@@ -40,6 +42,7 @@ from gateway.uplink.base import (
     Retry,
     Verdict,
 )
+from gateway.uplink.stream import addresses_of
 from gateway.uplink.tls import client_context, refusal_of, watch_peer
 
 if TYPE_CHECKING:
@@ -84,7 +87,11 @@ class HttpUplink:
         if context:
             watch_peer(context, self._certificate_seen)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context or True, limit_per_host=len(LANES)),
+            connector=aiohttp.TCPConnector(
+                ssl=context or True,
+                limit_per_host=len(LANES),
+                resolver=_Resolver(self._timeout_s),
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Content-Type": "application/json", **self._authorization()},
         )
@@ -164,6 +171,32 @@ class HttpUplink:
             both = f"{credentials.username}:{password}".encode()
             return {"Authorization": f"Basic {b64encode(both).decode()}"}
         return {"Authorization": f"Bearer {password}"}
+
+
+class _Resolver(AbstractResolver):
+    """Names by threads of their own: one that hangs does not keep the process from ending."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of ``host``, of any family. Raises UplinkError."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await addresses_of(host, port, self._timeout_s)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 def _parts(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:

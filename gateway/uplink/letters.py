@@ -57,7 +57,10 @@ class Letters:
             cause=printable(text),
         )
         told = None if message.head_of(body).kind == "gap" else draft  # or one begets the next
-        if not await self._ledger.letter(sender.uplink, lane, item.seq, why.reason, body, told):
+        fresh = await self._ledger.letter(
+            sender.uplink, lane, item.seq, why.reason, body, told, epoch=out.epoch
+        )
+        if not fresh:
             return
         self.kept[why.reason] += 1
         self._left -= 1.0

@@ -3,31 +3,46 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from drivers.errors import LinkError
+from drivers.resolve import resolve
+from gateway.errors import UplinkError
 
 
 async def open_stream(
     host: str, port: int, *, timeout_s: float, context: ssl.SSLContext | None = None
 ) -> socket.socket:
-    """Non-blocking and connected, the handshake done. Raises OSError (ssl.SSLError is one)."""
+    """Non-blocking and connected, the handshake done.
+
+    Raises OSError (ssl.SSLError is one), or UplinkError where the name has no address.
+    """
     async with asyncio.timeout(timeout_s):
-        sock = await _connect(host, port)
+        sock = await _connect(await addresses_of(host, port, timeout_s), port)
         if context is None:
             return sock
         return await _handshake(sock, context, host)
 
 
-async def _connect(host: str, port: int) -> socket.socket:
+async def addresses_of(host: str, port: int, timeout_s: float) -> list[str]:
+    """One or more. Raises UplinkError."""
+    try:
+        return await resolve(host, port, timeout_s)
+    except LinkError as error:
+        raise UplinkError(str(error)) from error
+
+
+async def _connect(addresses: Sequence[str], port: int) -> socket.socket:
     """The first address that answers, in the resolver's order."""
     loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _name, address in infos:
-        sock = socket.socket(family, kind, protocol)
+    failure = OSError("no address")
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, address)
+            await loop.sock_connect(sock, (address, port))
         except OSError as error:
             failure = error
             sock.close()

@@ -182,6 +182,17 @@ async def test_no_server_is_nothing_known() -> None:
             await uplink.send("alert", [alert_out()])
 
 
+async def test_a_name_is_resolved_and_a_wrong_one_is_nothing_known() -> None:
+    async with (
+        Script().serving() as server,
+        connected(server.url.replace("127.0.0.1", "localhost")) as uplink,
+    ):
+        assert await uplink.send("alert", [alert_out()]) == [ACCEPTED]
+    async with connected("http://no-such-host.invalid/in") as uplink:
+        with pytest.raises(UplinkError, match=r"no-such-host\.invalid"):
+            await uplink.send("alert", [alert_out()])
+
+
 async def test_a_connection_cut_in_the_answer_is_nothing_known() -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None

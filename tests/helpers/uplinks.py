@@ -102,8 +102,11 @@ class MemoryLedger:
         reason: str,
         body: bytes,
         draft: AlertDraft | None = None,
+        *,
+        epoch: int = 0,
     ) -> bool:
         self._check()
+        assert epoch in (EPOCH, EPOCH + 1)
         if (uplink, lane, seq) in self.letters:
             return False
         self.letters[uplink, lane, seq] = (reason, body)
