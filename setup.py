@@ -17,6 +17,7 @@ MODULES = [
     "engine",
     "evaluate",
     "image",
+    "indices",
     "interlock",
     "journal",
     "layout",

@@ -148,3 +148,11 @@ cdef bint _rule_2_sections(const uint8_t* blob, size_t size) noexcept nogil:
         if at > size or not _zero(blob + end, at - end):
             return True
     return at != size
+
+
+cdef int op_result(int op) noexcept nogil:
+    if _OP_CONST <= op <= _OP_MAX:
+        return _REG_NUMBER
+    if _OP_FALSE <= op <= _OP_IS_GOOD and op != _OP_HOLD:
+        return _REG_TRUTH
+    return _REG_COUNT if op == _OP_VOTE else 0

@@ -18,9 +18,9 @@ from fastpath.evaluate cimport (
     truth_of,
 )
 from fastpath.image cimport TagImage, slot_write
-from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, program_open
+from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, op_result, program_open
 from fastpath.types cimport _Q_BAD, _Q_GOOD, NodeState, SampleRecord
-from fastpath.verify cimport op_result, program_verify
+from fastpath.verify cimport program_verify
 
 cdef enum:
     _HASH_AT = 16

@@ -1,22 +1,26 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""The check of a program before it runs: rules 3 to 14 of the guard's contract.
+"""The check of a program before it runs: the rules of the guard's contract, one by one.
+
+``layout`` has rules 1 and 2, ``indices`` 6, 7 and 10.
 
 What this guard cannot run yet (windows, ``hold``, serial lines, outputs through the gateway) is
 refused as well, never half obeyed. A code that stands for nothing breaks rule 6 like an index
 out of range.
 """
 
-from libc.math cimport floor, isfinite
+from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 from fastpath.decode cimport decode_width
+from fastpath.indices cimport indices_rule_6, indices_rule_7, indices_rule_10
 from fastpath.layout cimport (
     _REG_COUNT,
     _REG_NUMBER,
     _REG_TRUTH,
     ProgramView,
     layout_rule,
+    op_result,
     program_open,
 )
 from fastpath.modbus cimport _READ_BITS_MAX, _READ_REGISTERS_MAX
@@ -25,7 +29,6 @@ from fastpath.types cimport *
 cdef enum:
     _FALLBACK_DEPTH_MAX = 4
     _ADDRESSES = 65536
-    _HEARTBEAT_REGISTERS = 2
 
 cdef int64_t _DURATION_NS_MAX = 315360000000000000  # ten years: no sum of two overflows
 cdef int64_t _POLL_NS_MIN = 5000000
@@ -48,15 +51,15 @@ cdef int program_verify(const uint8_t* blob, size_t size) noexcept nogil:
         return 4
     if _rule_5_keys(&p):
         return 5
-    if _rule_6_indices(&p):
+    if indices_rule_6(&p):
         return 6
-    if _rule_7_decoded(&p):
+    if indices_rule_7(&p):
         return 7
     if _rule_8_votes(&p):
         return 8
     if _rule_9_fallbacks(&p):
         return 9
-    if _rule_10_addresses(&p):
+    if indices_rule_10(&p):
         return 10
     if _rule_11_requests(&p):
         return 11
@@ -70,14 +73,6 @@ cdef int program_verify(const uint8_t* blob, size_t size) noexcept nogil:
 
 
 # Rule 3: instruction i writes register i, operands stand before it and are of the right kind.
-
-
-cdef int op_result(int op) noexcept nogil:
-    if _OP_CONST <= op <= _OP_MAX:
-        return _REG_NUMBER
-    if _OP_FALSE <= op <= _OP_IS_GOOD and op != _OP_HOLD:
-        return _REG_TRUTH
-    return _REG_COUNT if op == _OP_VOTE else 0
 
 
 cdef int _kind_of_a(int op) noexcept nogil:
@@ -211,184 +206,6 @@ cdef bint _rule_5_keys(const ProgramView* p) noexcept nogil:
     return False
 
 
-# Rule 6: every index in range, every code known; each node used once.
-
-
-cdef inline bint _index(uint32_t value, uint32_t count) noexcept nogil:
-    return value < count or value == <uint32_t>_NONE_U32
-
-
-cdef inline bint _truth_register(const ProgramView* p, uint32_t reg) noexcept nogil:
-    return reg < p.code_count and op_result(p.code[reg].op) == _REG_TRUTH
-
-
-cdef bint _rule_6_indices(const ProgramView* p) noexcept nogil:
-    return (
-        _rule_6_tags(p) or _rule_6_code(p) or _rule_6_interlocks(p) or _rule_6_legs(p)
-        or _rule_6_outputs(p) or _rule_6_devices(p) or _rule_6_requests(p)
-    )
-
-
-cdef bint _rule_6_tags(const ProgramView* p) noexcept nogil:
-    cdef const TagDef* t
-    cdef uint32_t i
-    for i in range(p.tag_count):
-        t = &p.tags[i]
-        if not _OWNER_GUARD <= t.owner <= _OWNER_SYSTEM or t.record > _RECORD_ONE_SECOND:
-            return True
-        if t.device != _NONE_U16 and t.device >= p.device_count:
-            return True
-        if t.owner == _OWNER_GUARD and t.device == _NONE_U16:
-            return True
-        if t.owner == _OWNER_SYSTEM:
-            if t.system != _SYSTEM_GATEWAY_ALIVE and t.system != _SYSTEM_DEVICE_CONNECTED:
-                return True
-            if t.system == _SYSTEM_DEVICE_CONNECTED and t.device == _NONE_U16:
-                return True
-        if t.flags & ~(
-            _TAG_BOOLEAN | _TAG_UNCERTAIN_USE | _TAG_HAS_RANGE | _TAG_IN_INTERLOCK
-        ):
-            return True
-    return False
-
-
-cdef bint _rule_6_code(const ProgramView* p) noexcept nogil:
-    cdef uint8_t used[_NODES_MAX]
-    cdef const InstructionDef* ins
-    cdef uint32_t i, node, used_count = 0
-    cdef uint32_t kind
-    memset(used, 0, sizeof(used))
-    for i in range(p.code_count):
-        ins = &p.code[i]
-        if ins.op == _OP_TAG and ins.a >= p.tag_count:
-            return True
-        if ins.op != _OP_UNTIL and ins.op != _OP_FOR:
-            continue
-        if not 0.0 <= ins.imm < <double>p.node_count or ins.imm != floor(ins.imm):
-            return True
-        node = <uint32_t>ins.imm
-        kind = _NODE_UNTIL if ins.op == _OP_UNTIL else _NODE_FOR
-        if used[node] or p.nodes[node].kind != kind:
-            return True
-        used[node] = 1
-        used_count += 1
-        if not _index(p.nodes[node].interlock, p.interlock_count):
-            return True
-    return used_count != p.node_count
-
-
-cdef bint _rule_6_interlocks(const ProgramView* p) noexcept nogil:
-    cdef const InterlockDef* lock
-    cdef uint32_t i, next_leg = 0, next_effect = 0
-    for i in range(p.interlock_count):
-        lock = &p.interlocks[i]
-        if not _truth_register(p, lock.cause):
-            return True
-        if lock.permissive != <uint32_t>_NONE_U32 and not _truth_register(p, lock.permissive):
-            return True
-        if not _index(lock.group, p.group_count):
-            return True
-        if not _ON_BAD_TRIP <= lock.on_bad <= _ON_BAD_IGNORE:
-            return True
-        if lock.flags & ~<uint32_t>(
-            _IL_LATCH | _IL_ARMED | _IL_NO_BYPASS | _IL_BYPASS_VOTES_TRIP
-        ):
-            return True
-        # Legs and effects stand in the order of their interlocks, each range behind the other.
-        if lock.legs_first != next_leg or lock.legs_count > _LEGS_PER_INTERLOCK_MAX:
-            return True
-        if lock.effects_first != next_effect or lock.effects_count > p.effect_count - next_effect:
-            return True
-        next_leg += lock.legs_count
-        next_effect += lock.effects_count
-    return next_leg != p.leg_count or next_effect != p.effect_count
-
-
-cdef bint _rule_6_legs(const ProgramView* p) noexcept nogil:
-    cdef const InterlockDef* lock
-    cdef uint32_t i, k
-    for i in range(p.interlock_count):
-        lock = &p.interlocks[i]
-        for k in range(lock.legs_first, lock.legs_first + lock.legs_count):
-            if p.legs[k].interlock != i or not _truth_register(p, p.legs[k].reg):
-                return True
-            if not _index(p.legs[k].slot, p.tag_count):
-                return True
-        for k in range(lock.effects_first, lock.effects_first + lock.effects_count):
-            if p.effects[k].interlock != i or p.effects[k].output >= p.output_count:
-                return True
-    return False
-
-
-cdef bint _rule_6_outputs(const ProgramView* p) noexcept nogil:
-    cdef const OutputDef* output
-    cdef uint32_t i
-    for i in range(p.output_count):
-        output = &p.outputs[i]
-        if output.path != _PATH_MODBUS or output.device >= p.device_count:
-            return True
-        if output.kind != _KIND_COIL and output.kind != _KIND_REGISTER:
-            return True
-        if not _index(output.readback, p.tag_count):
-            return True
-        if output.flags & ~(_OUT_HAS_NORMAL | _OUT_READBACK_INVERTED):
-            return True
-        if output.kind == _KIND_COIL and (output.trip > 1 or output.normal > 1):
-            return True
-    return False
-
-
-cdef bint _rule_6_devices(const ProgramView* p) noexcept nogil:
-    cdef const DeviceDef* device
-    cdef uint32_t i
-    for i in range(p.device_count):
-        device = &p.devices[i]
-        if device.kind != _DEVICE_MODBUS_TCP or device.port == 0:
-            return True
-        if device.flags & ~_DEVICE_HAS_HEARTBEAT or device.tty != <uint32_t>_NONE_U32:
-            return True
-    return False
-
-
-cdef bint _rule_6_requests(const ProgramView* p) noexcept nogil:
-    cdef const RequestDef* request
-    cdef uint32_t i, k, next_decode = 0
-    for i in range(p.request_count):
-        request = &p.requests[i]
-        if request.device >= p.device_count or request.decode_first != next_decode:
-            return True
-        if request.decode_count > p.decode_count - next_decode:
-            return True
-        for k in range(next_decode, next_decode + request.decode_count):
-            if p.decode[k].request != i or p.decode[k].slot >= p.tag_count:
-                return True
-            if not _ORDER_ABCD <= p.decode[k].order <= _ORDER_DCBA or p.decode[k].bit > 15:
-                return True
-        next_decode += request.decode_count
-    return next_decode != p.decode_count
-
-
-# Rule 7: each tag of the guard decoded exactly once, from its own device; no other tag decoded.
-
-
-cdef bint _rule_7_decoded(const ProgramView* p) noexcept nogil:
-    cdef uint8_t times[_TAGS_MAX]
-    cdef const DecodeDef* d
-    cdef const TagDef* t
-    cdef uint32_t i
-    memset(times, 0, sizeof(times))
-    for i in range(p.decode_count):
-        d = &p.decode[i]
-        t = &p.tags[d.slot]
-        if times[d.slot] or t.owner != _OWNER_GUARD or t.device != p.requests[d.request].device:
-            return True
-        times[d.slot] = 1
-    for i in range(p.tag_count):
-        if p.tags[i].owner == _OWNER_GUARD and not times[i]:
-            return True
-    return False
-
-
 # Rule 8: M out of N with 1 <= M <= N <= 32, and N votes in its count.
 
 
@@ -429,59 +246,6 @@ cdef bint _rule_9_fallbacks(const ProgramView* p) noexcept nogil:
             if depth[f.output] < depth[f.fallback] + 1:
                 depth[f.output] = depth[f.fallback] + 1
             if depth[f.output] > _FALLBACK_DEPTH_MAX:
-                return True
-    return False
-
-
-# Rule 10: no two outputs, no output and heartbeat, no two heartbeats on one address.
-
-
-cdef bint _same_unit(
-    const ProgramView* p, uint32_t a, uint8_t unit_a, uint32_t b, uint8_t unit_b,
-) noexcept nogil:
-    """Two ways to one unit of one server, also where it is listed as two devices."""
-    if unit_a != unit_b:
-        return False
-    return a == b or (
-        p.devices[a].port == p.devices[b].port
-        and memcmp(p.devices[a].address, p.devices[b].address, 16) == 0
-    )
-
-
-cdef bint _rule_10_addresses(const ProgramView* p) noexcept nogil:
-    cdef const OutputDef* x
-    cdef const OutputDef* y
-    cdef uint32_t i, k
-    for i in range(p.output_count):
-        x = &p.outputs[i]
-        for k in range(i):
-            y = &p.outputs[k]
-            if x.address == y.address and x.kind == y.kind:
-                if _same_unit(p, x.device, x.unit, y.device, y.unit):
-                    return True
-    for i in range(p.device_count):
-        if p.devices[i].flags & _DEVICE_HAS_HEARTBEAT and _heartbeat_meets(p, i):
-            return True
-    return False
-
-
-cdef bint _heartbeat_meets(const ProgramView* p, uint32_t index) noexcept nogil:
-    cdef const DeviceDef* device = &p.devices[index]
-    cdef const DeviceDef* other
-    cdef const OutputDef* output
-    cdef int first = device.heartbeat_address
-    cdef uint32_t i
-    if first + _HEARTBEAT_REGISTERS > _ADDRESSES:
-        return True
-    for i in range(p.output_count):
-        output = &p.outputs[i]
-        if output.kind == _KIND_REGISTER and first <= output.address <= first + 1:
-            if _same_unit(p, index, device.unit, output.device, output.unit):
-                return True
-    for i in range(index):
-        other = &p.devices[i]
-        if other.flags & _DEVICE_HAS_HEARTBEAT and -1 <= first - other.heartbeat_address <= 1:
-            if _same_unit(p, index, device.unit, i, other.unit):
                 return True
     return False
 
