@@ -1,0 +1,147 @@
+"""The pump between the real ledger and history and a platform that keeps what it gets."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fastpath.messages import SAMPLE
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.history import History
+from gateway.store.items import PollGroup, SampleItem
+from gateway.store.ledger import Ledger
+from gateway.uplink import link_state, message, pump
+from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Refused, Verdict
+from gateway.uplink.pump import Pump
+from tests.helpers.uplinks import (
+    GOOD,
+    SENDER,
+    T0_NS,
+    MemoryProblems,
+    MemoryUplink,
+    config_of,
+    until,
+)
+
+TAGS = ("ch4.t1", "ch4.t2", "air.speed")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
+    monkeypatch.setattr(pump, "STORE_RETRY_S", 0.02)
+    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+
+
+class Site:
+    """Stores in a folder, a pump, a platform."""
+
+    def __init__(self, ledger: Ledger, history: History) -> None:
+        self.ledger = ledger
+        self.history = history
+        self.uplink = MemoryUplink()
+        self.problems = MemoryProblems()
+        self.time_ns = T0_NS
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, folder: Path) -> AsyncIterator["Site"]:
+        ledger = await Ledger.open(folder / "ledger.db", "gw-1", uplinks=["platform"])
+        group = PollGroup("plc/1s", TAGS, (0, 1, 2))
+        history = await History.open(folder / "history.db", groups=[group], uplinks=["platform"])
+        try:
+            yield cls(ledger, history)
+        finally:
+            await history.close()
+            await ledger.close()
+
+    async def alert(self, count: int = 1) -> None:
+        drafts = [
+            AlertDraft(kind="alarm", state="event", source=Source("tag", "ch4.t1"), cause="high")
+            for _ in range(count)
+        ]
+        await self.ledger.append(drafts)
+
+    async def samples(self, rows: int) -> None:
+        """So many commits of one poll each."""
+        for _ in range(rows):
+            self.time_ns += 1_000_000_000
+            self.history.add(
+                b"".join(
+                    SAMPLE.pack(slot, GOOD, 0, 0, slot + self.time_ns % 1e6, 0, self.time_ns)
+                    for slot in range(len(TAGS))
+                )
+            )
+            await self.history.commit()
+
+    @asynccontextmanager
+    async def pumping(self) -> AsyncIterator[Pump]:
+        config = config_of("mqtt://127.0.0.1")
+        made = Pump(config, self.uplink, self.ledger, self.history, self.problems, SENDER)
+        task = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_outage_and_a_restart(tmp_path: Path) -> None:
+    async with Site.open(tmp_path) as site:
+        await site.alert(30)
+        await site.samples(25)
+        async with site.pumping() as made:
+            await until(lambda: not any(made.stats().backlog.values()))
+            assert made.stats().up
+            await site.samples(3)
+            await until(lambda: made.stats().sent["live"] == 3)
+        lanes = [lane for lane, _seq in site.uplink.taken]
+        # a new ledger begins with an alert of its own
+        assert lanes == ["alert"] * 31 + ["backfill"] * 25 + ["live"] * 3
+        row = site.uplink.sends[-1][1][0]
+        assert message.encode(SENDER, "live", row).count(b"ch4.t1") == 1
+        assert row.epoch == site.history.epoch
+    async with Site.open(tmp_path) as site:  # everything was acknowledged
+        await site.samples(2)
+        await site.alert(1)
+        async with site.pumping() as made:
+            await until(lambda: not any(made.stats().backlog.values()))
+        assert site.uplink.taken == [("alert", 32), ("backfill", 26), ("backfill", 27)]
+
+
+async def test_a_refused_row_and_a_refused_alert(tmp_path: Path) -> None:
+    def answer(lane: str, out: Outgoing) -> Verdict:
+        poison = (lane, out.item.seq) in {("alert", 2), ("backfill", 3)}
+        return Refused("http_422") if poison and not isinstance(out.item, GapItem) else ACCEPTED
+
+    async with Site.open(tmp_path) as site:
+        site.uplink.answer = answer
+        await site.alert(3)
+        await site.samples(5)
+        async with site.pumping() as made:
+            await until(lambda: site.ledger.head == 6 and not any(made.stats().backlog.values()))
+        assert await site.ledger.cursor("platform", "alert") == 6
+        assert await site.history.cursor("platform", "backfill") == 5
+        assert site.ledger.stats().letters == {("platform", "http_422"): 2}
+        assert site.uplink.of("alert") == [1, 3, 4, -2, 5, 6]
+        told = [item.body for item in await site.ledger.alerts(4, 10)]
+        assert b"alert item 2 was refused" in told[0]
+        assert b"backfill item 3 was refused" in told[1]
+
+
+async def test_values_come_back_bit_by_bit(tmp_path: Path) -> None:
+    async with Site.open(tmp_path) as site:
+        await site.samples(4)
+        async with site.pumping() as made:
+            await until(lambda: made.stats().sent["backfill"] == 4)
+        sent = [out.item for lane, outs in site.uplink.sends for out in outs if lane == "backfill"]
+        for index, item in enumerate(sent):
+            assert isinstance(item, SampleItem)
+            time_ns = T0_NS + (index + 1) * 1_000_000_000
+            assert item.t0_ns + item.dt_ns[0] == time_ns
+            values = [struct.pack("<d", column[0]) for column in item.values]
+            assert values == [struct.pack("<d", slot + time_ns % 1e6) for slot in range(3)]
