@@ -42,6 +42,7 @@ READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and f
 TASKS_STOP_S: Final = 1.3
 STORES_STOP_S: Final = 0.8
 THREADS_STOP_S: Final = 0.3
+UMASK: Final = 0o027  # databases, programs and sockets are nobody else's business
 
 
 def main(
@@ -60,6 +61,7 @@ def main(
     except ConfigError as error:
         return _refused(error.errors, 2)
     paths = site_paths(runtime_dir, state_dir)
+    os.umask(UMASK)
     try:
         prepare(paths)
         lock = InstanceLock(paths).acquire()

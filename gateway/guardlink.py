@@ -276,13 +276,13 @@ class GuardLink:
             if not future.done():
                 future.set_exception(GuardError("the guard went away before it answered"))
         if self._state.connected:
-            self._tell(LinkState(False, True, None, "closed"))
+            self._tell(LinkState(False, True, None, "closed"), level=logging.INFO)
 
-    def _tell(self, state: LinkState) -> None:
+    def _tell(self, state: LinkState, *, level: int = logging.WARNING) -> None:
         before, self._state = self._state, state
         self._changed.set()
         if (before.connected, before.compatible) != (state.connected, state.compatible):
-            level = logging.INFO if state.connected else logging.WARNING
+            level = logging.INFO if state.connected else level
             _LOGGER.log(level, "guard link: %s", state.text)
         if before != state:
             self._on_state(state)

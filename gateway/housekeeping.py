@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,8 @@ _LOGGER = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
 LINK_MISSING_LOOKS: Final = 12  # a guard that lives but has no link for so many looks
+DISK_LOOKS: Final = 8  # the disk is looked at once in so many looks
+DISK_FREE_BYTES_MIN: Final = 16 * 1024 * 1024  # or a hundredth of a small disk
 LAG_S_MAX: Final = 5.0  # a loop that was blocked for longer is worth a line
 
 
@@ -40,7 +43,7 @@ class Housekeeper:
     async def run(self) -> None:
         """Look for ever; returns only by cancellation."""
         loop = asyncio.get_running_loop()
-        while True:
+        for look in itertools.count():
             due_s = loop.time() + LOOK_S
             await asyncio.sleep(LOOK_S)
             lag_s = loop.time() - due_s
@@ -51,6 +54,8 @@ class Housekeeper:
                 self._keep_endpoints()
             self._look_at_link()
             self._look_at_stores()
+            if look % DISK_LOOKS == 0:
+                self._look_at_disk()
 
     async def watchdog(self) -> None:
         """WATCHDOG=1 twice per interval, but only while the recorder makes rounds."""
@@ -116,5 +121,24 @@ class Housekeeper:
             if store.ok:
                 problems.cleared("store", name, f"{name}.db is written again")
             else:
-                text = f"{name}.db cannot be written now; it is tried again"
+                text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
                 problems.raised("store", name, text, priority="critical")
+
+    def _look_at_disk(self) -> None:
+        """A disk that is full: the stores live on their reserves, people have to make room."""
+        directory = self._gateway.paths.state
+        try:
+            disk = os.statvfs(directory)
+        except OSError:
+            return  # the stores tell it
+        free = disk.f_bavail * disk.f_frsize
+        least = min(DISK_FREE_BYTES_MIN, disk.f_blocks * disk.f_frsize // 100)
+        problems = self._gateway.problems
+        if free < least or (disk.f_files and not disk.f_favail):
+            text = (
+                f"the disk of {directory} is full ({free // 1024} KiB and {disk.f_favail} files "
+                "free): alerts go into the ledger's reserve, old samples are shed"
+            )
+            problems.raised("store", "disk", text, priority="critical")
+        elif free >= 2 * least:
+            problems.cleared("store", "disk", f"there is room again in {directory}")

@@ -45,7 +45,7 @@ class Bench:
         self.problems = Problems()
         self.guard = GuardState(alive=True, pid=77)
         self.link = CONNECTED
-        self.stores = SimpleNamespace(ok=True)
+        self.stores = SimpleNamespace(ok=True, stats=lambda: SimpleNamespace(trouble="EIO"))
         self.recorder = SimpleNamespace(rounds=0)
         gateway: Any = SimpleNamespace(
             paths=self.paths,
@@ -124,8 +124,39 @@ async def test_a_guard_that_is_gone_is_no_missing_link(bench: Bench) -> None:
 async def test_a_store_that_is_full_is_told_and_cleared(bench: Bench) -> None:
     bench.stores.ok = False
     await bench.until(lambda: bench.told("store", "ledger"))
+    assert bench.problems.active()[0].text.endswith("EIO")
     assert not bench.told("store", "history")
     bench.stores.ok = True
+    await bench.until(lambda: bench.problems.active() == [])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "free", "files", "full"),
+    [
+        (1 << 30, 4096, 10, False),  # 16 MiB free of 4 TiB
+        (1 << 30, 4095, 10, True),
+        (25_600, 256, 10, False),  # 1 MiB free of 100 MiB
+        (25_600, 255, 10, True),
+        (1 << 30, 1 << 20, 0, True),  # no inode left
+    ],
+)
+async def test_a_full_disk_is_told_and_cleared(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, blocks: int, free: int, files: int, full: bool
+) -> None:
+    state = SimpleNamespace(
+        f_frsize=4096, f_blocks=blocks, f_bavail=free, f_files=1000, f_favail=files
+    )
+    looked = asyncio.Event()
+
+    def statvfs(_: object) -> SimpleNamespace:
+        looked.set()
+        return state
+
+    monkeypatch.setattr(housekeeping, "DISK_LOOKS", 1)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    await looked.wait()
+    assert bench.told("store", "disk") == full
+    state.f_bavail, state.f_favail = blocks // 2, 10
     await bench.until(lambda: bench.problems.active() == [])
 
 
