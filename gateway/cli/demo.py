@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from fastpath.codes import OutputState
@@ -28,6 +29,7 @@ INTERLOCK: Final = "face-power-cut"
 STEP_S: Final = 25.0  # no part of the story takes longer
 OUTAGE_S: Final = 4.0
 LOOK_S: Final = 0.05
+SHOW_S: Final = 2.0
 
 _STYLES: Final = {
     "trip": "bold red", "alarm": "yellow", "confirmed": "bold green", "failed": "bold red",
@@ -122,7 +124,7 @@ class Story:
         end = time.monotonic() + STEP_S
         alarmed = False
         shown = 0.0
-        while time.monotonic() < end and self._interlock()["state"] == "NORMAL":
+        while time.monotonic() < end and self._state() == "NORMAL":
             if not alarmed and (active := self._alarms()):
                 alarmed = True
                 for alarm in active:
@@ -134,11 +136,12 @@ class Story:
 
     def _trip(self) -> bool:
         """Read the latch, then the contact; False where the breaker did not open."""
-        self._until("the trip", lambda: self._interlock()["state"] == "TRIPPED")
+        self._until("the trip", lambda: self._state() == "TRIPPED")
         interlock = self._interlock()
         votes = [leg for leg in interlock["legs"] if leg["result"] == "true"]
         text = "; ".join(f"{leg['text']} is {leg['value']:.2f}" for leg in votes)
-        self._say("trip", f"{INTERLOCK} tripped, first out: {interlock['first_out']} ({text})")
+        first = ", first out of its group" if interlock["first_out"] else ""
+        self._say("trip", f"{INTERLOCK} tripped{first}, 2oo3: {text}")
         self._until("the outcome", lambda: self._output().state in _DECIDED)
         output = self._output()
         reaction_us = (output.wire_ns - output.demand_ns) / 1000
@@ -191,7 +194,7 @@ class Story:
         self._say("link", "back")
         self._until("an empty backlog", lambda: not any(self._backlog().values()))
         after = plant.received()
-        lanes = [lane for lane, _first, _last in after["order"][len(before["order"]) :]]
+        lanes = _lanes_since(before["order"], after["order"])
         self._say(
             "link",
             f"everything arrived: {after['alerts'] - before['alerts']} alerts and "
@@ -201,20 +204,29 @@ class Story:
         self._say("backlog", f"now: {_count(self._backlog())}")
 
     def _reset(self) -> None:
-        self._say("reset", "waiting until methane is below the restore limit")
-        shown = time.monotonic()
-        end = shown + STEP_S
-        while self._interlock()["state"] != "READY_TO_RESET" and time.monotonic() < end:
-            if time.monotonic() - shown > 2.0:
-                shown = time.monotonic()
-                self._show_values()
-            time.sleep(LOOK_S)
-        generation = self._interlock()["generation"]
-        answer = self._plant.command("/reset", {"id": INTERLOCK, "generation": generation})
-        self._say("reset", str(answer.get("text", "")))
+        """Every interlock that holds, each when its cause is gone."""
+        for interlock in [row for row in self._interlocks() if row["state"] != "NORMAL"]:
+            self._say("reset", f"waiting until {interlock['id']} may be reset")
+            self._wait_showing(partial(self._ready, interlock["id"]))
+            generation = self._interlock(interlock["id"])["generation"]
+            body = {"id": interlock["id"], "generation": generation}
+            self._say("reset", str(self._plant.command("/reset", body).get("text", "")))
         self._until("the breaker", lambda: self._contact() == "closed")
         self._say("reset", f"{BREAKER} is permitted, its contact reads {self._contact()}")
         self._until("the interlock", self._normal)
+
+    def _wait_showing(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, with the values every two seconds. Raises GatewayError."""
+        shown = time.monotonic()
+        end = shown + STEP_S
+        while not condition():
+            if time.monotonic() > end:
+                msg = f"the story stopped: methane did not fall; see {self._plant.log}"
+                raise GatewayError(msg)
+            if time.monotonic() - shown > SHOW_S:
+                shown = time.monotonic()
+                self._show_values()
+            time.sleep(LOOK_S)
 
     # ---- what is read ------------------------------------------------------------------------
 
@@ -244,15 +256,23 @@ class Story:
             return "nothing (bad)"
         return "closed" if row["value"] else "open"
 
-    def _interlock(self) -> dict[str, Any]:
-        rows = {row["id"]: row for row in self._plant.read("/interlocks") or []}
-        found: dict[str, Any] = rows.get(INTERLOCK, {"state": "", "legs": [], "generation": 0})
+    def _interlocks(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._plant.read("/interlocks") or []
+        return rows
+
+    def _interlock(self, ident: str = INTERLOCK) -> dict[str, Any]:
+        rows = {row["id"]: row for row in self._interlocks()}
+        found: dict[str, Any] = rows.get(ident, {"state": "", "legs": [], "generation": 0})
         return found
 
+    def _state(self, ident: str = INTERLOCK) -> str:
+        return str(self._interlock(ident)["state"])
+
+    def _ready(self, ident: str) -> bool:
+        return self._state(ident) == "READY_TO_RESET"
+
     def _normal(self) -> bool:
-        return self._interlock()["state"] == "NORMAL" and (
-            self._output().state == OutputState.RELEASED
-        )
+        return self._state() == "NORMAL" and self._output().state == OutputState.RELEASED
 
     def _output(self) -> OutputView:
         """The breaker's latch, straight from the guard's shared file."""
@@ -300,6 +320,12 @@ def _what(alert: dict[str, Any]) -> str:
 def _count(backlog: dict[str, int]) -> str:
     samples = backlog.get("live", 0) + backlog.get("backfill", 0)
     return f"{backlog['alerts']} alerts, {samples} messages of samples"
+
+
+def _lanes_since(before: list[list[Any]], after: list[list[Any]]) -> list[str]:
+    """The lanes in the order in which they arrived since ``before`` (runs of one lane each)."""
+    grown = bool(before) and after[len(before) - 1][2] > before[-1][2]
+    return [lane for lane, _first, _last in after[len(before) - grown :]]
 
 
 def _first_of_each(lanes: list[str]) -> list[str]:

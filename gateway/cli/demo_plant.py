@@ -79,13 +79,14 @@ class Plant:
         self._make_directories()
         module = [sys.executable, "-m"]
         face = [*module, "drivers.sim", "mine-face"]
-        self._face = _spawn(face + ["--stuck-breaker"] * self._stuck_breaker)
-        self._platform = _spawn([*module, "gateway", "receive", "--listen", "127.0.0.1:0"])
+        self._log = self.log.open("w", encoding="utf-8")
+        self._face = _spawn(face + ["--stuck-breaker"] * self._stuck_breaker, stderr=self._log)
+        receive = [*module, "gateway", "receive", "--listen", "127.0.0.1:0"]
+        self._platform = _spawn(receive, stderr=self._log)
         port = int(_first_line(self._face, "the simulated mine face")["port"])
         self.platform_url = str(_first_line(self._platform, "the receiving platform")["url"])
         site = self.paths.state / MARK
         site.write_text(site_text(port, self.platform_url), encoding="utf-8")
-        self._log = self.log.open("w", encoding="utf-8")
         directories = ["--runtime-dir", str(self.paths.runtime)]
         directories += ["--state-dir", str(self.paths.state)]
         self._gateway = _spawn(
@@ -182,7 +183,7 @@ def site_text(device_port: int, platform_url: str) -> str:
     """The first example site, talking to the demo's own devices and platform."""
     text = (resources.files("gateway.sites") / SITE).read_text(encoding="utf-8")
     changes = (
-        (r'^address = "[^"]*:\d+"', f'address = "127.0.0.1:{device_port}"'),
+        (r'^address = "[\d.]+:\d+"', f'address = "127.0.0.1:{device_port}"'),
         (r'^url = "[^"]*"', f'url = "{platform_url}"'),
         (r'^listen = "[^"]*"', 'listen = "127.0.0.1:0"'),
     )
