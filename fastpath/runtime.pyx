@@ -417,6 +417,7 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
     for i in range(rt.program.device_count):
         parts.shm.devices[i].key = rt.program.devices[i].key
         parts.shm.devices[i].state = _LINK_CONNECTING
+    rt.program.started_ns = now.mono_ns
     _name_program(parts.shm, &rt.program)
     pollers_plan(&parts.polls, now.mono_ns)
     writers_plan(&parts.writers)
@@ -561,6 +562,7 @@ cdef void swap_merge(
     interlocks_regroup(&parts.logic)
     pollers_plan(&parts.polls, now.mono_ns)
     writers_plan(&parts.writers)
+    new.program.started_ns = now.mono_ns
     _name_program(shm, &new.program)
     told.swap_ns = mono_ns() - now.mono_ns
     journal_write(shm, now, _EV_PROGRAM, 0, _NONE_U32, 0, &told, sizeof(told))

@@ -177,6 +177,8 @@ class Plant:
                         stream.close()
         if self._log is not None:
             self._log.close()
+        if (self.paths.state / MARK).exists():
+            shutil.rmtree(self.paths.runtime, ignore_errors=True)  # 50 MB of memory
 
 
 def site_text(device_port: int, platform_url: str) -> str:
