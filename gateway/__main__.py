@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from gateway.cli import check, hands, receive, run, show
 from gateway.cli.client import NotReached
 from gateway.cli.options import add_directories
-from gateway.cli.table import complain
+from gateway.cli.table import complain, plain, show_json
 from gateway.errors import ConfigError, GatewayError, GuardError
-from gateway.outcome import Exit
+from gateway.outcome import Exit, Outcome
 
 DESCRIPTION = (
     "Edge gateway for plants and mines. A supplementary protection layer: it is not a safety "
@@ -30,15 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing that a user can cause ends in a traceback."""
     try:
         return _run(argv)
-    except ConfigError as error:
-        print("\n".join(error.errors), file=sys.stderr)
-        return Exit.USAGE
-    except (NotReached, GuardError) as error:
-        complain(str(error))
-        return Exit.NOT_REACHED
-    except GatewayError as error:
-        complain(str(error))
-        return Exit.FAILED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -50,9 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = parser().parse_args(argv)
-        return int(args.run(args))
+        try:
+            return int(args.run(args))
+        except ConfigError as error:
+            print("\n".join(plain(line) for line in error.errors), file=sys.stderr)
+            return Exit.USAGE
+        except (NotReached, GuardError) as error:
+            return _failed(args, Exit.NOT_REACHED, str(error))
+        except GatewayError as error:
+            return _failed(args, Exit.FAILED, str(error))
     finally:
         sys.stdout.flush()  # here, where a reader that has gone is no traceback
+
+
+def _failed(args: argparse.Namespace, code: Exit, text: str) -> int:
+    if getattr(args, "json", False):
+        show_json(Outcome(exit_code=code, code=0, text=text))
+    else:
+        complain(text)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -119,6 +119,7 @@ def build_gateway(
         recorder=recorder,
         scanner=scanner,
         pumps=make_pumps(config, ledger, history, problems, credentials),
+        credentials=credentials,
         commands=Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest)),
     )
     return gateway

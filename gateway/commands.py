@@ -152,6 +152,15 @@ class Commands:
         shown = await self._confirmation.released([ident])
         return settled(sent, f"{ident} is released", shown, {})
 
+    async def stop_gateway(self, who: str, end: Callable[[], None]) -> Outcome:
+        """End this gateway; ``end`` begins it. A ledger that is full does not keep it running."""
+        try:
+            await self._ledger.command(who, "stop", "gateway", {})
+        except StoreError as error:
+            _LOGGER.warning("stop by %s is not in the audit: %s", who, error)
+        end()
+        return Outcome(exit_code=Exit.DONE, code=0, text="stopping", details={"pid": os.getpid()})
+
     async def stop_guard(self, reason: str, who: str, *, answered: Answered = _nobody) -> Outcome:
         """End protection on purpose; with on_stop = trip the guard writes the trip values first.
 

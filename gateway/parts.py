@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from collections.abc import Callable
 
     from fastpath.image import TagImage
@@ -47,6 +49,7 @@ class Gateway:
     recorder: "Recorder"
     scanner: "Scanner"
     pumps: "tuple[Pump, ...]" = ()
+    credentials: "Path | None" = None  # the directory that was given
     commands: "Commands | None" = None  # set before the view starts
     http: str = ""  # base URL with the real port; "" while the port is not bound
     stopping: bool = False

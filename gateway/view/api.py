@@ -23,11 +23,11 @@ from msgspec import Struct
 from fastpath.journal import JournalError
 from gateway.commands import Commands, who_of
 from gateway.errors import GatewayError
-from gateway.outcome import Exit, Outcome
 from gateway.view import live
 from gateway.view.health import HealthWatch
 
 if TYPE_CHECKING:
+    from gateway.outcome import Outcome
     from gateway.parts import Gateway
     from gateway.view.metrics import Metrics
 
@@ -36,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 16 * 1024
 TEXT_CHARACTERS_MAX: Final = 500
 READ_S: Final = 10.0
+END_S: Final = 0.05
 JSON: Final = "application/json"
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 HEADERS: Final = {
@@ -149,9 +150,11 @@ class Api:
                 raise _Refusal(msg)
             return await self._act(request, partial(self._commands.stop_guard, order.reason, who))
         _LOGGER.info("stopped by %s", who)
-        pid = os.getpid()
-        asyncio.get_running_loop().call_later(0.05, os.kill, pid, signal.SIGTERM)
-        return _json(Outcome(exit_code=Exit.DONE, code=0, text="stopping", details={"pid": pid}))
+        return _json(await self._commands.stop_gateway(who, self._end))
+
+    def _end(self) -> None:
+        """As SIGTERM from outside, a moment after the answer has gone."""
+        asyncio.get_running_loop().call_later(END_S, os.kill, os.getpid(), signal.SIGTERM)
 
     @property
     def _commands(self) -> Commands:

@@ -207,9 +207,9 @@ METRICS: Final = (
     ),
     MetricSpec(
         "certificate_expiry_seconds",
-        "Seconds until the certificate of an uplink's other end ends, as last seen.",
+        "Seconds until a certificate ends: an uplink's own (client), its other end's (server).",
         "gauge",
-        ("uplink",),
+        ("uplink", "side"),
     ),
     MetricSpec(
         "store_up",

@@ -10,6 +10,7 @@ from fastpath.codes import Counter, DeviceState, OutputState, Quality, Refusal
 from gateway.clock import synchronised
 from gateway.guard_board import GuardBoard, output_confirmed
 from gateway.paths import is_tmpfs
+from gateway.view.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment
 
 if TYPE_CHECKING:
@@ -181,9 +182,16 @@ def _uplinks(sheet: Sheet, moment: Moment) -> None:
             sheet.put("uplink_backlog_items", count, ident, lane)
         for lane, count in stats.sent.items():
             sheet.put("uplink_sent_total", count, ident, lane)
-        if stats.certificate_not_after_utc_ns:
-            left_ns = stats.certificate_not_after_utc_ns - moment.now.utc_ns
-            sheet.put("certificate_expiry_seconds", left_ns / 1e9, ident)
+        _certificate(sheet, moment, ident, "server", stats.certificate_not_after_utc_ns)
+    for uplink in moment.gateway.config.uplink:
+        not_after_ns = client_not_after_utc_ns(uplink, moment.gateway.credentials)
+        _certificate(sheet, moment, uplink.id, "client", not_after_ns)
+
+
+def _certificate(sheet: Sheet, moment: Moment, uplink: str, side: str, not_after_ns: int) -> None:
+    if not_after_ns:
+        left_s = (not_after_ns - moment.now.utc_ns) / 1e9
+        sheet.put("certificate_expiry_seconds", left_s, uplink, side)
 
 
 def _stores(sheet: Sheet, moment: Moment) -> None:

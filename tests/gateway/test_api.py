@@ -117,6 +117,21 @@ async def test_guard_ends_only_for_a_reason(guard: LiveGuard) -> None:
         assert (outcome["exit_code"], outcome["details"]["guard_alive"]) == (0, False)
 
 
+async def test_stop_is_audited_and_ends_the_process(
+    guard: LiveGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+    monkeypatch.setattr("gateway.view.api.os.kill", lambda *_: ended.set())
+    gateway = gateway_of(guard)
+    async with served(gateway), unix_client(gateway) as client:
+        outcome = await (await client.post("/stop", json={})).json()
+        assert (outcome["exit_code"], outcome["details"]["pid"]) == (0, os.getpid())
+        await asyncio.wait_for(ended.wait(), WAIT_S)
+    ledger: Any = gateway.ledger
+    (command,) = ledger.commands
+    assert command[1:] == ("stop", "gateway")
+
+
 async def test_bad_requests_are_told(guard: LiveGuard) -> None:
     gateway = gateway_of(guard)
     async with served(gateway), unix_client(gateway) as client:

@@ -170,6 +170,8 @@ async def test_without_a_gateway(guard: LiveGuard, terminal: Terminal) -> None:
         assert code == 3, words
         assert "no gateway runs in" in err
         assert "sitewarden run" in err
+    code, outcome = await terminal.json("reset gas-high")
+    assert (code, outcome["exit_code"], outcome["confirmed"]) == (3, 3, False)
 
 
 async def test_trip_without_a_gateway(guard: LiveGuard, terminal: Terminal) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -88,11 +89,30 @@ async def test_values(guard: LiveGuard) -> None:
     assert found["uplink_backlog_items"][("lane", "backfill"), ("uplink", "mine")] == 40
     assert found["uplink_oldest_seconds"] == {(("uplink", "mine"),): 12.5}
     assert found["letters_total"] == {(("reason", "too_large"), ("uplink", "mine")): 2}
-    expiry = found["certificate_expiry_seconds"][(("uplink", "mine"),)]
+    expiry = found["certificate_expiry_seconds"][("side", "server"), ("uplink", "mine")]
     assert 86_000 < expiry <= 86_400
     assert found["store_up"] == {(("store", "ledger"),): 1, (("store", "history"),): 0}
     assert found["clock_synchronised"] == {(): synchronised()}
     assert found["alarms_active"][("kind", "alarm"), ("priority", "critical")] == 1
+
+
+async def test_our_own_certificate_ends_too(guard: LiveGuard, tmp_path: Path) -> None:
+    folder = tmp_path / "credentials" / "platform"
+    folder.mkdir(parents=True)
+    make = [find("openssl"), "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=gw"]
+    make += ["-days", "3", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True)
+    (folder / "key.pem").chmod(0o600)
+    gateway = gateway_of(guard)
+    uplink = msgspec.structs.replace(gateway.config.uplink[0], credentials="platform")
+    gateway.config = msgspec.structs.replace(gateway.config, uplink=(uplink,))
+    gateway.credentials = folder.parent
+    found = samples_of(exposition(Moment.of(gateway), Reactions().counts()))
+    left_s = found["certificate_expiry_seconds"][("side", "client"), ("uplink", "mine")]
+    assert 2 * 86_400 < left_s <= 3 * 86_400
+    (folder / "cert.pem").write_text("nonsense")
+    found = samples_of(exposition(Moment.of(gateway), Reactions().counts()))
+    assert (("side", "client"), ("uplink", "mine")) not in found["certificate_expiry_seconds"]
 
 
 async def test_every_drop_has_its_part_and_reason(guard: LiveGuard) -> None:
@@ -213,7 +233,7 @@ def test_the_agreed_names_are_there() -> None:
         outputs_unconfirmed uplink_up{uplink} uplink_backlog_items{uplink,lane}
         uplink_oldest_seconds{uplink} store_bytes_written_total{store} store_bytes{store}
         dropped_total{part,reason} letters_total{uplink,reason} clock_synchronised
-        certificate_expiry_seconds{uplink}"""
+        certificate_expiry_seconds{uplink,side}"""
     labels = {spec.name: spec.labels for spec in METRICS}
     for word in agreed.split():
         name, _, inside = word.partition("{")
