@@ -318,10 +318,7 @@ class _Checker:
     def same_unit(self, node: Expr, left: _Typed, right: _Typed) -> None:
         if left.unit is None or right.unit is None or left.unit == right.unit:
             return
-        literal = next(
-            (below for below in tree.walk(node) if isinstance(below, tree.Number) and below.unit),
-            None,
-        )
+        literal = self._odd_literal(node, left.unit, right.unit)
         if literal is None and "" in (left.unit, right.unit):
             return  # a tag whose unit nobody wrote down
         if literal is None:
@@ -329,9 +326,19 @@ class _Checker:
             self.flaw(node, text)
             return
         other = left.unit if literal.unit == right.unit else right.unit
-        wanted = _unit(other)
-        near = f'; did you mean "{other}"?' if other else ""
-        self.flaw(literal, f"found the unit {shown(literal.unit)}, expected {wanted}{near}")
+        self.flaw(literal, f"found the unit {shown(literal.unit)}, expected {_unit(other)}")
+
+    def _odd_literal(self, node: Expr, *units: str) -> tree.Number | None:
+        """The literal that brought in one of two units that do not go together."""
+        literals = [
+            below
+            for below in tree.walk(node)
+            if isinstance(below, tree.Number) and below.unit in units
+        ]
+        symbols = (self.scope.symbols.get(name) for name in tree.tags_of(node))
+        measured = {symbol.unit for symbol in symbols if symbol is not None}
+        odd = [literal for literal in literals if literal.unit not in measured]
+        return next(iter(odd or literals), None)
 
 
 def _unit(unit: str) -> str:

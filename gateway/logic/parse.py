@@ -121,6 +121,10 @@ def _unexpected_text(text: str, at: int) -> Flaw:
         return _slipped(text, at, slip)
     word = re.match(r"[^\s(),]+|.", text[at:], re.DOTALL)
     found = shown(word[0] if word else text[at])
+    vote = re.match(r"([0-9]+)[A-Za-z]+([0-9]+)\s*\(", text[at:])
+    if vote:
+        near = f"{vote[1]}oo{vote[2]}"
+        return Flaw(at, f'found {found}, expected MooN; did you mean "{near}"?')
     if re.search(r"[0-9]\Z", text[:at]) or re.match(r"[0-9.]+[^\W\d_%‰°]", text[at:]):
         return Flaw(at, f"found {found}, expected a number{_ONE_BLANK}")
     return Flaw(at, f"found {found}, expected a tag, a number or an operator")
@@ -152,11 +156,12 @@ def _expected(accepted: set[str]) -> str:
         return '"("'
     operator = "AND" in accepted
     words = []
-    if accepted & _OPERAND and not operator:
-        words.append('a tag, a number, "not" or "("' if "NOT" in accepted else "a tag or a number")
     if operator:
         words.append("an operator such as and, or, >=, for")
-    words += [word for name, word in _WORDS.items() if name in accepted and not operator]
+    elif accepted & _OPERAND:
+        words.append('a tag, a number, "not" or "("' if "NOT" in accepted else "a tag or a number")
+    else:
+        words += [word for name, word in _WORDS.items() if name in accepted]
     words += ['")"'] if operator and "RPAR" in accepted else []
     words += ["the end"] if "$END" in accepted else []
     return " or ".join(words)

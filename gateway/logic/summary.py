@@ -96,7 +96,7 @@ def _interlock_lines(item: InterlockSummary) -> list[str]:
         lines.append(f"  resets if   {item.permissive}")
     response = format_duration(item.response_ns)
     if not item.paths:
-        lines.append(f"  response    {response}: no measured input reaches an output")
+        lines.append(f"  response    {response}: no output to reach")
     lines.extend(
         f"  {path.output}: worst demand {format_duration(path.demand_ns)} ({path.demand_tag}), "
         f"worst loss {format_duration(path.loss_ns)} ({path.loss_tag}), response {response}"

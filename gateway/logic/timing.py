@@ -12,12 +12,14 @@ from typing import Final
 
 from drivers.points import Area, parse_address
 from gateway.logic import tree
+from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
 from gateway.logic.tree import Expr
 from gateway.site.draft import Draft
 from gateway.site.load import tag_times
 from gateway.site.model import Device, Interlock, Output, Tag
 
 WRITE_TIMEOUT_NS: Final = 200_000_000
+GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
 
@@ -58,12 +60,17 @@ class Timing:
             for entry in draft.output
             if entry.ok("address", "device", "unit") and entry.item.device in self._devices
         }
+        self._system = {GATEWAY_ALIVE: (GATEWAY_SILENT_NS, GATEWAY_SILENT_NS)}
+        for device in self._devices.values():
+            silent = 3 * int(device.poll) + int(device.timeout)
+            self._system[connected_tag(device.id)] = (silent, silent)
         self._writes = {device: self._write_ns(device) for device in self._devices}
 
     def paths(self, interlock: Interlock, cause: Expr) -> list[Path]:
-        """One path per effect. A cause without a tag that could be late has none to show."""
+        """One path per effect; none for a cause whose tags are all unknown."""
         delays = delays_of(cause)
-        times = {name: self._times(name, delays[name]) for name in delays if name in self._tags}
+        known = [name for name in delays if name in self._tags or name in self._system]
+        times = {name: self._times(name, delays[name]) for name in known}
         if not times:
             return []
         demand_tag = max(times, key=lambda name: times[name][0])
@@ -82,6 +89,9 @@ class Timing:
 
     def _times(self, name: str, delay: int) -> tuple[int, int]:
         """(demand, loss) of one input up to the condition."""
+        if name in self._system:
+            demand, loss = self._system[name]
+            return demand + delay, loss + delay
         tag = self._tags[name]
         device = self._devices[tag.device or ""]
         poll, stale_after = tag_times(tag, device)

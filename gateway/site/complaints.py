@@ -87,16 +87,32 @@ def shown(value: Any) -> str:
         return _cut(
             "{ " + ", ".join(f"{key} = {shown(item)}" for key, item in value.items()) + " }"
         )
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     return _clean(str(value))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean "x"?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=NEAR_CUTOFF)
+    near = nearest(word, known)
+    return f'; did you mean "{near}"?' if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is nearest, or None where none is near."""
+    words = list(known)
+    same = [item for item in words if item.lower() == word.lower()]
+    near = same or difflib.get_close_matches(word, words, n=5, cutoff=NEAR_CUTOFF)
     if not near:
-        lowered = {item.lower(): item for item in known}
-        near = [lowered[word.lower()]] if word.lower() in lowered else []
-    return f'; did you mean "{near[0]}"?' if near else ""
+        return None
+    matcher = difflib.SequenceMatcher(b=word)
+    ratios = {item: _ratio(matcher, item) for item in near}
+    return max((item for item in words if item in ratios), key=lambda item: ratios[item])
+
+
+def _ratio(matcher: difflib.SequenceMatcher[str], word: str) -> float:
+    matcher.set_seq1(word)
+    return matcher.ratio()
 
 
 def _clean(text: str) -> str:

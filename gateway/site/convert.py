@@ -16,11 +16,27 @@ from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from gateway.site import durations
-from gateway.site.complaints import Complaints, Origin, Path, did_you_mean, shown
+from gateway.site.complaints import Complaints, Origin, Path, did_you_mean, nearest, shown
 from gateway.site.model import IDENT_PATTERN, Duration, Size
 
 T = TypeVar("T", bound=Struct)
 
+_EXAMPLES: Final = {
+    "Device.address": "192.168.10.20:502",
+    "Output.address": "c:16",
+    "Heartbeat.address": "hr:90",
+    "Point.address": "ir:100",
+    "driver": "modbus-tcp",
+    "device": "plc-face",
+    "cause": "ch4.t1 >= 1.5",
+    "permissive": "ch4.t1 < 1.0",
+    "unit": "%CH4",
+    "url": "https://platform.example",
+    "listen": "127.0.0.1:9750",
+    "group": "face",
+    "readback": "power.closed",
+    "tags": "tags.csv",
+}
 _IDENT_EXPECTED: Final = 'an id such as "ch4.t1" (a small letter, then a-z 0-9 _ . -, at most 63)'
 
 
@@ -73,37 +89,38 @@ class _Reader:
     def table(self, kind: type[T], raw: Mapping[str, Any], path: Path) -> T:
         known = {info.encode_name: info for info in fields(kind)}
         for key in raw:
-            if key not in known or ".".join([*map(str, path), key]) in self.later:
-                self._unknown(key, known, path)
+            if key not in known or _dotted((*path, key)) in self.later:
+                self._unknown(key, [name for name in known if name not in raw], path)
         values = {}
         for name, info in known.items():
-            if name in raw and ".".join([*map(str, path), name]) not in self.later:
-                values[info.name] = self._value(info, raw[name], (*path, name))
+            if name in raw and _dotted((*path, name)) not in self.later:
+                values[info.name] = self._value(kind, info, raw[name], (*path, name))
             elif info.required:
-                self._missing(info, (*path, name))
+                if _dotted((*path, name)) not in self.bad:  # told as a slip of its name
+                    self._missing(kind, info, (*path, name))
                 values[info.name] = _stand_in(info.type)
         return kind(**values)
 
-    def _unknown(self, key: str, known: Mapping[str, FieldInfo], path: Path) -> None:
-        reason = self.later.get(".".join([*map(str, path), key]))
+    def _unknown(self, key: str, free: list[str], path: Path) -> None:
+        reason = self.later.get(_dotted((*path, key)))
         if reason is not None:
             text = f"found {shown(key)}, which this version does not offer yet ({reason})"
-        else:
-            offered = [
-                name for name in known if ".".join([*map(str, path), name]) not in self.later
-            ]
-            near = did_you_mean(key, offered)
-            keys = near or f" ({', '.join(sorted(offered))})"
-            text = f"found {shown(key)}, expected a known key{keys}"
-        self._complain((*path, key), text)
+            self._complain((*path, key), text)
+            return
+        offered = [name for name in free if _dotted((*path, name)) not in self.later]
+        near = nearest(key, offered)
+        if near:
+            self._mark((*path, near))  # a wrong name for it: it is not missing besides
+        keys = f'; did you mean "{near}"?' if near else f" ({', '.join(sorted(offered))})"
+        self._complain((*path, key), f"found {shown(key)}, expected a known key{keys}")
 
-    def _missing(self, info: FieldInfo, path: Path) -> None:
+    def _missing(self, kind: type[Struct], info: FieldInfo, path: Path) -> None:
         if self.damaged:
             self._mark(path)
         else:
-            self._complain(path, f"found nothing, expected {expected(info.type)}")
+            self._complain(path, f"found nothing, expected {_expected_of(kind, info)}")
 
-    def _value(self, info: FieldInfo, value: Any, path: Path) -> Any:
+    def _value(self, kind: type[Struct], info: FieldInfo, value: Any, path: Path) -> Any:
         struct = _struct_of(info.type)
         if struct is not None and isinstance(value, dict):
             return self.table(struct, value, path)
@@ -114,7 +131,8 @@ class _Reader:
         except msgspec.ValidationError:
             pass
         hint = _hint(info.type, value)
-        self._complain(path, f"found {shown(value)}, expected {expected(info.type)}{hint}")
+        wanted = _expected_of(kind, info)
+        self._complain(path, f"found {shown(value)}, expected {wanted}{hint}")
         return _stand_in(info.type) if info.required else _default(info)
 
     def _complain(self, path: Path, text: str) -> None:
@@ -123,26 +141,40 @@ class _Reader:
 
     def _mark(self, path: Path) -> None:
         for length in range(1, len(path) + 1):
-            self.bad.add(".".join(map(str, path[:length])))
+            self.bad.add(_dotted(path[:length]))
 
 
-def expected(kind: Any) -> str:
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _expected_of(kind: type[Struct], info: FieldInfo) -> str:
+    """What a key takes, in words."""
+    own = f"{kind.__name__}.{info.name}"
+    return expected(info.type, _EXAMPLES.get(own, _EXAMPLES.get(info.name, "x")))
+
+
+def expected(kind: Any, example: str = "x") -> str:
     """What a key of this type takes, in words."""
     parts = [part for part in _parts(kind) if part is not type(None)]
     if bool in parts and int in parts:
         return "true or false for a coil, a whole number for a register"
-    return " or ".join(_expected_one(part) for part in parts)
+    return " or ".join(_expected_one(part, example) for part in parts)
 
 
-def _expected_one(kind: Any) -> str:
+def _expected_one(kind: Any, example: str) -> str:
     metas = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta)]
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(base) is Literal:
         choices = [f'"{choice}"' for choice in get_args(base)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if get_origin(base) is tuple:
-        pair = get_args(base)[1] is not Ellipsis
-        return "two numbers [low, high]" if pair else 'a list of texts such as ["a", "b"]'
+        member, more = get_args(base)
+        if more is not Ellipsis:
+            return "two numbers [low, high]"
+        if get_origin(member) is Literal:
+            return f"a list, {_expected_one(member, example).replace('one of', 'of')}"
+        return 'a list of texts such as ["a", "b"]'
     if isinstance(base, type) and issubclass(base, Struct):
         names = ", ".join(f"{info.encode_name} = …" for info in fields(base) if info.required)
         return f"a table {{ {names} }}" if names else "a table { … }"
@@ -154,7 +186,7 @@ def _expected_one(kind: Any) -> str:
         bool: "true or false",
         float: "a number",
         int: "a whole number",
-        str: 'a text in quotes such as "x"',
+        str: f'a text in quotes such as "{example}"',
     }
     return words.get(base, "something else") + _bounds(metas)
 

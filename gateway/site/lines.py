@@ -108,6 +108,7 @@ class _Scanner:
         path: Path = ()
         for number, key in enumerate(keys):
             path += (key,)
+            self.index.note(path, line)
             if many and number == len(keys) - 1:
                 self.counts[path] = self.counts.get(path, -1) + 1
             if path in self.counts:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from gateway.site import tags_csv
-from gateway.site.complaints import Complaints, Origin, did_you_mean, shown
+from gateway.site.complaints import Complaints, Origin, nearest, shown
 from gateway.site.convert import Entry, convert
 from gateway.site.draft import LISTED, SINGLE, Draft
 from gateway.site.later import LATER_KEYS
@@ -42,8 +42,8 @@ def read_site(path: Path) -> Draft:
         complaints.at_line(file, line, "", text)
     index = index_lines(toml.text)
     draft = Draft(file, complaints, index, lost=toml.lost_ids)
-    if len(toml.errors) and not toml.data:
-        draft.incomplete.update(LISTED)
+    if toml.errors and not toml.data:
+        draft.incomplete.update((*SINGLE, *LISTED))
     reader = _Reader(draft, toml)
     reader.check_names()
     reader.read_single()
@@ -129,6 +129,7 @@ class _Reader:
     def __init__(self, draft: Draft, toml: TomlText) -> None:
         self.draft = draft
         self.data = toml.data
+        self.misnamed: set[str] = set()  # tables that may stand under another name
         self.damaged = {
             table.path
             for table in draft.lines.tables
@@ -136,12 +137,16 @@ class _Reader:
         }
 
     def check_names(self) -> None:
+        """Complain of tables that nobody knows; under a misnamed one there may be ids."""
         known = [*SINGLE, *LISTED]
         for name in self.data:
             if name in known:
                 continue
-            near = did_you_mean(name, known) or f" ({', '.join(known)})"
-            text = f"found {shown(name)}, expected a known table{near}"
+            near = nearest(name, known)
+            if near:
+                self.misnamed.add(near)
+            names = f'; did you mean "{near}"?' if near else f" ({', '.join(known)})"
+            text = f"found {shown(name)}, expected a known table{names}"
             self.draft.complaints.add(self._origin(name, (name,)), (), text)
 
     def read_single(self) -> None:
@@ -184,7 +189,9 @@ class _Reader:
             origin,
             self.draft.complaints,
             later=LATER_KEYS.get(kind),
-            damaged=any(origin.path == path[: len(origin.path)] for path in self.damaged),
+            damaged=kind in self.misnamed
+            or kind in self.draft.incomplete
+            or any(origin.path == path[: len(origin.path)] for path in self.damaged),
         )
 
     def _origin(self, where: str, path: tuple[str | int, ...]) -> Origin:

@@ -95,7 +95,7 @@ class Places:
         """The point of a tag in its device."""
         device = self._device_of(entry)
         point = entry.item.point
-        if device is None or point is None or not entry.ok("point"):
+        if device is None or point is None or not entry.ok("point.address"):
             return
         if not point.address:
             self._complain(
@@ -109,7 +109,8 @@ class Places:
             DRIVERS[device.driver].check_point(device, point, limits)
         except PointError as error:
             keys = (error.key,) if error.key == "range" else ("point", error.key)
-            self._complain(entry, keys, str(error))
+            if entry.ok(".".join(keys)):
+                self._complain(entry, keys, str(error))
         except RequestError as error:
             self._complain(entry, ("point",), str(error))
 
@@ -161,7 +162,9 @@ class Places:
 
     def _point(self, entry: Entry[Tag]) -> ModbusPoint | None:
         device = self._device_of(entry)
-        if device is None or entry.item.point is None or not entry.ok("point"):
+        if device is None or entry.item.point is None:
+            return None
+        if not entry.ok("point.address", "point.type"):
             return None
         try:
             return point_of(device, entry.item.point, None)

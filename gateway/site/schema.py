@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta, Struct
+from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from gateway.site.durations import format_duration
@@ -53,7 +53,7 @@ def _as_written(kind: type[Struct], table: str) -> type[Struct]:
         if info.required:
             members.append((info.name, written))
         else:
-            members.append((info.name, written, _written_default(info.default)))
+            members.append((info.name, *_optional(written, info.default)))
     return msgspec.defstruct(
         kind.__name__, members, forbid_unknown_fields=True, kw_only=True, namespace=_doc(kind)
     )
@@ -61,23 +61,25 @@ def _as_written(kind: type[Struct], table: str) -> type[Struct]:
 
 def _written_type(kind: Any, table: str) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
-        parts = tuple(_written_type(part, table) for part in get_args(kind))
-        return Union[parts]  # noqa: UP007 - made at run time
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        return Union[tuple(_written_type(part, table) for part in parts)]  # noqa: UP007
     if get_origin(kind) is tuple and get_args(kind)[1] is Ellipsis:
-        return tuple[_written_type(get_args(kind)[0], table), ...]
+        inner: Any = _written_type(get_args(kind)[0], table)
+        return types.GenericAlias(tuple, (inner, ...))
     if isinstance(kind, type) and issubclass(kind, Struct):
         return _as_written(kind, table)
     return _TEXTS.get(kind, kind)
 
 
-def _written_default(value: Any) -> Any:
-    if isinstance(value, Duration):
-        return format_duration(value)
-    if isinstance(value, Size):
-        return f"{value}B"
-    if value is NODEFAULT or isinstance(value, Struct):
-        return None
-    return value
+def _optional(written: Any, default: Any) -> tuple[Any, Any]:
+    """A type and its default; TOML has no null, so what may be left out has none to show."""
+    if isinstance(default, Duration):
+        return written, format_duration(default)
+    if isinstance(default, Size):
+        return written, f"{default // 10**6}MB" if default % 10**6 == 0 else f"{default}B"
+    if default is None or default is NODEFAULT or isinstance(default, Struct):
+        return written | UnsetType, UNSET
+    return written, default
 
 
 def _doc(kind: type[Struct]) -> dict[str, Any]:

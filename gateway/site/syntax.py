@@ -22,6 +22,9 @@ _STATEMENT: Final = re.compile(
 )
 _BROKEN_HEADER: Final = re.compile(r"\s*\[+\s*([A-Za-z0-9_-]+)")
 _ID: Final = re.compile(r"\s*id\s*=\s*[\"']?([A-Za-z][A-Za-z0-9_.-]*)")
+_BOOLEANS: Final = {
+    "true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false",
+}  # fmt: skip
 _AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -153,8 +156,8 @@ def _value_hint(value: str) -> str:
     duration = near_duration(word)
     if duration:
         return f' in quotes; did you mean "{duration}"?'
-    if word.lower() in ("true", "false"):
-        return f"; did you mean {word.lower()}?"
+    if word.lower() in _BOOLEANS:
+        return f"; did you mean {_BOOLEANS[word.lower()]}?"
     if '"' not in word and "'" not in word:
         return f' such as "text", 12.5 or true; did you mean "{word}"?'
     return ' such as "text", 12.5 or true'

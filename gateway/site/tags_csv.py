@@ -109,7 +109,7 @@ def _table(cells: dict[str, str], origin: Origin, complaints: Complaints) -> Row
                 values[name] = float(cell)
             except ValueError:
                 complaints.add(origin, (name,), f"found {shown(cell)}, expected a number")
-                bad.add("range" if name in ("low", "high") else "point")
+                bad.add("range" if name in ("low", "high") else f"point.{name}")
     table: dict[str, Any] = {"id": values.get("id", "")}
     table["point"] = {name: values[name] for name in POINT if values.get(name, "") != ""}
     for name in ("device", "poll", "stale_after", "unit", "description"):
