@@ -11,6 +11,7 @@ from gateway.alarms.limits import Limits
 from gateway.alarms.programs import KnownPrograms
 from gateway.apply import Running
 from gateway.commands import Commands
+from gateway.eventlog import EventLog
 from gateway.parts import Gateway
 from gateway.scanner import Scanner
 from gateway.site.credentials import Credentials, load_credentials
@@ -80,6 +81,7 @@ def build_gateway(
     image = TagImage(len(config.tag))
     tags = TagTable(config, image, view, lambda: gateway.running)
     programs = KnownPrograms(paths.programs, paths.last_good, tags.index)
+    words = EventWords(config, programs)
     limits = Limits(checked.alarms, tags.ids, image)
 
     def stored() -> None:
@@ -92,11 +94,11 @@ def build_gateway(
         history,
         image=image,
         limits=limits,
-        words=EventWords(config, programs),
+        words=words,
         programs=programs,
         ack=link.ack,
         on_stored=stored,
-        observers=observers,
+        observers=(*observers, EventLog(words.draft_of).observe),
     )
     problems.on_stored = stored
     scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems)
