@@ -57,6 +57,7 @@ class Commands:
 
     ``view`` gives the mapped guard.shm or None, ``program`` the blob of a program's hash or None.
     ``answered`` is awaited as soon as the guard has answered, before the outputs confirm.
+    ``not_after_ns`` (boot time) is when whoever asks gives up: nothing weakens after that.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Commands:
         reason: str,
         who: str,
         *,
+        not_after_ns: int | None = None,
         answered: Answered = _nobody,
     ) -> Outcome:
         """Reset an interlock at the latch generation that was seen (None: the present one)."""
@@ -116,7 +118,9 @@ class Commands:
         seen = {"state": interlock_word(latch.state), "generation": latch.generation}
         detail = {"generation": wanted, "reason": reason}
         key = state.text.interlocks[index].key
-        sent = await self._weaken(MessageType.RESET, key, ident, detail, who, generation=wanted)
+        sent = await self._weaken(
+            MessageType.RESET, key, ident, detail, who, not_after_ns, generation=wanted
+        )
         if isinstance(sent, Outcome):
             return sent
         await answered()
@@ -129,7 +133,13 @@ class Commands:
         return settled(sent, text, shown, details)
 
     async def release(
-        self, ident: str, reason: str, who: str, *, answered: Answered = _nobody
+        self,
+        ident: str,
+        reason: str,
+        who: str,
+        *,
+        not_after_ns: int | None = None,
+        answered: Answered = _nobody,
     ) -> Outcome:
         """Let an output that is HELD go to its normal value."""
         state = self._confirmation.state()
@@ -142,7 +152,7 @@ class Commands:
         generation = state.output(index).generation
         detail = {"generation": generation, "reason": reason}
         sent = await self._weaken(
-            MessageType.RELEASE, item.key, ident, detail, who, generation=generation
+            MessageType.RELEASE, item.key, ident, detail, who, not_after_ns, generation=generation
         )
         if isinstance(sent, Outcome):
             return sent
@@ -161,7 +171,14 @@ class Commands:
         end()
         return Outcome(exit_code=Exit.DONE, code=0, text="stopping", details={"pid": os.getpid()})
 
-    async def stop_guard(self, reason: str, who: str, *, answered: Answered = _nobody) -> Outcome:
+    async def stop_guard(
+        self,
+        reason: str,
+        who: str,
+        *,
+        not_after_ns: int | None = None,
+        answered: Answered = _nobody,
+    ) -> Outcome:
         """End protection on purpose; with on_stop = trip the guard writes the trip values first.
 
         It answers when they are confirmed, or their time is over, and then ends.
@@ -171,7 +188,7 @@ class Commands:
         outputs = [item.id for item in state.text.outputs] if state and trips else []
         within_s = self._confirmation.within_ns(outputs) / 1e9 + GUARD_END_S_MAX
         sent = await self._weaken(
-            MessageType.STOP, 0, "guard", {"reason": reason}, who, timeout_s=within_s
+            MessageType.STOP, 0, "guard", {"reason": reason}, who, not_after_ns, timeout_s=within_s
         )
         if isinstance(sent, Outcome):
             return sent
@@ -196,12 +213,15 @@ class Commands:
         target: str,
         detail: Mapping[str, Any],
         who: str,
+        not_after_ns: int | None,
         *,
         generation: int = 0,
         timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> "Result | Outcome":
         """Ledger first, then the guard; an Outcome where the guard gave no answer."""
         action = kind.name.lower()
+        ours_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + NOT_AFTER_NS
+        limit_ns = ours_ns if not_after_ns is None else min(ours_ns, not_after_ns)
         try:
             seq = await self._ledger.command(who, action, target, detail)
         except StoreError as error:
@@ -211,7 +231,7 @@ class Commands:
             key,
             who=who,
             generation=generation,
-            not_after_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) + NOT_AFTER_NS,
+            not_after_ns=limit_ns,
             ledger_seq=seq,
         )
         try:

@@ -3,6 +3,7 @@
 import http.client
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import msgspec
 from gateway.errors import GatewayError
 from gateway.paths import Paths, read_endpoints
 
-READ_S: Final = 3.0
+READ_S: Final = 2.0
 ANSWER_S: Final = 10.0  # until the guard has answered a command
 OUTCOME_S: Final = 60.0  # until its outputs have confirmed
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -43,8 +44,27 @@ def get(paths: Paths, target: str) -> bytes:
 
 
 def post(paths: Paths, target: str, body: dict[str, Any], *, answer_s: float = ANSWER_S) -> bytes:
-    """The body of a command's answer; it begins within ``answer_s`` or counts as not reached."""
-    return _request(paths, "POST", target, body, answer_s, OUTCOME_S)
+    """The body of a command's answer; it begins within ``answer_s`` or counts as not reached.
+
+    A gateway that reads the command later than that does not carry it out.
+    """
+    limit_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(answer_s * 1e9)
+    return _request(paths, "POST", target, body | {"not_after_ns": limit_ns}, answer_s, OUTCOME_S)
+
+
+def running_pid(paths: Paths) -> int | None:
+    """The gateway's process as endpoints.json names it, None where it has gone."""
+    endpoints = read_endpoints(paths.endpoints)
+    return endpoints.pid if endpoints and process_runs(endpoints.pid) else None
+
+
+def process_runs(pid: int) -> bool:
+    """True while there is such a process; a zombie has ended."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return line.rpartition(")")[2].split()[0] != "Z"
 
 
 def _request(
@@ -91,6 +111,6 @@ def _why(paths: Paths, error: Exception) -> str:
             f"this user may not use {paths.gateway_sock}; "
             "become a member of the group sitewarden-operators"
         )
-    endpoints = read_endpoints(paths.endpoints)
-    who = f" (pid {endpoints.pid})" if endpoints else ""
+    pid = running_pid(paths)
+    who = f" (pid {pid})" if pid else ""
     return f"the gateway{who} does not answer on {paths.gateway_sock}: {error or 'timed out'}"

@@ -7,17 +7,16 @@ the guard.
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from gateway.cli.client import NotReached, post
+from gateway.cli.client import NotReached, post, process_runs
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, plain, show_json
 from gateway.errors import GatewayError
-from gateway.outcome import Exit, Outcome, not_reached
-from gateway.paths import Paths, read_endpoints
+from gateway.outcome import Exit, Outcome
+from gateway.paths import Paths
 
 TRIP_ANSWER_S: Final = 0.5
 STOP_S: Final = 15.0
@@ -55,12 +54,13 @@ def trip(args: argparse.Namespace) -> int:
     body = {"id": args.id, "reason": args.reason}
     try:
         outcome = _outcome(post(paths, "/trip", body, answer_s=TRIP_ANSWER_S))
+        if outcome.exit_code != Exit.NOT_REACHED:
+            return _tell(args, outcome)
+        why = outcome.text
     except GatewayError as error:
-        outcome = not_reached(str(error))
-    if outcome.exit_code == Exit.NOT_REACHED:
-        complain(f"{outcome.text}; going straight to the guard")
-        outcome = trip_directly(paths, args.id, before)
-    return _tell(args, outcome)
+        why = str(error)
+    complain(f"{why}; going straight to the guard")
+    return _tell(args, trip_directly(paths, args.id, before))
 
 
 def reset(args: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def stop(args: argparse.Namespace) -> int:
 def _ended(paths: Paths, pid: int) -> Outcome:
     """Wait until the gateway has gone, and say what became of the guard."""
     deadline = time.monotonic() + STOP_S
-    while _runs(paths, pid):
+    while process_runs(pid):
         if time.monotonic() > deadline:
             text = f"the gateway (pid {pid}) has not ended within {STOP_S:g} s"
             return Outcome(exit_code=Exit.UNCONFIRMED, code=0, text=text, details={"pid": pid})
@@ -106,17 +106,6 @@ def _ended(paths: Paths, pid: int) -> Outcome:
     text = f"the gateway (pid {pid}) has ended; {words[guard]}"
     details = {"pid": pid, "guard_alive": guard}
     return Outcome(exit_code=Exit.DONE, code=0, text=text, confirmed=True, details=details)
-
-
-def _runs(paths: Paths, pid: int) -> bool:
-    """True while the process is there and still this site's gateway; a zombie has ended."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    endpoints = read_endpoints(paths.endpoints)
-    other = endpoints is not None and endpoints.pid != pid
-    return not other and line.rpartition(")")[2].split()[0] != "Z"
 
 
 def _guard_alive(paths: Paths) -> bool:

@@ -5,11 +5,12 @@ The gateway answers where it lives; where not, guard.shm and the names in the st
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from gateway.cli.client import NotReached, get
+from gateway.cli.client import NotReached, get, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, plain, show_json, show_table
 from gateway.outcome import Exit
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.guard_board import GuardBoard
 
 _T = TypeVar("_T")
-Offline = Callable[["GuardView", "GuardBoard | None", str], _T]
+Offline = Callable[["GuardView", "GuardBoard | None", str], _T]  # the map, its names, why
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +41,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def status(args: argparse.Namespace) -> int:
     """Print the status; 3 where no guard runs."""
-    found = _ask(paths_of(args), "/status", Status, _offline_status)
+    paths = paths_of(args)
+    found = _ask(paths, "/status", Status, partial(_offline_status, paths))
     if args.json:
         show_json(found)
     else:
@@ -96,11 +98,13 @@ def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _
         return offline(view, GuardBoard.read(view, programs_of(paths)), why)
 
 
-def _offline_status(view: "GuardView", board: "GuardBoard | None", why: str) -> Status:
+def _offline_status(
+    paths: Paths, view: "GuardView", board: "GuardBoard | None", why: str
+) -> Status:
     from gateway.view.instant import Instant
     from gateway.view.snapshot import offline_status
 
-    return offline_status(view, board, Instant.now(), why)
+    return offline_status(view, board, Instant.now(), why, running_pid(paths))
 
 
 def _offline_tags(view: "GuardView", board: "GuardBoard | None", why: str) -> list[TagRow]:
@@ -135,7 +139,8 @@ def _print_status(found: Status) -> None:
     if process.alive:
         print(f"gateway: running, pid {process.pid}, since {_moment(process.since)}")
     else:
-        print(f"gateway: NOT RUNNING, last heard by the guard {_moment(process.since)}")
+        state = f"NOT ANSWERING, pid {process.pid}" if process.pid else "NOT RUNNING"
+        print(f"gateway: {state}, last heard by the guard {_moment(process.since)}")
     if guard.alive and not guard.realtime:
         print("note: the guard runs without real-time scheduling; its tail is the machine's")
     for note in found.notes:

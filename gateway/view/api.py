@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -58,6 +59,7 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     generation: int | None = None
     reason: str = ""
     guard: bool = False  # stop: the guard, not the gateway
+    not_after_ns: int | None = None  # boot time at which the client gives up
 
 
 class Api:
@@ -130,7 +132,7 @@ class Api:
         order = await _order(request)
         who = await self._who(request)
         act = partial(self._commands.reset, order.id, order.generation, order.reason, who)
-        return await self._act(request, act)
+        return await self._act(request, partial(act, not_after_ns=order.not_after_ns))
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Release an output."""
@@ -148,7 +150,8 @@ class Api:
             if not order.reason.strip():
                 msg = "a reason is needed to end the guard"
                 raise _Refusal(msg)
-            return await self._act(request, partial(self._commands.stop_guard, order.reason, who))
+            act = partial(self._commands.stop_guard, order.reason, who)
+            return await self._act(request, partial(act, not_after_ns=order.not_after_ns))
         _LOGGER.info("stopped by %s", who)
         return _json(await self._commands.stop_gateway(who, self._end))
 
@@ -250,6 +253,11 @@ async def _order(request: web.Request) -> Order:
     except msgspec.MsgspecError as error:
         msg = f"the request's body is not understood: {error}"
         raise _Refusal(msg) from error
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    if order.not_after_ns is not None and now_ns > order.not_after_ns:
+        # It lay in the socket while this process stood still; whoever sent it has been told so.
+        text = "the command came too late and was not carried out; send it again"
+        raise _Refusal(text, status=408)
     if len(order.reason) > TEXT_CHARACTERS_MAX:
         msg = f"a reason has at most {TEXT_CHARACTERS_MAX} characters"
         raise _Refusal(msg)

@@ -140,8 +140,10 @@ def tag_row(
     )
 
 
-def offline_status(view: "GuardView", board: GuardBoard | None, now: Instant, why: str) -> Status:
-    """What guard.shm says with the gateway dead; ``why`` is why nobody else was asked."""
+def offline_status(
+    view: "GuardView", board: GuardBoard | None, now: Instant, why: str, pid: int | None = None
+) -> Status:
+    """What guard.shm says when no gateway answers, and ``why``; ``pid``: of one that hangs."""
     header = view.header()
     guard = guard_row(view, header, now)
     notes = [why] if guard.alive else [why, GUARD_DEAD]
@@ -153,7 +155,7 @@ def offline_status(view: "GuardView", board: GuardBoard | None, now: Instant, wh
         epoch=None,
         guard=guard,
         gateway_process=GatewayRow(
-            alive=False, pid=None, since=now.of_mono(header.last_message_mono_ns)
+            alive=False, pid=pid, since=now.of_mono(header.last_message_mono_ns)
         ),
         devices=fast_device_rows(board, now, alive=guard.alive) if board else [],
         interlocks=interlock_rows(board, now) if board else [],

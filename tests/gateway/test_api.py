@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,6 +105,19 @@ async def test_the_head_of_an_answer_comes_before_the_outputs(tmp_path: Path) ->
                 whole = loop.time() - begun
         assert body["exit_code"] == 6
         assert whole - head > 0.25  # the outputs' time, waited for after the head
+
+
+async def test_a_command_that_lay_too_long_is_not_carried_out(guard: LiveGuard) -> None:
+    """The gateway stood still; whoever sent it was told that it was not reached."""
+    gateway = gateway_of(guard)
+    past_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 1
+    async with served(gateway), unix_client(gateway) as client:
+        for target in ("/trip", "/reset"):
+            response = await client.post(target, json={"id": "gas-high", "not_after_ns": past_ns})
+            assert response.status == 408
+            assert "too late" in (await response.json())["error"]
+    ledger: Any = gateway.ledger
+    assert ledger.commands == []
 
 
 async def test_guard_ends_only_for_a_reason(guard: LiveGuard) -> None:

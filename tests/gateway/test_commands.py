@@ -257,6 +257,17 @@ async def test_a_lost_answer_is_asked_for_once_more_with_the_same_id(guard: Live
     assert key
 
 
+async def test_nothing_weakens_after_the_client_gave_up(guard: LiveGuard) -> None:
+    """The ledger took its time; the guard sees that it is too late."""
+    commands = commands_of(guard, Ledger())
+    await commands.trip("gas-high", "", WHO)
+    await guard.state_of("gas-high", InterlockState.READY_TO_RESET)
+    past_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 1
+    late = await commands.reset("gas-high", None, "", WHO, not_after_ns=past_ns)
+    assert (late.exit_code, late.code) == (Exit.REFUSED, ResultCode.EXPIRED)
+    assert "too late" in late.text
+
+
 def test_who() -> None:
     assert who_of(0) == "uid:root"
     assert who_of(4_000_000_000) == "uid:4000000000"
