@@ -5,7 +5,6 @@ The guard is a process in a session of its own and survives this one. One that l
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -109,8 +108,13 @@ class GuardSupervisor:
             await self.release()
             return
         for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 signal.pidfd_send_signal(self._handle, number)
+            except ProcessLookupError:
+                break
+            except OSError as error:
+                _LOGGER.error("guard %d is left running: %s", self._state.pid, error.strerror)
+                break
             if await self._exited(wait_s):
                 break
             _LOGGER.warning("guard %d did not end by %s in time", self._state.pid, number.name)

@@ -1,6 +1,7 @@
 """``sitewarden run`` as people meet it: a process, its signals, its files, what it says."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import aiohttp
 import pytest
 
 from fastpath.codes import InterlockState
+from gateway.store.ledger import Ledger
 from tests.helpers.harness import CONTACT, GAS, ROOT, Site, site_text, until
 from tests.helpers.modbus_server import ModbusServer
 
@@ -141,6 +143,22 @@ async def test_refused_site_lists_every_error(site: Site) -> None:
     assert any("50 parsecs" in line for line in lines)
     assert any("nothing" in line for line in lines)
     assert all(line.startswith(str(site.file)) or "site.toml:" in line for line in lines)
+    assert site.guard_pid() is None
+
+
+async def test_a_newer_ledger_is_not_touched(site: Site) -> None:
+    site.state.mkdir()
+    ledger = await Ledger.open(site.state / "ledger.db", "test-site", reserve_bytes=0)
+    await ledger.close()
+    with contextlib.closing(sqlite3.connect(site.state / "ledger.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+        database.commit()
+    answer = await site.cli("run", str(site.file))
+    assert answer.code == 1
+    lines = [line for line in answer.err.splitlines() if line.startswith("sitewarden: ")]
+    assert len(lines) == 1
+    assert "ledger.db" in lines[0]
+    assert "Traceback" not in answer.err
     assert site.guard_pid() is None
 
 
