@@ -113,4 +113,7 @@ def _why(paths: Paths, error: Exception) -> str:
         )
     pid = running_pid(paths)
     who = f" (pid {pid})" if pid else ""
-    return f"the gateway{who} does not answer on {paths.gateway_sock}: {error or 'timed out'}"
+    return (
+        f"the gateway{who} does not answer on {paths.gateway_sock}: {error or 'timed out'}; "
+        "restart it if that lasts, the guard needs it not"
+    )
