@@ -115,5 +115,5 @@ def _why(paths: Paths, error: Exception) -> str:
     who = f" (pid {pid})" if pid else ""
     return (
         f"the gateway{who} does not answer on {paths.gateway_sock}: {error or 'timed out'}; "
-        "restart it if that lasts, the guard needs it not"
+        "the guard protects without it; restart it if this lasts"
     )
