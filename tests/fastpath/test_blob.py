@@ -174,8 +174,38 @@ def without_effects(built: Program) -> None:
     built.interlocks[0] = replace(built.interlocks[0], effects_count=0)
 
 
+def one_node_for_two(built: Program) -> None:
+    built.nodes.append(blobs.Node(2, NONE_U32))
+    built.code.append(blobs.Instruction(Op.FOR, ITSELF, TRUTH, 0, 1.0))
+
+
+def second_interlock(**fields: int) -> Change:
+    def change(built: Program) -> None:
+        first = built.interlocks[0]
+        ranges = {"legs_first": 2, "legs_count": 0, "effects_first": 2, "effects_count": 0}
+        built.interlocks.append(replace(first, key=8, flags=0, **{**ranges, **fields}))
+
+    return change
+
+
+def one_tag_twice(built: Program) -> None:
+    built.requests[1] = replace(built.requests[1], decode_count=2)
+    built.decode.append(replace(built.decode[1], at=3))
+
+
+def of_another_device(built: Program) -> None:
+    built.devices.append(replace(DEVICE, key=2, port=503))
+    built.tags[0] = replace(built.tags[0], device=1)
+
+
 INF, NAN = float("inf"), float("nan")
-NUMBER, TRUTH, MOON, ITSELF = 0, 2, 13, 14  # registers of guard_program(), and one behind it
+NUMBER, TRUTH, FOR, MOON, ITSELF = (
+    0,
+    2,
+    10,
+    13,
+    14,
+)  # registers of guard_program(), and one behind it
 COIL = guard_program().outputs[0]
 DEVICE = guard_program().devices[0]
 
@@ -215,6 +245,8 @@ BROKEN: list[tuple[int, str, Change]] = [
     (4, "a negative silence", item("outputs", 0, silence_ns=-1)),
     (5, "tags out of order", item("tags", 1, key=9)),
     (5, "one key twice", item("outputs", 1, key=3)),
+    (5, "a tag twice", item("tags", 1, key=10)),
+    (5, "an interlock twice", add("interlocks", guard_program().interlocks[0])),
     (5, "a group twice", add("groups", blobs.Group(5, 1))),
     (5, "a device twice", add("devices", DEVICE)),
     (6, "a tag that is not there", code((Op.TAG, 3))),
@@ -227,8 +259,10 @@ BROKEN: list[tuple[int, str, Change]] = [
     (6, "an unknown flag of a tag", item("tags", 0, flags=16)),
     (6, "a node that is not there", code((Op.FOR, TRUTH, 0, 2.0))),
     (6, "half a node", code((Op.FOR, TRUTH, 0, 0.5))),
+    (6, "a node and a half", item("code", FOR, imm=1.5)),
     (6, "a negative node", code((Op.FOR, TRUTH, 0, -1.0))),
     (6, "a node twice", code((Op.FOR, TRUTH, 0, 1.0))),
+    (6, "a node twice beside one that nothing uses", one_node_for_two),
     (6, "a node of another kind", item("nodes", 0, kind=2)),
     (6, "a node that nothing uses", add("nodes", blobs.Node(1, NONE_U32))),
     (6, "a node of interlock 1", item("nodes", 0, interlock=1)),
@@ -246,6 +280,7 @@ BROKEN: list[tuple[int, str, Change]] = [
     (6, "a leg that is a number", item("legs", 0, register=NUMBER)),
     (6, "a leg of tag 3", item("legs", 0, slot=3)),
     (6, "effects that wrap around", item("interlocks", 0, effects_count=NONE_U32)),
+    (6, "effects of a second that wrap around", second_interlock(effects_count=2**32 - 2)),
     (6, "an effect on output 2", item("effects", 1, output=2)),
     (6, "an effect of another", item("effects", 1, interlock=1)),
     (6, "an output by the gateway", item("outputs", 0, path=2)),
@@ -267,6 +302,8 @@ BROKEN: list[tuple[int, str, Change]] = [
     (6, "an order that is none", item("decode", 0, order=0)),
     (6, "bit 16", item("decode", 0, bit=16)),
     (7, "one tag twice", item("decode", 1, slot=0)),
+    (7, "one tag twice and no other missing", one_tag_twice),
+    (7, "a tag decoded from another device", of_another_device),
     (7, "a system tag decoded", item("decode", 1, slot=2)),
     (7, "a gateway's tag decoded", item("tags", 1, owner=2)),
     (7, "a guard's tag that nobody reads", item("tags", 2, owner=1)),
@@ -303,7 +340,7 @@ BROKEN: list[tuple[int, str, Change]] = [
 
 def test_the_registers_that_the_broken_programs_mean() -> None:
     ops = [instruction.op for instruction in guard_program().code]
-    assert (ops[NUMBER], ops[TRUTH], ops[MOON]) == (Op.TAG, Op.GE, Op.MOON)
+    assert [ops[i] for i in (NUMBER, TRUTH, FOR, MOON)] == [Op.TAG, Op.GE, Op.FOR, Op.MOON]
     assert len(ops) == ITSELF
 
 
@@ -316,6 +353,12 @@ def test_a_program_that_breaks_a_rule(rule: int, change: Change) -> None:
     built = guard_program()
     change(built)
     assert rule_of(blobs.build(built)) == rule
+
+
+def test_two_interlocks_share_nothing_by_accident() -> None:
+    built = guard_program()
+    second_interlock()(built)
+    assert rule_of(blobs.build(built)) == 0
 
 
 def heartbeat(address: int) -> Program:
@@ -338,7 +381,8 @@ def test_a_coil_may_have_the_number_of_a_register() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "rule"),
-    [({}, 10), ({"heartbeat_address": 91}, 10), ({"heartbeat_address": 92}, 0), ({"unit": 2}, 0),
+    [({}, 10), ({"heartbeat_address": 91}, 10), ({"heartbeat_address": 92}, 0),
+     ({"heartbeat_address": 89}, 10), ({"heartbeat_address": 88}, 0), ({"unit": 2}, 0),
      ({"port": 503}, 0), ({"address": bytes(15) + b"\1"}, 0), ({"flags": 0}, 0)],
 )  # fmt: skip
 def test_one_server_listed_twice(fields: dict[str, Any], rule: int) -> None:

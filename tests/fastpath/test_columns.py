@@ -183,6 +183,20 @@ def test_times_are_parted_before_tags() -> None:
     assert [row[4] for row in waiting.take()] == [6, 6, 3]
 
 
+def test_a_row_is_filled_to_the_last_sample() -> None:
+    waiting = Accumulator([[0, 1, 2]], max_samples=6)
+    waiting.add(samples(*((tag, 0.0, at_ns) for at_ns in range(4) for tag in range(3))))
+    assert [row[4] for row in waiting.take()] == [6, 6]
+
+
+def test_a_clock_that_was_set_back_sorts_by_time_and_then_by_arrival() -> None:
+    waiting = Accumulator([[0]])
+    waiting.add(samples(*((0, float(i), 9 - i // 2) for i in range(20))))
+    times, values, _ = columns.unpack(waiting.take()[0][5])
+    assert times == sorted(times)
+    assert values[0] == [float(i + k) for i in range(18, -1, -2) for k in (0, 1)]
+
+
 def test_a_thin_row_does_not_grow_into_a_huge_matrix() -> None:
     """Each tag changes at a time of its own: the worst for a table."""
     waiting = Accumulator([list(range(1000))])

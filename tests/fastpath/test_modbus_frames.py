@@ -206,6 +206,17 @@ def test_a_write_that_is_not_echoed(fc: int, at: int) -> None:
     assert modbus.reply_code(bytes(reply), request) == refused(Refusal.ECHO)
 
 
+def test_an_exception_with_bytes_behind_it() -> None:
+    request = modbus.read_frame(5, 1, 3, 100, 2)
+    assert modbus.reply_code(b"\0\5\0\0\0\4\1\x83\2\0", request) == refused(Refusal.LENGTH)
+    assert modbus.reply_code(b"\0\5\0\0\0\2\1\x83", request) == refused(Refusal.LENGTH)
+
+
+def test_transaction_zero_is_no_answer_even_to_itself() -> None:
+    request = b"\0\0" + modbus.read_frame(5, 1, 3, 100, 2)[2:]
+    assert modbus.reply_code(read_reply(3, 0, 1, 2), request) == refused(Refusal.TRANSACTION)
+
+
 def test_a_write_answered_too_short() -> None:
     request = modbus.write_frame(5, 1, 5, 16, [0])
     reply = bytearray(request[:10])

@@ -151,6 +151,15 @@ def test_a_start_in_the_future_is_now(inside: Any) -> None:
         assert scan.truth(register) == expected
 
 
+def test_runs_that_contradict_each_other_are_true(inside: Any) -> None:
+    """Damage under a good check: what is surely true is true, whatever the other run says."""
+    code, register = on_delay()
+    scan = scan_of(inside, code)
+    scan.set_node(0, SECOND, 4 * SECOND, 0)
+    step(scan, 2.0, 5 * SECOND)
+    assert scan.truth(register) == T
+
+
 # ---- the start grace -------------------------------------------------------------------------
 
 
