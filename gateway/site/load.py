@@ -38,11 +38,11 @@ def read_site(path: Path) -> Draft:
     file = str(path)
     complaints = Complaints(file)
     toml = _read_text(path, complaints)
-    for line, text in toml.errors:
-        complaints.at_line(file, line, "", text)
+    for line, said in toml.errors:
+        complaints.at_line(file, line, "", said)
     index = index_lines(toml.text)
     draft = Draft(file, complaints, index, lost=toml.lost_ids)
-    if toml.errors and not toml.data:
+    if complaints and not toml.data:
         draft.incomplete.update((*SINGLE, *LISTED))
     reader = _Reader(draft, toml)
     reader.check_names()

@@ -43,7 +43,7 @@ def read_toml(text: str) -> TomlText:
     """Read ``text``, telling every syntax error that can be told apart."""
     text = text.replace("\r\n", "\n")
     lines = text.split("\n")
-    result = TomlText({}, text)
+    result = TomlText({}, "")
     while len(result.errors) < ERRORS_MAX:
         current = "\n".join(lines)
         try:
@@ -64,13 +64,13 @@ def _take_out(lines: list[str], message: str, result: TomlText) -> bool:
     column = int(match[2]) if match and match[2] else 1
     first = _statement_start(lines, min(line, len(lines)))
     last = _statement_end(lines, first)
-    if not any(lines[i - 1].strip() for i in range(first, last + 1)):
-        return False
     said = _said(message[: match.start()] if match else message, lines, (first, line, column))
     result.errors.append((first, said))
+    if not any(lines[first - 1 : last]):
+        return False
     _salvage_ids(lines, first, last, result)
     for i in range(first, last + 1):
-        if lines[i - 1].strip():
+        if lines[i - 1]:
             result.lost_lines.add(i)
         lines[i - 1] = ""
     return True
@@ -131,7 +131,7 @@ def _salvage_ids(lines: list[str], first: int, last: int, result: TomlText) -> N
 
 def _said(message: str, lines: list[str], place: tuple[int, int, int]) -> str:
     first, line, column = place
-    statement = lines[first - 1].strip()
+    statement = lines[first - 1].strip(" \t")
     if message.startswith("Cannot "):
         return f"found {_code(statement)} a second time, expected it once"
     if message.startswith(("Unterminated", "Illegal character", "Unclosed")):
