@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from gateway.uplink.message import Sender
 
 BATCH_BYTES_MAX: Final = 256 * 1024
-DENIED_RETRY_S: Final = 60.0
+DENIED_RETRY_S: Final = 30.0
 RETRY_AFTER_S_MAX: Final = 3_600.0
 RATE_BYTES_S_MIN: Final = 4_000  # a body gets more time than ``timeout`` on a line of 32 kbit/s
 _ANSWER_BYTES: Final = 1_024  # what is looked at of an answer's body

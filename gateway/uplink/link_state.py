@@ -12,7 +12,7 @@ from gateway.uplink.base import BACKFILL, LIVE, LinkRefusedError, Problems, Samp
 _LOGGER = logging.getLogger(__name__)
 
 BACKOFF_S: Final = 0.5  # doubled by every failure without progress between
-BACKOFF_S_MAX: Final = 15.0
+BACKOFF_S_MAX: Final = 10.0
 DOWN_TOLD_AFTER_S: Final = 60.0  # a flapping link is a line in the log, not an alert each time
 
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-DENIED_RETRY_S: Final = 60.0
+DENIED_RETRY_S: Final = 30.0
 QUOTA_RETRY_S: Final = 5.0
 GOODBYE_S: Final = 1.0
 

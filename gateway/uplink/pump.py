@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 STORE_RETRY_S: Final = 1.0
-REFUSED_RETRY_S: Final = 60.0
+REFUSED_RETRY_S: Final = 30.0
 LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 QUIET_S: Final = 1.0  # sends under way end at once when the session does; no longer than this
+BARREN_SESSIONS: Final = 2  # then singly: a broker may end the session after refusing one item
 BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
 
 
@@ -98,6 +99,8 @@ class Pump:
         self._hold_until_s = 0.0  # the whole link pauses
         self._fresh_after = 0  # alerts up to here are historical
         self._one_by_one = 0  # items to send singly, after one of them cost a session
+        self._fruitless = False  # something was sent in this session, nothing was accepted
+        self._barren = 0  # such sessions in a row
         self._alone = asyncio.Lock()
         self._chunk = 1  # of the backlog
         self._sending = 0
@@ -113,6 +116,7 @@ class Pump:
         try:
             while True:
                 error = await self._session()
+                self._barren += self._fruitless
                 self._link.went_down(error)
                 await self._wait_out(error)
         finally:
@@ -147,6 +151,7 @@ class Pump:
 
     async def _session(self) -> UplinkError:
         """Connect and send until the link fails; gives what it failed of."""
+        self._fruitless = False
         try:
             self._connects += 1
             answered = await self._uplink.connect()
@@ -182,7 +187,7 @@ class Pump:
 
     async def _wait_out(self, error: UplinkError) -> None:
         """Between two sessions."""
-        if isinstance(error, SuspectError):
+        if isinstance(error, SuspectError) or self._barren >= BARREN_SESSIONS:
             self._one_by_one = self._window
         for lane in self._lanes:
             try:
@@ -254,6 +259,7 @@ class Pump:
     async def _send(self, lane: Lane, outs: Sequence[Outgoing]) -> list[Verdict]:
         self._sending += 1
         self._quiet.clear()
+        self._fruitless = True
         try:
             if not self._one_by_one:
                 return await self._uplink.send(lane.name, outs)
@@ -293,7 +299,8 @@ class Pump:
                 lane.refused[out.item.seq] = verdict
             else:
                 lane.retried += 1
-                retry = verdict
+                if retry is None or verdict.denied or not retry.denied:
+                    retry = verdict  # one that is denied says more than one that is not known
         lane.sent += accepted
         self._refused += len(refused)
         self._one_by_one = max(0, self._one_by_one - len(outs))
@@ -306,6 +313,8 @@ class Pump:
 
     def _taken(self, lane: Lane) -> None:
         """The other end takes what this lane has."""
+        self._fruitless = False
+        self._barren = 0
         self._link.progress()
         lane.doubted = False
         if lane.denied:
@@ -324,6 +333,7 @@ class Pump:
             if not accepted:
                 self._link.went_down(UplinkError(why.reason or "it asks us to wait"))
             return
+        # Held over the end of the session, too: some brokers end it after every refused publish.
         lane.denied = printable(why.reason)
         lane.hold_until_s = _now_s() + self._link.slowly_s(why.after_s)
         self._problems.raised("uplink", f"{self._id}/{lane.name}", lane.denied)

@@ -138,6 +138,26 @@ async def test_a_publish_that_the_broker_denies_is_not_delivered(
     assert _ids(subscriber.of("alerts")) == [1, 2, 3]
 
 
+async def test_a_broker_that_ends_the_session_after_each_refusal(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mosquitto 2.0 does so where its queues are unbounded."""
+    monkeypatch.setattr(mqtt, "DENIED_RETRY_S", 60.0)
+    acl = ["topic readwrite sitewarden/#", "topic deny sitewarden/gw-1/alerts"]
+    bench.ledger.put(3)
+    bench.history.put("backfill", 300)
+    async with (
+        Mosquitto(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker,
+        Subscriber(broker.port) as subscriber,
+        bench.running(broker.url) as made,
+    ):
+        await subscriber.until(lambda: len(_seqs(subscriber.of("backfill"))) == 300)
+        await until(lambda: made.stats().backlog == {"alert": 3, "live": 0, "backfill": 0})
+        assert made.stats().connects <= 5  # not one for each try
+        assert not bench.ledger.cursors
+        assert not bench.ledger.letters
+
+
 async def test_a_broker_that_hangs(bench: Bench, tmp_path: Path) -> None:
     async with (
         Mosquitto(tmp_path) as broker,
