@@ -9,6 +9,7 @@
  * Commands:    hr|ir|c|di ADDRESS VALUE...        set
  *              f32 hr|ir ADDRESS VALUE            set a float32, ABCD
  *              ramp hr|ir ADDRESS FROM TO MS      a float32 that moves from now on
+ *              count hr|ir ADDRESS COUNT          cells that go up by one after each reading of them
  *              link COIL DI DELAY_MS INVERT       the input follows the coil (an auxiliary contact)
  *              arm ID hr|ir ADDRESS VALUE COIL TRIP   -> "sent ID NS", then "trip ID NS"
  *              cycle N hr|ir ADDRESS LOW HIGH COIL TRIP PAUSE_US   N arms, each after a return
@@ -78,6 +79,8 @@ static int64_t connection_of[CONNECTIONS_MAX]; /* by descriptor */
 static int64_t connections;
 static struct ramp ramps[RAMPS_MAX];
 static int ramp_count;
+static uint16_t *counted; /* the area of the cells that count their readings */
+static int counted_from, counted_to;
 static struct link links[LINKS_MAX];
 static int link_count;
 static struct arm arm;
@@ -192,6 +195,16 @@ static bool arm_read(uint16_t *cells, int address, int count, int64_t now)
     return true;
 }
 
+/* Every reading of a counting cell is another value: one that is lost leaves a hole. */
+static void count_read(uint16_t *cells, int address, int count)
+{
+    if (cells == NULL || cells != counted)
+        return;
+    for (int i = address; i < address + count; i++)
+        if (i >= counted_from && i < counted_to)
+            cells[i]++;
+}
+
 /* ---- requests -------------------------------------------------------------------------- */
 
 static int word_at(const uint8_t *bytes)
@@ -217,6 +230,7 @@ static void answer_read(int fd, const uint8_t *query, int length, int64_t now)
     if (carries)
         arm.sent_ns = reply_ns;
     modbus_reply(context, query, length, map);
+    count_read(cells, address, count);
     if (carries && !arm.cycling) {
         printf("sent %s %" PRId64 "\n", arm.id, reply_ns);
         fflush(stdout);
@@ -418,6 +432,10 @@ static bool command(char *line)
         move_ramps(now_ns());
         move_links(now_ns());
         print_cells(area, address, count);
+    } else if (sscanf(line, "count %7s %d %d", area, &address, &count) == 3) {
+        counted = registers_of(area);
+        counted_from = address;
+        counted_to = address + count < CELLS ? address + count : CELLS;
     } else if (sscanf(line, "watch %d", &address) == 1 && address < CELLS) {
         watched[address] = true;
     } else if (strcmp(line, "reset") == 0) {

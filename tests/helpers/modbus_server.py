@@ -109,6 +109,10 @@ class ModbusServer:
         """Let a float32 move from ``first`` to ``last`` within ``ms``, from now on."""
         self.send(f"ramp {area} {address} {first!r} {last!r} {ms!r}")
 
+    def count(self, area: str, address: int, count: int) -> None:
+        """Let each of these cells go up by one after each reading of it."""
+        self.send(f"count {area} {address} {count}")
+
     def link(self, coil: int, contact: int, ms: float = 5.0, *, invert: bool = False) -> None:
         """Let a discrete input follow a coil: an auxiliary contact."""
         self.send(f"link {coil} {contact} {ms!r} {int(invert)}")
