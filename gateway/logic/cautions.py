@@ -8,7 +8,7 @@ from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
 from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
-from gateway.site.model import Config, Interlock, Tag, by_id
+from gateway.site.model import Config, Device, Interlock, Tag, by_id
 
 WATCHDOG_NS_SHORT: Final = 3_000_000_000
 
@@ -18,17 +18,22 @@ def cautions(
 ) -> list[str]:
     """The warnings of a site without errors, sorted by line."""
     found = Complaints(draft.file)
+    tags: dict[str, Tag] = by_id(config.tag)
+    devices: dict[str, Device] = by_id(config.device)
     _uplinks(draft, found)
-    _outputs(draft, config, found)
+    _outputs(draft, devices, found)
     for entry in draft.interlock:
         interlock: Interlock = entry.item
         if not interlock.latch:
             text = "found false: the trip ends by itself when its cause does"
             found.add(entry.origin, ("latch",), text)
-        cause = causes[interlock.id]
-        for name, text in _inputs(config, cause):
+        for name, text in _inputs(tags, devices, causes[interlock.id]):
             found.add(entry.origin, ("cause",), f"{name} {text}")
-        _slow(draft, interlock.id, paths, found)
+    for path in paths:
+        if path.worst_ns * 2 > path.response_ns:
+            entry = draft.by_id("interlock")[path.interlock]
+            text = f"{response_text(path)}, more than half of it"
+            found.add(entry.origin, ("response",), text)
     return found.lines()
 
 
@@ -38,8 +43,7 @@ def _uplinks(draft: Draft, found: Complaints) -> None:
         found.at_line(draft.file, 1, "uplink", text)
 
 
-def _outputs(draft: Draft, config: Config, found: Complaints) -> None:
-    devices = by_id(config.device)
+def _outputs(draft: Draft, devices: Mapping[str, Device], found: Complaints) -> None:
     told: set[str] = set()
     for entry in draft.output:
         output = entry.item
@@ -62,9 +66,9 @@ def _outputs(draft: Draft, config: Config, found: Complaints) -> None:
             found.add(device.origin, ("heartbeat", "watchdog"), text)
 
 
-def _inputs(config: Config, cause: Expr) -> list[tuple[str, str]]:
-    tags: dict[str, Tag] = by_id(config.tag)
-    devices = by_id(config.device)
+def _inputs(
+    tags: Mapping[str, Tag], devices: Mapping[str, Device], cause: Expr
+) -> list[tuple[str, str]]:
     measured = [name for name in tags_of(cause) if name in tags]
     slow = [name for name in measured if not devices[tags[name].device or ""].fast]
     said = [(name, "is not fast: the gateway polls it, the guard does not") for name in slow]
@@ -74,13 +78,6 @@ def _inputs(config: Config, cause: Expr) -> list[tuple[str, str]]:
             (next(iter(hiding)), "is not redundant: stuck at a harmless value it hides the cause")
         )
     return said
-
-
-def _slow(draft: Draft, ident: str, paths: list[Path], found: Complaints) -> None:
-    entry = draft.by_id("interlock")[ident]
-    for path in paths:
-        if path.interlock == ident and path.worst_ns * 2 > path.response_ns:
-            found.add(entry.origin, ("response",), f"{response_text(path)}, more than half of it")
 
 
 def response_text(path: Path) -> str:

@@ -64,6 +64,9 @@ def summary_of(
     program: bytes,
 ) -> Summary:
     """The summary of a site without errors."""
+    by_interlock: dict[str, list[Path]] = {}
+    for path in paths:
+        by_interlock.setdefault(path.interlock, []).append(path)
     return Summary(
         site=config.site.id,
         devices=len(config.device),
@@ -82,7 +85,7 @@ def summary_of(
                 cause=canonical(causes[item.id]),
                 permissive=canonical(permissives[item.id]) if item.id in permissives else None,
                 response_ns=int(item.response),
-                paths=tuple(path for path in paths if path.interlock == item.id),
+                paths=tuple(by_interlock.get(item.id, ())),
             )
             for item in config.interlock
         ),

@@ -9,6 +9,7 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -87,7 +88,7 @@ class _Reader:
         self.bad: set[str] = set()
 
     def table(self, kind: type[T], raw: Mapping[str, Any], path: Path) -> T:
-        known = {info.encode_name: info for info in fields(kind)}
+        known = _fields(kind)
         for key in raw:
             if key not in known or _dotted((*path, key)) in self.later:
                 self._unknown(key, [name for name in known if name not in raw], path)
@@ -146,6 +147,11 @@ class _Reader:
 
 def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
+
+
+@cache
+def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
+    return {info.encode_name: info for info in fields(kind)}
 
 
 def _expected_of(kind: type[Struct], info: FieldInfo) -> str:

@@ -48,6 +48,7 @@ class Draft:
     uplink: list[Entry[Uplink]] = field(default_factory=list)
     lost: dict[str, set[str]] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)  # kinds that may lack tables altogether
+    _by_id: dict[str, tuple[int, dict[str, Entry[Any]]]] = field(default_factory=dict)
 
     def entries(self, kind: str) -> list[Entry[Any]]:
         """The tables of one kind, in the file's order."""
@@ -61,11 +62,15 @@ class Draft:
                 yield kind, entry
 
     def by_id(self, kind: str) -> dict[str, Entry[Any]]:
-        """The first table of each id."""
-        found: dict[str, Entry[Any]] = {}
-        for entry in self.entries(kind):
-            if entry.id:
-                found.setdefault(entry.id, entry)
+        """The first table of each id. Do not change it; made anew when tables were added."""
+        entries = self.entries(kind)
+        count, found = self._by_id.get(kind, (-1, {}))
+        if count != len(entries):
+            found = {}
+            for entry in entries:
+                if entry.id:
+                    found.setdefault(entry.id, entry)
+            self._by_id[kind] = (len(entries), found)
         return found
 
     def knows(self, kind: str, ident: str) -> bool:
