@@ -16,7 +16,7 @@ _PRIORITIES: Final = (
     (logging.DEBUG, 7),
 )
 # Libraries whose info lines are one per message or request.
-_QUIET: Final = ("aiohttp", "aiosqlite", "asyncio", "mqtt", "pymodbus")
+_QUIET: Final = ("aiohttp", "aiosqlite", "asyncio", "mqtt")
 
 
 class JournalFormatter(logging.Formatter):
