@@ -18,6 +18,7 @@ MODULES = [
     "evaluate",
     "image",
     "indices",
+    "intake",
     "interlock",
     "journal",
     "layout",
@@ -25,8 +26,11 @@ MODULES = [
     "mailbox",
     "modbus",
     "outputs",
+    "poller",
     "program",
+    "runtime",
     "verify",
+    "writer",
 ]
 
 CHECKED = os.environ.get("SITEWARDEN_CHECKED") == "1"

@@ -272,9 +272,7 @@ def build(program: Program) -> bytes:
                 body += record.pack(*astuple(item))
         except struct.error as error:
             msg = f"program.{name}: {item!r} does not fit its record: {error}"
-            raise ValueError(
-                msg
-            ) from error
+            raise ValueError(msg) from error
         table += SECTION.pack(number, record.size, offset, len(records))
         body += bytes(-len(body) % ALIGNMENT)
     names = json.dumps(program.names, ensure_ascii=False, sort_keys=True).encode()
