@@ -19,6 +19,7 @@ certificates (TLS)                      link refused: slow retry, one alert
 """
 
 import socket
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -241,7 +242,10 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
         return min(float(text), RETRY_AFTER_S_MAX)
     try:
         until = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        if "Date" in headers:
+            now = parsedate_to_datetime(headers["Date"])
+        else:
+            now = datetime.fromtimestamp(time.time_ns() / 1e9, UTC)
         return min(max((until - now).total_seconds(), 0.0), RETRY_AFTER_S_MAX)
     except (TypeError, ValueError):
         return 0.0

@@ -35,6 +35,7 @@ class LinkState:
         self._jitter = jitter
         self._failures = 0  # in a row, without progress between
         self._down_since_s: float | None = None
+        self._told = False  # the problems know, and have logged it
         self.up = False
         self.reason = "not connected yet"
 
@@ -48,24 +49,29 @@ class LinkState:
             return False
         self.up = True
         self.reason = ""
-        if self._down_since_s is not None:
-            _LOGGER.info("%s: the link is back, %d items wait", self._uplink, waiting)
+        text = f"the link is back, {waiting} items wait"
+        if self._down_since_s is not None and not self._told:
+            _LOGGER.info("%s: %s", self._uplink, text)
         self._down_since_s = None
-        self._problems.cleared("uplink", self._uplink, "the link is back")
+        self._told = False
+        self._problems.cleared("uplink", self._uplink, text)
         self._choose_lane(LIVE)
         return True
 
     def went_down(self, error: UplinkError) -> None:
         """It does not, for this reason; said again as often as one likes."""
         now_s = asyncio.get_running_loop().time()
-        if self._down_since_s is None:
-            self._down_since_s = now_s
-            _LOGGER.warning("%s: the link is down: %s", self._uplink, error)
+        first = self._down_since_s is None
+        since_s = now_s if self._down_since_s is None else self._down_since_s
+        self._down_since_s = since_s
         self.up = False
         self.reason = str(error)
-        long = now_s - self._down_since_s >= DOWN_TOLD_AFTER_S
+        long = now_s - since_s >= DOWN_TOLD_AFTER_S
         if long or isinstance(error, LinkRefusedError):
-            self._problems.raised("uplink", self._uplink, str(error))
+            self._told = True
+            self._problems.raised("uplink", self._uplink, f"the link is down: {error}")
+        elif first:
+            _LOGGER.warning("%s: the link is down: %s", self._uplink, error)
         self._choose_lane(BACKFILL)
 
     def progress(self) -> None:

@@ -166,7 +166,7 @@ async def test_a_link_that_refuses_us_is_told_at_once(bench: Bench) -> None:
     bench.uplink.error = LinkRefusedError("bad user name or password")
     async with bench.running() as made:
         await until(lambda: bench.problems.active)
-        assert bench.problems.active["uplink", "platform"] == "bad user name or password"
+        assert "bad user name or password" in bench.problems.active["uplink", "platform"]
         bench.uplink.error = None
         await until(lambda: made.stats().up)
         assert not bench.problems.active
