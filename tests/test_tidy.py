@@ -206,6 +206,6 @@ def test_no_left_overs() -> None:
         path = ROOT / name
         if path == Path(__file__) or path.suffix not in TEXTS or not path.exists():
             continue
-        text = path.read_text()
+        text = path.read_text(errors="replace")
         wrong += [f"{name}: {word}" for word in LEFT_OVERS if re.search(rf"{word}\b", text)]
     assert not wrong
