@@ -114,6 +114,7 @@ class MqttUplink:
         self._status_topic = f"{self._prefix}/status"
         self._client: AckingClient | None = None
         self._slots = _Slots(config.window)
+        self._status_taken = True  # a broker may end the session over it: not tried twice
         self.certificate_not_after_utc_ns = 0  # of the server, 0 where there is none
 
     async def connect(self) -> bool:
@@ -134,7 +135,8 @@ class MqttUplink:
             raise _link_error(error, sent=False) from error
         self._client = client
         self._slots = _Slots(min(self._window, client.receive_maximum))
-        await self._status("online")
+        if self._status_taken:
+            await self._say_online(client)
         return True
 
     async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
@@ -169,9 +171,10 @@ class MqttUplink:
         try:
             if client.ended is None:
                 async with asyncio.timeout(GOODBYE_S):
-                    await client.publish_acked(
-                        self._status_topic, self._word("offline"), retain=True
-                    )
+                    if self._status_taken:
+                        await client.publish_acked(
+                            self._status_topic, self._word("offline"), retain=True
+                        )
                     await client.goodbye()
         except (TimeoutError, Disconnected) as error:
             _LOGGER.debug("%s: left without a goodbye: %s", self._sender.uplink, error)
@@ -192,15 +195,13 @@ class MqttUplink:
             timeout_s=self._timeout_s,
         )
 
-    async def _status(self, state: str) -> None:
-        client = self._client
-        if client is None:
-            return
+    async def _say_online(self, client: AckingClient) -> None:
         try:
-            code = await client.publish_acked(self._status_topic, self._word(state), retain=True)
+            code = await client.publish_acked(self._status_topic, self._word("online"), retain=True)
         except Disconnected as error:
-            raise _link_error(error) from error
+            raise _link_error(error, sent=False) from error
         if code >= 0x80:
+            self._status_taken = False
             _LOGGER.warning(
                 "%s: the broker does not take %s (0x%02x)",
                 self._sender.uplink, self._status_topic, code,

@@ -37,6 +37,7 @@ from gateway.uplink.base import (
     Verdict,
     Watched,
 )
+from gateway.uplink.faults import session_error
 from gateway.uplink.lane import AlertLane, Lane, SampleLane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
 from gateway.uplink.link_state import LinkState
@@ -163,12 +164,8 @@ class Pump:
                     group.create_task(self._work(lane), name=f"{self._id}/{lane.name}")
                 if isinstance(self._uplink, Watched):
                     group.create_task(self._watch(self._uplink), name=f"{self._id}/watch")
-        except UplinkError as error:
-            return error
-        except ExceptionGroup as group:
-            return _worst(group)
         except Exception as error:  # noqa: BLE001  a fault in one uplink must not end the gateway
-            return _ours(error)
+            return session_error(error)
         finally:
             await self._uplink.close()
         return UplinkError("ended")
@@ -392,28 +389,6 @@ def _lanes(config: "UplinkConfig", ledger: AlertSource, history: SampleSource) -
 
 def _ready(lane: Lane, now_s: float) -> bool:
     return now_s >= lane.hold_until_s and lane.pending > 0
-
-
-def _worst(group: ExceptionGroup[Exception]) -> UplinkError:
-    """Of the errors that ended a session together, the one that says most."""
-    errors = list(_leaves(group))
-    for kind in (LinkRefusedError, SuspectError, UplinkError):
-        for error in errors:
-            if isinstance(error, kind):
-                return error
-    return _ours(errors[0])
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    leaves: list[Exception] = []
-    for error in group.exceptions:
-        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return leaves
-
-
-def _ours(error: Exception) -> UplinkError:
-    _LOGGER.error("fault in an uplink", exc_info=error)
-    return UplinkError(f"internal fault: {type(error).__name__}: {error}")
 
 
 def _now_s() -> float:

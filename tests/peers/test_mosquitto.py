@@ -319,6 +319,19 @@ async def test_the_status_is_retained_and_has_a_will(tmp_path: Path) -> None:
             assert late.of("status") == [{"gateway": "gw-1", "state": "offline"}]
 
 
+async def test_a_status_that_is_denied_costs_nothing_else(bench: Bench, tmp_path: Path) -> None:
+    acl = ["topic readwrite sitewarden/#", "topic deny sitewarden/gw-1/status"]
+    bench.ledger.put(3)
+    async with (
+        Mosquitto(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker,
+        Subscriber(broker.port) as subscriber,
+        bench.running(broker.url) as made,
+    ):
+        await until(lambda: made.stats().backlog["alert"] == 0)
+        await subscriber.until(lambda: len(_ids(subscriber.of("alerts"))) == 3)
+    assert not subscriber.of("status")
+
+
 async def test_a_session_that_is_taken_over_ends(tmp_path: Path) -> None:
     """This broker gives no reason for it; one that does is in the tests of the uplink."""
     async with (
