@@ -14,7 +14,6 @@ from gateway.uplink.base import (
     Acknowledges,
     LinkRefusedError,
     Outgoing,
-    Uplink,
     Verdict,
     Watched,
 )
@@ -23,13 +22,15 @@ from gateway.uplink.registry import make_uplink
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
     from gateway.site.model import Uplink as UplinkConfig
+    from gateway.uplink.http import HttpUplink
     from gateway.uplink.message import Sender
+    from gateway.uplink.mqtt import MqttUplink
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class CredentialedUplink:
-    """The uplink of ``config``, made anew for each session by what ``load`` gives then.
+    """The uplink of ``config``, each session by what ``load`` gives then.
 
     ``load(name)`` raises GatewayError for credentials that are missing or not to be used.
     """
@@ -43,7 +44,7 @@ class CredentialedUplink:
         self._config = config
         self._sender = sender
         self._load = load
-        self._uplink: Uplink | None = None
+        self._uplink: MqttUplink | HttpUplink | None = None
         self.acknowledges = Acknowledges.NONE
 
     @property
@@ -58,7 +59,8 @@ class CredentialedUplink:
             credentials = self._load(name) if name else None
         except GatewayError as error:
             raise LinkRefusedError(str(error)) from error
-        uplink = make_uplink(self._config, self._sender, credentials)
+        uplink = self._uplink or make_uplink(self._config, self._sender)
+        uplink.credentials = credentials
         self._uplink = uplink
         self.acknowledges = uplink.acknowledges
         return await uplink.connect()
@@ -79,7 +81,7 @@ class CredentialedUplink:
         if self._uplink is not None:
             await self._uplink.close()
 
-    def _session(self) -> Uplink:
+    def _session(self) -> "MqttUplink | HttpUplink":
         if self._uplink is None:
             msg = "no session"
             raise LinkRefusedError(msg)

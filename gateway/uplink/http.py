@@ -76,7 +76,7 @@ class HttpUplink:
         self._url = config.url.rstrip("/")
         self._tls = config.url.startswith("https:")
         self._sender = sender
-        self._credentials = credentials
+        self.credentials = credentials  # read by connect()
         self._timeout_s = config.timeout / 1e9
         self._session: aiohttp.ClientSession | None = None
         self.certificate_not_after_utc_ns = 0  # of the server, 0 where there is none
@@ -84,7 +84,7 @@ class HttpUplink:
     async def connect(self) -> bool:
         """Nobody has answered yet when this returns: the first POST will tell."""
         await self.close()
-        context = await client_context(self._credentials) if self._tls else None
+        context = await client_context(self.credentials) if self._tls else None
         if context:
             watch_peer(context, self._certificate_seen)
         self._session = aiohttp.ClientSession(
@@ -164,7 +164,7 @@ class HttpUplink:
         self.certificate_not_after_utc_ns = not_after_utc_ns
 
     def _authorization(self) -> dict[str, str]:
-        credentials = self._credentials
+        credentials = self.credentials
         if credentials is None or not credentials.password:
             return {}
         password = credentials.password.reveal()

@@ -107,7 +107,7 @@ class MqttUplink:
         self._port = url.port or _PORTS[url.scheme]
         self._tls = url.scheme == "mqtts"
         self._sender = sender
-        self._credentials = credentials
+        self.credentials = credentials  # read by connect()
         self._window = config.window
         self._timeout_s = config.timeout / 1e9
         self._prefix = f"sitewarden/{sender.gateway}"
@@ -120,7 +120,7 @@ class MqttUplink:
     async def connect(self) -> bool:
         """A new session with the broker; it has answered when this returns."""
         await self.close()
-        context = await client_context(self._credentials) if self._tls else None
+        context = await client_context(self.credentials) if self._tls else None
         try:
             sock = await open_stream(
                 self._host, self._port, timeout_s=self._timeout_s, context=context
@@ -182,7 +182,7 @@ class MqttUplink:
             client.drop()
 
     def _make_client(self) -> AckingClient:
-        credentials = self._credentials
+        credentials = self.credentials
         return AckingClient(
             self._host,
             identifier=f"sitewarden-{self._sender.gateway}-{self._sender.uplink}",

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from gateway.uplink.base import Uplink
 from gateway.uplink.http import HttpUplink
 from gateway.uplink.mqtt import MqttUplink
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 def make_uplink(
     config: "UplinkConfig", sender: "Sender", credentials: "Credentials | None" = None
-) -> Uplink:
+) -> MqttUplink | HttpUplink:
     """The uplink of a checked site file, not connected."""
     made = MqttUplink if config.kind == "mqtt" else HttpUplink
     return made(config, sender, credentials)
