@@ -36,26 +36,29 @@ class Limits:
         self, program: "AlarmProgram", tags: Sequence[str], image: "TagImage | None" = None
     ) -> None:
         self._conditions = Conditions(program.blob)
-        self._alarms = {alarm.register: alarm for alarm in program.alarms}
+        self._alarms = program.alarms
+        self._by_register: dict[int, list[AlarmDef]] = {}
+        for alarm in program.alarms:
+            self._by_register.setdefault(alarm.register, []).append(alarm)
         self._index = {tag: i for i, tag in enumerate(tags)}
         self._image = image
         self._raised: set[str] = set()
         self._held: dict[int, list[AlarmDef]] = {}  # by tag: raised in an earlier life
         slots = array("I", [program.slots.get(tag, NONE_U32) for tag in tags])
-        self._conditions.watch(list(self._alarms), slots)
+        self._conditions.watch(list(self._by_register), slots)
 
     def restore(self, subjects: Iterable[str]) -> None:
         """Go on from what the ledger says is raised."""
         alarms = {s.removeprefix(_SUBJECT) for s in subjects if s.startswith(_SUBJECT)}
         earlier = alarms - self._raised
         self._raised |= earlier
-        for alarm in self._alarms.values():
+        for alarm in self._alarms:
             if alarm.id in earlier:
                 self._held.setdefault(self._index[alarm.tag], []).append(alarm)
 
     def orphans(self) -> list[AlertDraft]:
         """The ends of alarms that are raised but are no longer in the site file."""
-        known = {alarm.id for alarm in self._alarms.values()}
+        known = {alarm.id for alarm in self._alarms}
         gone = sorted(self._raised - known)
         self._raised &= known
         return [
@@ -73,8 +76,8 @@ class Limits:
     def feed(self, samples: bytes) -> list[AlertDraft]:
         """Evaluate after each run of samples of one time; what began and what ended."""
         changes = self._conditions.feed(samples)
-        drafts = self._leave_deadband(samples) if self._held else []
-        return drafts + self._drafts(changes, samples)
+        drafts = self._drafts(changes, samples)
+        return drafts + self._leave_deadband(samples) if self._held else drafts
 
     def advance(self, mono_ns: int, utc_ns: int) -> list[AlertDraft]:
         """Evaluate at a time without samples: delays end while a value stands still."""
@@ -85,28 +88,39 @@ class Limits:
     ) -> list[AlertDraft]:
         if not changes:
             return []
-        drafts = []
+        drafts: list[AlertDraft] = []
         values = self._values(changes, samples)
         for mono_ns, utc_ns, register, truth in changes:
-            alarm = self._alarms[register]
-            value = values.get((self._index[alarm.tag], mono_ns))
-            if value is None:
-                value = self._newest(alarm)
-            if truth == Truth.TRUE:
-                self._let_go(alarm)
-            if truth == Truth.TRUE and alarm.id not in self._raised:
-                self._raised.add(alarm.id)
-                drafts.append(_raise(alarm, utc_ns, value))
-            elif truth == Truth.FALSE and alarm.id in self._raised and not self._is_held(alarm):
-                self._raised.remove(alarm.id)
-                drafts.append(_end(alarm, utc_ns, value))
+            for alarm in self._by_register[register]:
+                value = values.get((self._index[alarm.tag], mono_ns))
+                if value is None:
+                    value = self._newest(alarm)
+                drafts += self._turn(alarm, truth, utc_ns, value)
         return drafts
+
+    def _turn(
+        self, alarm: "AlarmDef", truth: int, utc_ns: int, value: float | None
+    ) -> list[AlertDraft]:
+        """What a change of an alarm's condition is; unknown changes nothing."""
+        if truth == Truth.TRUE:
+            self._let_go(alarm)
+            if alarm.id not in self._raised:
+                self._raised.add(alarm.id)
+                return [_raise(alarm, utc_ns, value)]
+        elif truth == Truth.FALSE and alarm.id in self._raised and not self._is_held(alarm):
+            self._raised.remove(alarm.id)
+            return [_end(alarm, utc_ns, value)]
+        return []
 
     def _values(
         self, changes: Sequence[tuple[int, int, int, int]], samples: bytes
     ) -> dict[tuple[int, int], float]:
         """The values that the changes came with, by (tag, time)."""
-        wanted = {(self._index[self._alarms[c[2]].tag], c[0]) for c in changes}
+        wanted = {
+            (self._index[alarm.tag], mono_ns)
+            for mono_ns, _, register, _ in changes
+            for alarm in self._by_register[register]
+        }
         found = {}
         for slot, _quality, _reason, _flags, value, mono_ns, _utc_ns in SAMPLE.iter_unpack(samples):
             if (slot, mono_ns) in wanted:

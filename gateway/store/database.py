@@ -48,6 +48,7 @@ REOPEN_NS: Final = 1_000_000_000
 REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
 HOUSEKEEPING_S: Final = 2.0
 RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
+PINCH_BYTES: Final = 16 * 1024 * 1024  # of the reserve: for the -wal and its checkpoint alone
 TRIES_MAX: Final = 64
 
 
@@ -110,6 +111,7 @@ class Database:
         self._pages = 0
         self._pages_free = 0
         self._kept = False  # the first housekeeping is done
+        self._pinched = False  # the reserve is nearly used up: the file grows no more
 
     @property
     def ok(self) -> bool:
@@ -148,6 +150,9 @@ class Database:
             if isinstance(error.__cause__, NewerError):
                 await self.close()
                 raise
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Finish what is queued and close the file. Safe to call twice."""
@@ -250,6 +255,8 @@ class Database:
                 self._writes_fail = self._writes_fail or write
                 if not await self._mend(error):
                     raise self._failure(error) from error
+            except UnicodeDecodeError as error:  # a text on the disk is none any more
+                await self._mend_damage(error)
             except (DamagedError, NewerError) as error:
                 raise self._failure(error) from error
             else:
@@ -277,6 +284,8 @@ class Database:
             return  # told by _failure
         if not self._reserve.full:
             await self._with_reserve(self._reserve.fill)
+        elif self._pinched:
+            await self._pinch(yes=False)
 
     async def _look(self, connection: Connection) -> None:
         if self._writes_fail:  # so a disk that takes writes again is noticed without any
@@ -286,7 +295,9 @@ class Database:
         self._pages_free = await value_of(connection, "PRAGMA freelist_count")
 
     async def _bound(self, connection: Connection) -> None:
-        await value_of(connection, f"PRAGMA max_page_count={self._pages_max}")
+        """SQLite takes a bound below the present size for the present size."""
+        pages = 1 if self._pinched else self._pages_max
+        await value_of(connection, f"PRAGMA max_page_count={pages}")
 
     # ---- when it goes wrong --------------------------------------------------------------------
 
@@ -297,18 +308,32 @@ class Database:
                 self.full_count += 1
                 self._retry_at_ns = 0
                 return await self._make_room()
-            if is_damage(error):
-                await self._disconnect()
-                await self._replace(str(error))
-                return True
-        except (sqlite3.Error, DamagedError) as second:
+        except sqlite3.Error as second:
             raise self._failure(second) from second
+        if is_damage(error):
+            return await self._mend_damage(error)
         if is_disk(error):
             await self._disconnect()
+            # What a full disk answers depends on what was being written.
+            if self._reserve.short() and await self._use_reserve():
+                self._retry_at_ns = 0
+                return True
             self._retry_at_ns = time.monotonic_ns() + REOPEN_NS
         return False
 
+    async def _mend_damage(self, error: Exception) -> bool:
+        """Begin a new file; True. Raises StoreError."""
+        await self._disconnect()
+        try:
+            await self._replace(str(error))
+        except (sqlite3.Error, DamagedError) as second:
+            raise self._failure(second) from second
+        return True
+
     async def _make_room(self) -> bool:
+        if self._pinched and await self._with_reserve(self._reserve.fill):
+            await self._pinch(yes=False)  # the disk has room again
+            return True
         if self._connection is not None:
             try:
                 then = await self._transaction(self._connection, self._owner.make_room)
@@ -318,7 +343,23 @@ class Database:
             except sqlite3.Error as error:
                 if not is_full(error):
                     raise
-        return await self._with_reserve(self._reserve.give, RESERVE_STEP_BYTES)
+        return await self._use_reserve()
+
+    async def _use_reserve(self) -> bool:
+        """Give the disk a step; the last of them are not for growing.
+
+        With the file's size fixed, what is deleted makes room; without room for the -wal not even
+        that would be possible.
+        """
+        given = await self._with_reserve(self._reserve.give, RESERVE_STEP_BYTES)
+        if given and not self._pinched and self._reserve.held_bytes < PINCH_BYTES:
+            await self._pinch(yes=True)
+        return given
+
+    async def _pinch(self, *, yes: bool) -> None:
+        self._pinched = yes
+        if self._connection is not None:
+            await self._bound(self._connection)
 
     async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
         try:
@@ -393,7 +434,10 @@ class Database:
         return Opened(fresh=fresh, epoch_min=self._mark.read()[0] if fresh else 0)
 
     async def _open(self, opened: Opened) -> None:
-        connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
+        try:
+            connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
+        except ValueError as error:  # SQLite's own message is no text
+            raise DamagedError(str(error)) from error
         try:
             await self._bound(connection)
             await self._load(connection, opened)

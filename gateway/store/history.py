@@ -29,16 +29,17 @@ from gateway.store.chunks import (
     rows_of,
     series_of,
 )
-from gateway.store.database import Database
+from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState, Shed
 from gateway.store.items import PollGroup, SampleItem
 
 MAX_BYTES: Final = 2_000_000_000
 MAX_AGE_NS: Final = 30 * 86_400 * 1_000_000_000
-RESERVE_BYTES: Final = 8 * 1024 * 1024  # enough to delete and to checkpoint
+RESERVE_BYTES: Final = PINCH_BYTES  # enough to delete and to checkpoint
 SAMPLES_PER_ROW_MAX: Final = 1_000
 WINDOW_BYTES: Final = 1024 * 1024  # of rows that are packed together
 WAITING_BYTES_MAX: Final = 32 * 1024 * 1024  # rows that wait for a disk that does not take them
+COMMIT_BYTES_MAX: Final = 1024 * 1024
 WINDOWS_PER_CALL_MAX: Final = 16
 FILL_PERCENT: Final = 95  # of max_bytes: where shedding begins
 KEEP_FREE_BYTES_MAX: Final = 64 * 1024 * 1024  # of the disk, left to the ledger
@@ -142,14 +143,16 @@ class History:
         async with self._lock:
             self._collect()
             self._position = position or self._position
-            rows = [row._replace(group_id=self._group_id(place)) for place, row in self._waiting]
-            if not rows:
-                return 0
-            body = partial(self._write, rows, self._position)
-            await self._db.transact(body, self._take)
-            for _ in rows:
-                self._waiting_bytes -= len(self._waiting.popleft()[1].body)
-            return len(rows)
+            stored = 0
+            while self._waiting:
+                rows = self._slice()
+                last = len(rows) == len(self._waiting)
+                body = partial(self._write, rows, self._position if last else None)
+                await self._db.transact(body, self._take)
+                for _ in rows:
+                    self._waiting_bytes -= len(self._waiting.popleft()[1].body)
+                stored += len(rows)
+            return stored
 
     async def sample_position(self, journal_id: int) -> int | None:
         """The first sample of this journal's ring that is not stored; None: none is."""
@@ -305,12 +308,25 @@ class History:
             self._waiting_bytes -= len(row.body)
             self._dropped["store"] += row.n
 
-    def _group_id(self, place: int) -> int:
-        return self._state.group_ids[place] if self._state.group_ids else 0
+    def _slice(self) -> list[tuple[int, Row]]:
+        """The oldest waiting rows that one transaction takes: the -wal stays small."""
+        size = 0
+        rows: list[tuple[int, Row]] = []
+        for place, row in self._waiting:
+            size += len(row.body)
+            if rows and size > COMMIT_BYTES_MAX:
+                break
+            rows.append((place, row))
+        return rows
 
     async def _write(
-        self, rows: list[Row], position: tuple[int, int] | None, connection: Connection
+        self,
+        waiting: list[tuple[int, Row]],
+        position: tuple[int, int] | None,
+        connection: Connection,
     ) -> Commit:
+        ids = self._state.group_ids
+        rows = [row._replace(group_id=ids[place]) for place, row in waiting]
         return await self._state.write(connection, rows, position)
 
     def _take(self, commit: Commit) -> None:
@@ -329,7 +345,9 @@ class History:
         if oldest is None:
             return Shed()
         full = self._db.used_bytes * 100 > self._max_bytes * FILL_PERCENT
-        if not full and oldest.t_last >= self._state.utc_ns() - self._max_age_ns:
+        old = oldest.t_last < self._state.utc_ns() - self._max_age_ns
+        # A clock that leaps ahead makes everything old: what is owed goes by size alone.
+        if not full and not (old and self._state.unsent(oldest) == 0):
             return Shed()
         return await self._state.delete(connection, oldest)
 

@@ -251,6 +251,7 @@ class HistoryState:
         """Delete it and count it."""
         last = (oldest.last_row,)
         rows = oldest.last_row - oldest.first_row + 1
+        unsent = self.unsent(oldest)
         await connection.execute_fetchall("DELETE FROM chunk WHERE last_row <= ?", last)
         if not oldest.packed:
             await connection.execute_fetchall("DELETE FROM tail WHERE row <= ?", last)
@@ -258,8 +259,11 @@ class HistoryState:
             "UPDATE progress SET shed_rows = shed_rows + ?, shed_samples = shed_samples + ?",
             (rows, oldest.samples),
         )
-        unsent = self.lanes.count(oldest.first_row, oldest.last_row, self.cursors)
         return Shed(rows, oldest.samples, unsent)
+
+    def unsent(self, oldest: Oldest) -> int:
+        """Its rows that some uplink still wants."""
+        return self.lanes.count(oldest.first_row, oldest.last_row, self.cursors)
 
     def take_shed(self, shed: Shed) -> None:
         """Adopt what was deleted."""

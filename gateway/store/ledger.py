@@ -9,6 +9,7 @@ Constraints:
 """
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.ledger_state import EVENTS, SAMPLES, AuditEntry, Batch, LedgerState, Stamp
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
-RESERVE_BYTES: Final = 160 * 1024 * 1024  # 100,000 alerts of 1.2 KB, their pages and the -wal
+RESERVE_BYTES: Final = 176 * 1024 * 1024  # 100,000 alerts of 1.2 KB with their pages, the -wal
 
 
 class LedgerStats(Struct, frozen=True, kw_only=True):
@@ -51,6 +52,7 @@ class Ledger:
         max_bytes, reserve_bytes = sizes
         self._db = Database(path, self._state, max_bytes=max_bytes, reserve_bytes=reserve_bytes)
         self._bytes_written = 0
+        self._damaged = 0
 
     @classmethod
     async def open(
@@ -130,9 +132,18 @@ class Ledger:
         return batch.seqs
 
     async def alerts(self, after: int, limit: int) -> list[AlertItem]:
-        """The oldest alerts with a sequence above ``after``, at most ``limit``."""
-        sql = "SELECT seq, body FROM alert WHERE seq > ? ORDER BY seq LIMIT ?"
-        return [AlertItem(seq, body) for seq, body in await self._rows(sql, (after, limit))]
+        """The oldest alerts with a sequence above ``after``, at most ``limit``.
+
+        One that is damaged on the disk is left out (counted): never is another content sent.
+        """
+        sql = "SELECT seq, crc32, body FROM alert WHERE seq > ? ORDER BY seq LIMIT ?"
+        while rows := await self._rows(sql, (after, limit)):
+            items = [AlertItem(seq, body) for seq, crc, body in rows if crc == zlib.crc32(body)]
+            self._damaged += len(rows) - len(items)
+            if items:
+                return items
+            after = rows[-1][0]
+        return []
 
     async def journal_position(self, journal_id: int) -> int | None:
         """The first record of this journal that is not recorded; None: never seen."""
@@ -257,7 +268,7 @@ class Ledger:
             bytes_written=self._bytes_written,
             reserve_bytes=self._db.reserve_bytes,
             letters=dict(self._state.letters),
-            dropped={},
+            dropped={"damaged": self._damaged},
         )
 
     # ---- inside --------------------------------------------------------------------------------
@@ -277,7 +288,7 @@ class Ledger:
 
     def _take(self, batch: Batch) -> None:
         self._state.take(batch)
-        self._bytes_written += sum(len(row[3]) for row in batch.rows)
+        self._bytes_written += sum(len(row[-1]) for row in batch.rows)
 
     async def _audit(
         self, kind: str, ref: int | None, who: str, action: str, target: str, detail: Any

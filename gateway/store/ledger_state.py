@@ -8,6 +8,7 @@ the commit.
 import asyncio
 import hashlib
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from gateway.store.salvage import Salvage, salvage_ledger
 from gateway.store.sqlite_file import Schema, value_of
 
 ALERTS_KEPT_MIN: Final = 1_000  # delivered alerts that stay for people to look at
+ALERTS_UNSENT_MIN: Final = 100_000  # that stay where nobody is to get them
 ROOM_ALERTS: Final = 5_000  # delivered alerts that go at once when there is no room
 JOURNALS_MAX: Final = 8  # positions of journals that are gone
 EVENTS: Final = "events"
@@ -73,7 +75,7 @@ class Batch:
     epoch: int
     head: int
     seqs: list[int] = field(default_factory=list)  # one per draft, 0: not said
-    rows: list[tuple[int, str, int, bytes]] = field(default_factory=list)
+    rows: list[tuple[int, str, int, int, bytes]] = field(default_factory=list)
     active: dict[str, ActiveAlert | None] = field(default_factory=dict)
     positions: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -131,9 +133,11 @@ class LedgerState:
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest alerts that every uplink has; None where there are none."""
-        delivered = min((self.cursors.get((u, "alert"), 0) for u in self._uplinks), default=None)
-        last = self.head - ALERTS_KEPT_MIN if delivered is None else delivered
-        last = min(last, self.head - ALERTS_KEPT_MIN)
+        if self._uplinks:
+            delivered = min(self.cursors.get((uplink, "alert"), 0) for uplink in self._uplinks)
+            last = min(delivered, self.head - ALERTS_KEPT_MIN)
+        else:
+            last = self.head - ALERTS_UNSENT_MIN
         first = await value_of(connection, "SELECT ifnull(min(seq), 0) FROM alert")
         if last < first:
             return None
@@ -153,7 +157,7 @@ class LedgerState:
         """A new epoch: the gap record first, then what could be salvaged."""
         salvage = Salvage()
         if opened.aside:
-            salvage = await asyncio.to_thread(salvage_ledger, opened.aside)
+            salvage = await asyncio.to_thread(salvage_ledger, opened.aside, self._uplinks)
         self.epoch = max(self.stamp.utc_ns(), opened.epoch_min + 1, salvage.epoch + 1)
         await connection.executemany(
             "INSERT INTO meta VALUES (?, ?)",
@@ -196,7 +200,7 @@ class LedgerState:
         """Bring a batch into the database."""
         now_ns = self.stamp.utc_ns()
         if batch.rows:
-            await connection.executemany("INSERT INTO alert VALUES (?, ?, ?, ?)", batch.rows)
+            await connection.executemany("INSERT INTO alert VALUES (?, ?, ?, ?, ?)", batch.rows)
         raised = [(a.subject, a.id, a.body) for a in batch.active.values() if a]
         ended = [(subject,) for subject, active in batch.active.items() if active is None]
         if raised:
@@ -239,7 +243,7 @@ class LedgerState:
         body = _ENCODER.encode(alert)
         batch.head = alert.seq
         batch.seqs.append(alert.seq)
-        batch.rows.append((alert.seq, alert.kind, self.stamp.utc_ns(), body))
+        batch.rows.append((alert.seq, alert.kind, self.stamp.utc_ns(), zlib.crc32(body), body))
         if draft.subject and state == "raised":
             batch.active[draft.subject] = ActiveAlert(draft.subject, alert.id, body)
         elif before and state == "cleared":
@@ -301,7 +305,7 @@ class LedgerState:
         )
         body = _ENCODER.encode(alert)
         batch.head = seq
-        batch.rows.append((seq, alert.kind, self.stamp.utc_ns(), body))
+        batch.rows.append((seq, alert.kind, self.stamp.utc_ns(), zlib.crc32(body), body))
         return old.id, (alert.id, body)
 
     async def _drop_old_journals(self, connection: Connection) -> None:

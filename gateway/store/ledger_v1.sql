@@ -10,6 +10,7 @@ CREATE TABLE alert (
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     recorded_ns INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL,  -- of body
     body BLOB NOT NULL  -- JSON without audit_head and historical
 );
 

@@ -33,13 +33,15 @@ class Reserve:
         """True where nothing is missing."""
         return self._held_bytes >= self._size_bytes
 
+    def short(self) -> bool:
+        """True where the disk has next to nothing left."""
+        return self._free_bytes() <= 0
+
     def fill(self) -> bool:
         """Allocate what is missing, as far as there is room; True when nothing is missing then."""
         if self.full:
             return True
-        room = os.statvfs(self._path.parent)
-        free_bytes = room.f_bavail * room.f_frsize - MARGIN_BYTES
-        wanted_bytes = min(self._size_bytes - self._held_bytes, free_bytes)
+        wanted_bytes = min(self._size_bytes - self._held_bytes, self._free_bytes())
         if wanted_bytes <= 0:
             return False
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -65,6 +67,10 @@ class Reserve:
         finally:
             os.close(descriptor)
         return True
+
+    def _free_bytes(self) -> int:
+        room = os.statvfs(self._path.parent)
+        return room.f_bavail * room.f_frsize - MARGIN_BYTES
 
 
 class Mark:

@@ -1,0 +1,269 @@
+"""Databases that were damaged: set aside, begun anew, nothing to be deleted by hand."""
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.history import History
+from gateway.store.items import PollGroup
+from gateway.store.ledger import Ledger
+from gateway.store.reserve import Mark
+from tests.gateway.samples import samples_of
+
+DAMAGES = 40
+DAMAGES_CAMPAIGN = 1_000
+ALERTS = 200
+GROUP = PollGroup("plc/1s", ("a", "b"), (0, 1))
+JOURNAL = 42
+
+
+def draft(cause: str, **fields: Any) -> AlertDraft:
+    return AlertDraft(
+        kind="trip", state="event", source=Source("interlock", "face"), cause=cause, **fields
+    )
+
+
+async def open_ledger(directory: Path, **options: Any) -> Ledger:
+    path = directory / "ledger.db"
+    return await Ledger.open(path, "shaft", uplinks=("platform",), reserve_bytes=0, **options)
+
+
+async def fill(directory: Path, *, delivered: int = 0) -> int:
+    """A ledger that was in use, copied while it was open: as kill -9 leaves it. Its epoch."""
+    live = directory / "live"
+    live.mkdir()
+    ledger = await open_ledger(live)
+    for first in range(0, ALERTS, 20):
+        batch = [draft(f"alert {i} " + "x" * 300, journal_seq=i) for i in range(first, first + 20)]
+        await ledger.append(batch, journal=(JOURNAL, first + 20))
+    raise_ = AlertDraft(
+        kind="alarm", state="raised", source=Source("alarm", "a"), cause="up", subject="alarm:a"
+    )
+    await ledger.append([raise_])
+    await ledger.command("uid 0", "reset", "face", {})
+    if delivered:
+        await ledger.move_cursor("platform", "alert", delivered)
+    for part in live.glob("ledger.db*"):
+        shutil.copy(part, directory / part.name)
+    epoch = ledger.epoch
+    await ledger.close()
+    shutil.rmtree(live)
+    return epoch
+
+
+async def causes(ledger: Ledger) -> list[str]:
+    return [json.loads(item.body)["cause"] for item in await ledger.alerts(0, 10_000)]
+
+
+def aside(directory: Path, name: str = "ledger.db") -> list[Path]:
+    return [path for path in directory.glob(f"{name}.damaged-*") if path.suffix[-1].isdigit()]
+
+
+async def test_after_a_kill_everything_is_there(tmp_path: Path) -> None:
+    epoch = await fill(tmp_path)
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert (ledger.epoch, ledger.head) == (epoch, ALERTS + 2)
+        assert await ledger.journal_position(JOURNAL) == ALERTS
+        assert [item.subject for item in ledger.active()] == ["alarm:a"]
+        assert not aside(tmp_path)
+    finally:
+        await ledger.close()
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 + 17)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+def lose_wal(path: Path) -> None:
+    path.with_name("ledger.db-wal").unlink()
+
+
+def foreign(path: Path) -> None:
+    path.with_name("ledger.db-wal").unlink()
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    connection.close()
+
+
+def no_table(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE active")
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", [cut_short, overwrite, lose_wal, foreign, no_table])
+async def test_a_damaged_ledger_is_set_aside(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    epoch = await fill(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:  # some of it out of the -wal
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if damage is lose_wal:
+            connection.execute("DELETE FROM alert WHERE seq > 150")
+    connection.close()
+    (tmp_path / "ledger.db-wal").touch()
+    damage(tmp_path / "ledger.db")
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert ledger.epoch > epoch
+        assert len(aside(tmp_path)) == 1
+        first = json.loads((await ledger.alerts(0, 1))[0].body)
+        assert (first["kind"], first["priority"]) == ("gap", "high")
+        assert aside(tmp_path)[0].name in first["cause"]
+        assert await ledger.append([draft("goes on")])
+        found = [json.loads(item.body) for item in await ledger.alerts(0, 10_000)]
+        assert [alert["seq"] for alert in found] == list(range(1, len(found) + 1))
+    finally:
+        await ledger.close()
+    again = await open_ledger(tmp_path)
+    assert again.head == len(found)
+    await again.close()
+
+
+async def test_a_ledger_behind_its_mark_owes_what_it_still_has(tmp_path: Path) -> None:
+    """Its -wal is gone: the last numbers were given to others, so they are not given again."""
+    epoch = await fill(tmp_path, delivered=150)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    mark = Mark(tmp_path / "ledger.db.mark")
+    mark.write(epoch, 10_000)
+    mark.close()
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert ledger.epoch > epoch
+        found = [json.loads(item.body) for item in await ledger.alerts(1, 10_000)]
+        assert [alert["was"] for alert in found] == [
+            f"shaft/{epoch}/{seq}" for seq in range(151, ALERTS + 3)
+        ]
+        assert all(alert["epoch"] == ledger.epoch for alert in found)
+        (active,) = ledger.active()
+        assert active.id == found[-1]["id"]
+        assert await ledger.journal_position(JOURNAL) == ALERTS
+        assert await ledger.verify_audit() == 1
+    finally:
+        await ledger.close()
+
+
+async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
+    epoch = await fill(tmp_path)
+    (tmp_path / "ledger.db").write_bytes(b"")
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert ledger.epoch > epoch
+        assert ledger.head == 1
+    finally:
+        await ledger.close()
+
+
+async def _survive(directory: Path, seed: int) -> None:
+    """One random damage of the file set; whatever it is, the ledger works at once."""
+    rng = random.Random(seed)
+    parts = [directory / "ledger.db", directory / "ledger.db-wal"]
+    path = rng.choice([part for part in parts if part.exists() and part.stat().st_size])
+    kind = rng.choice(["flip", "flip", "flip", "cut", "zero", "unlink"])
+    data = bytearray(path.read_bytes())
+    if kind == "flip":
+        for _ in range(rng.choice([1, 1, 8, 200])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del data[rng.randrange(len(data)) :]
+    elif kind == "zero":
+        at = rng.randrange(len(data))
+        data[at : at + 4096] = bytes(len(data[at : at + 4096]))
+    if kind == "unlink":
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    started = time.monotonic()
+    ledger = await open_ledger(directory)
+    try:
+        assert await ledger.append([draft("goes on")])
+        assert await ledger.command("uid 0", "reset", "face", {})
+        numbers, new = [], []
+        for item in await ledger.alerts(0, 10_000):
+            alert = json.loads(item.body)
+            numbers.append(alert["seq"])
+            new.append(alert["cause"])
+        assert new[-1] == "goes on"
+        assert sorted(set(numbers)) == numbers
+        assert time.monotonic() - started < 10.0, "the start must not take longer than that"
+    finally:
+        await ledger.close()
+
+
+async def _random_damages(tmp_path: Path, count: int) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    await fill(original)
+    for seed in range(count):
+        directory = tmp_path / str(seed)
+        shutil.copytree(original, directory)
+        if seed % 2:  # all of it in the database
+            with sqlite3.connect(directory / "ledger.db") as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+        await _survive(directory, seed)
+        shutil.rmtree(directory)
+
+
+async def test_random_damage(tmp_path: Path) -> None:
+    await _random_damages(tmp_path, DAMAGES)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(600)
+async def test_random_damage_campaign(tmp_path: Path) -> None:
+    await _random_damages(tmp_path, DAMAGES_CAMPAIGN)
+
+
+async def test_damage_that_appears_while_running(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path)
+    try:
+        for _ in range(60):
+            await ledger.append([draft("x" * 4000) for _ in range(20)])
+        epoch, path = ledger.epoch, tmp_path / "ledger.db"
+        with path.open("r+b") as file:
+            for page in range(1, path.stat().st_size // 4096):
+                file.seek(page * 4096)
+                file.write(bytes(4096))
+        await ledger.alerts(0, 10_000)
+        assert ledger.epoch > epoch
+        assert len(aside(tmp_path)) == 1
+        await ledger.append([draft("goes on")])
+        assert (await causes(ledger))[-1] == "goes on"
+    finally:
+        await ledger.close()
+
+
+async def test_a_damaged_history_is_set_aside(tmp_path: Path) -> None:
+    history = await History.open(tmp_path / "history.db", groups=[GROUP], reserve_bytes=0)
+    history.add(samples_of([(0, 1.0, 10), (1, 2.0, 10)]))
+    assert await history.commit((JOURNAL, 2)) == 1
+    epoch = history.epoch
+    await history.close()
+    overwrite(tmp_path / "history.db")
+    history = await History.open(tmp_path / "history.db", groups=[GROUP], reserve_bytes=0)
+    try:
+        assert history.epoch > epoch
+        assert await history.sample_position(JOURNAL) is None
+        history.add(samples_of([(0, 1.0, 10)]))
+        assert await history.commit((JOURNAL, 2)) == 1
+        assert len(aside(tmp_path, "history.db")) == 1
+    finally:
+        await history.close()

@@ -1,0 +1,250 @@
+"""A full disk: the ledger lives on its reserve, the history sheds its oldest, both heal.
+
+On a small tmpfs of its own; where mounting is refused the tests are skipped, visibly.
+"""
+
+import asyncio
+import errno
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import StoreError
+from gateway.store import database
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.database import PINCH_BYTES
+from gateway.store.history import History
+from gateway.store.items import PollGroup
+from gateway.store.ledger import RESERVE_BYTES, Ledger
+from tests.gateway.samples import samples_of
+
+MIB = 1024 * 1024
+DISK_MIB = 64
+SECONDS = 900
+HEAL_S = 10.0  # within which a disk that takes writes again must be in use
+TAGS = tuple(f"tag{i}" for i in range(20))
+GROUP = PollGroup("plc/1s", TAGS, tuple(range(20)))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "HOUSEKEEPING_S", 0.2)
+    monkeypatch.setattr(database, "REOPEN_NS", 200_000_000)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(mount)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+class Filler:
+    """Takes every free byte of a disk, and gives it back."""
+
+    def __init__(self, disk: Path) -> None:
+        self._path = disk / "filler"
+
+    def fill(self) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            for size in (MIB, 4096, 1):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC  # noqa: PT017
+
+    def free(self) -> None:
+        self._path.unlink()
+
+
+def drafts(count: int) -> list[AlertDraft]:
+    text = "a cause as long as the conditions of a real site are, with its legs and values; " * 4
+    source = Source("interlock", "face-power-cut")
+    return [AlertDraft(kind="trip", state="event", source=source, cause=text) for _ in range(count)]
+
+
+async def open_ledger(disk: Path, reserve_bytes: int, **options: Any) -> Ledger:
+    path = disk / "ledger.db"
+    return await Ledger.open(
+        path, "shaft", uplinks=("platform",), reserve_bytes=reserve_bytes, **options
+    )
+
+
+async def until(condition: Any, within_s: float = HEAL_S) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def whole(ledger: Ledger) -> list[int]:
+    return [json.loads(item.body)["seq"] for item in await ledger.alerts(0, 1_000_000)]
+
+
+async def test_the_ledger_lives_on_its_reserve(disk: Path) -> None:
+    reserve_bytes = 32 * MIB
+    ledger = await open_ledger(disk, reserve_bytes)
+    filler = Filler(disk)
+    try:
+        await until(lambda: ledger.stats().reserve_bytes == reserve_bytes)
+        filler.fill()
+        stored = 0
+        with pytest.raises(StoreError):  # noqa: PT012
+            while True:
+                await ledger.append(drafts(100))
+                stored += 100
+        share = (reserve_bytes - PINCH_BYTES) / (RESERVE_BYTES - PINCH_BYTES)
+        assert stored >= 100_000 * share
+        assert not ledger.ok
+        assert ledger.head == stored + 1
+        assert await whole(ledger) == list(range(1, stored + 2))
+        with pytest.raises(StoreError):  # noqa: PT012
+            for _ in range(1_000):  # what is small may still find a place
+                await ledger.command("uid 0", "reset", "face", {"reason": "x" * 2_000})
+
+        filler.free()
+        await until(lambda: ledger.ok)  # nobody asks it anything meanwhile
+        assert await ledger.append(drafts(2)) == [stored + 2, stored + 3]
+        await until(lambda: ledger.stats().reserve_bytes == reserve_bytes)
+        assert await ledger.verify_audit() > 0
+    finally:
+        await ledger.close()
+
+
+async def test_fill_and_free_again_and_again(disk: Path) -> None:
+    ledger = await open_ledger(disk, 2 * MIB)
+    filler = Filler(disk)
+    try:
+        position, refused = 0, 0
+        for _ in range(6):
+            filler.fill()
+            try:
+                for _ in range(30):
+                    await ledger.append(drafts(100), journal=(7, position + 100))
+                    position += 100
+            except StoreError:
+                refused += 1
+                assert await ledger.journal_position(7) == (position or None)
+            filler.free()
+            await until(lambda: ledger.ok)
+            await ledger.append(drafts(1))
+        assert refused
+        assert position + 6 + 1 == ledger.head
+        assert await whole(ledger) == list(range(1, ledger.head + 1))
+        assert await ledger.verify_audit() == 1
+    finally:
+        await ledger.close()
+
+
+async def test_a_ledger_that_cannot_be_begun_begins_later(disk: Path) -> None:
+    filler = Filler(disk)
+    filler.fill()
+    ledger = await open_ledger(disk, MIB)
+    try:
+        assert not ledger.ok
+        assert (ledger.epoch, ledger.head) == (0, 0)
+        with pytest.raises(StoreError):
+            await ledger.append(drafts(1))
+        filler.free()
+        await until(lambda: ledger.ok)
+        assert await ledger.append(drafts(1)) == [2]
+        assert ledger.epoch > 0
+    finally:
+        await ledger.close()
+
+
+async def test_an_existing_ledger_opens_on_a_full_disk(disk: Path) -> None:
+    ledger = await open_ledger(disk, 2 * MIB)
+    await ledger.append(drafts(10))
+    epoch = ledger.epoch
+    await ledger.close()
+    Filler(disk).fill()
+    ledger = await open_ledger(disk, 2 * MIB)
+    try:
+        assert (ledger.epoch, ledger.head) == (epoch, 11)
+        assert await ledger.append(drafts(1)) == [12]
+    finally:
+        await ledger.close()
+
+
+async def open_history(disk: Path, **options: Any) -> History:
+    return await History.open(disk / "history.db", groups=[GROUP], uplinks=("platform",), **options)
+
+
+async def take_second(history: History, second: int, per_s: int = 200) -> None:
+    points = [
+        (tag, float(second), second * 1000 + k * 1000 // per_s)
+        for k in range(per_s)
+        for tag in range(len(TAGS))
+    ]
+    history.add(samples_of(points))
+    await history.commit((9, (second + 1) * per_s * len(TAGS)))
+
+
+async def test_the_history_sheds_its_oldest_on_a_full_disk(disk: Path) -> None:
+    history = await open_history(disk)
+    try:
+        for second in range(100):
+            await take_second(history, second)
+        await history.pack()
+        Filler(disk).fill()
+        for second in range(100, SECONDS):
+            await take_second(history, second)
+        stats = history.stats()
+        assert stats.samples == SECONDS * 4_000
+        assert 0 < stats.shed_samples < stats.samples
+        assert stats.shed_unsent_rows == stats.shed_rows
+        rows = stats.rows - stats.shed_rows
+        items = await history.items("platform", "backfill", 0, 10_000)
+        assert len(items) == rows
+        assert [item.seq for item in items] == list(range(stats.shed_rows + 1, stats.rows + 1))
+        assert items[-1].values[0][-1] == SECONDS - 1.0
+    finally:
+        await history.close()
+
+
+async def test_rows_wait_for_a_disk_that_takes_none(disk: Path) -> None:
+    filler = Filler(disk)
+    filler.fill()
+    history = await open_history(disk, reserve_bytes=0)
+    try:
+        for second in range(5):
+            with pytest.raises(StoreError):
+                await take_second(history, second)
+        assert history.stats().waiting_rows >= 5
+        filler.free()
+        await until(lambda: history.ok)
+        await take_second(history, 5)
+        stats = history.stats()
+        assert (stats.samples, stats.waiting_rows) == (24_000, 0)
+        assert await history.sample_position(9) == 24_000
+    finally:
+        await history.close()
+
+
+async def test_a_history_within_its_bounds_sheds_by_size(disk: Path) -> None:
+    history = await open_history(disk, max_bytes=8 * MIB, reserve_bytes=0)
+    try:
+        for second in range(400):
+            await take_second(history, second)
+            if second % 50 == 0:
+                await history.pack()
+                await history.shed()
+        await history.shed()
+        stats = history.stats()
+        assert stats.bytes <= 8 * MIB
+        assert stats.shed_samples > 0
+        assert stats.dropped["store"] == 0
+        items = await history.items("platform", "backfill", 0, 1)
+        assert items[0].seq == stats.shed_rows + 1
+    finally:
+        await history.close()
