@@ -142,17 +142,6 @@ def walk(tree: Expr) -> Iterator[Expr]:
         waiting.extend(reversed(node.operands))
 
 
-def depth_of(tree: Expr) -> int:
-    """Levels of a tree."""
-    deepest = 0
-    waiting = [(tree, 1)]
-    while waiting:
-        node, depth = waiting.pop()
-        deepest = max(deepest, depth)
-        waiting.extend((operand, depth + 1) for operand in node.operands)
-    return deepest
-
-
 def tags_of(tree: Expr) -> list[str]:
     """The tags that a tree reads, in the order of their first places."""
     return list(dict.fromkeys(node.id for node in walk(tree) if isinstance(node, TagRef)))

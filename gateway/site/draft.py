@@ -1,6 +1,5 @@
 """A site file as read, before anybody trusts it: every table, good or not, with its place."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,12 +53,6 @@ class Draft:
         """The tables of one kind, in the file's order."""
         entries: list[Entry[Any]] = getattr(self, kind)
         return entries
-
-    def all(self) -> Iterator[tuple[str, Entry[Any]]]:
-        """Every listed table with its kind."""
-        for kind in LISTED:
-            for entry in self.entries(kind):
-                yield kind, entry
 
     def by_id(self, kind: str) -> dict[str, Entry[Any]]:
         """The first table of each id. Do not change it; made anew when tables were added."""

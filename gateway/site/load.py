@@ -4,6 +4,7 @@
 site or a refusal. A table with an error still gives its id to the references.
 """
 
+import errno
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -105,15 +106,20 @@ def _resolve_groups(draft: Draft) -> tuple[Group, ...]:
     return tuple(groups.values())
 
 
+def _bytes(path: Path) -> bytes:
+    """A whole file. Raises OSError, also for one that no person wrote."""
+    with path.open("rb") as file:
+        data = file.read(BYTES_MAX + 1)
+    if len(data) > BYTES_MAX:
+        raise OSError(errno.EFBIG, f"more than {BYTES_MAX} bytes")
+    return data
+
+
 def _read_text(path: Path, complaints: Complaints) -> TomlText:
     try:
-        data = path.read_bytes()
+        data = _bytes(path)
     except OSError as error:
         complaints.at_line(str(path), 1, "", f"cannot be read: {error.strerror or error}")
-        return TomlText({}, "")
-    if len(data) > BYTES_MAX:
-        text = f"found {len(data)} bytes, expected at most {BYTES_MAX}"
-        complaints.at_line(str(path), 1, "", text)
         return TomlText({}, "")
     try:
         return read_toml(data.decode("utf-8-sig"))
@@ -154,7 +160,8 @@ class _Reader:
             raw = self.data.get(kind, {})
             origin = self._origin(kind, (kind,))
             if not isinstance(raw, dict):
-                text = f"found [[{kind}]], expected [{kind}]"
+                found = f"[[{kind}]]" if isinstance(raw, list) else shown(raw)
+                text = f"found {found}, expected [{kind}]"
                 self.draft.complaints.add(origin, (), text)
                 raw = raw[0] if isinstance(raw, list) and raw and isinstance(raw[0], dict) else {}
             self.draft.single[kind] = self._entry(kind, raw, origin)
@@ -208,7 +215,7 @@ def _read_csv(draft: Draft, path: Path) -> None:
         return
     complaints = draft.complaints
     try:
-        data = (path.parent / name).read_bytes()
+        data = _bytes(path.parent / name)
     except OSError as error:
         text = f"found {shown(name)}, which cannot be read: {error.strerror or error}"
         complaints.add(draft.site.origin, ("tags",), text)

@@ -18,7 +18,7 @@ from gateway.site.complaints import Complaints, did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.later import LATER_DRIVERS
-from gateway.site.model import Device, Output, Point, Tag, View
+from gateway.site.model import Device, Heartbeat, Output, Point, Tag, View
 
 HEARTBEAT_REGISTERS: Final = 2
 REGISTER_MAX: Final = 65_535
@@ -88,8 +88,8 @@ class Places:
             return
         if entry.ok("address"):
             self._check_address(entry)
-        if entry.ok("heartbeat") and device.heartbeat is not None:
-            self._check_heartbeat(entry)
+        if device.heartbeat is not None and entry.ok("heartbeat.address", "base", "unit"):
+            self._check_heartbeat(entry, device.heartbeat)
 
     def check_tag(self, entry: Entry[Tag]) -> None:
         """The point of a tag in its device."""
@@ -187,18 +187,14 @@ class Places:
             )
             self._complain(entry, ("address",), text)
 
-    def _check_heartbeat(self, entry: Entry[Device]) -> None:
+    def _check_heartbeat(self, entry: Entry[Device], heartbeat: Heartbeat) -> None:
         device = entry.item
-        if device.heartbeat is None or not entry.ok("base"):
-            return
         keys = ("heartbeat", "address")
-        address = self._writable(entry, keys, device.heartbeat.address, device)
+        address = self._writable(entry, keys, heartbeat.address, device)
         if address is None:
             return
         if address.area is not Area.HOLDING_REGISTER or address.number >= ADDRESS_MAX:
-            text = (
-                f'found {shown(device.heartbeat.address)}, expected two registers such as "hr:90"'
-            )
+            text = f'found {shown(heartbeat.address)}, expected two registers such as "hr:90"'
             self._complain(entry, keys, text)
             return
         for number in range(address.number, address.number + HEARTBEAT_REGISTERS):

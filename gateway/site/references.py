@@ -113,7 +113,7 @@ class _Checker:
         self, entry: Entry[Any], keys: tuple[str, ...], ns: int | None, low: int, high: int | None
     ) -> None:
         """A duration's bounds; ``high`` None: no upper one."""
-        if ns is None or not entry.ok(keys[0]) or not entry.ok(".".join(keys)):
+        if ns is None or not entry.ok(".".join(keys)):
             return
         if ns < low or (high is not None and ns > high):
             top = f" to {format_duration(high)}" if high is not None else " or more"
@@ -138,7 +138,7 @@ class _Checker:
         self.between(entry, ("poll",), device.poll, POLL_NS_MIN, None)
         self.between(entry, ("timeout",), device.timeout, *TIMEOUT_NS)
         heartbeat = device.heartbeat
-        if heartbeat is None or not entry.ok("heartbeat"):
+        if heartbeat is None:
             return
         every = heartbeat.every
         self.between(entry, ("heartbeat", "every"), every, POLL_NS_MIN, heartbeat.watchdog)

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.site.complaints import shown
+from gateway.site.complaints import SHOWN_MAX, shown
 from gateway.site.durations import near_duration
 
 ERRORS_MAX: Final = 50  # then the file is something else than a site file
@@ -48,7 +48,7 @@ def read_toml(text: str) -> TomlText:
         current = "\n".join(lines)
         try:
             result.data = tomllib.loads(current)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of endless digits and nesting
             if not _take_out(lines, str(error), result):
                 return result
         else:
@@ -97,7 +97,7 @@ def _reads(lines: list[str], before: int) -> bool:
     """Whether everything before a line can be read."""
     try:
         tomllib.loads("\n".join(lines[: before - 1]))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -158,7 +158,7 @@ def _value_hint(value: str) -> str:
         return f' in quotes; did you mean "{duration}"?'
     if word.lower() in _BOOLEANS:
         return f"; did you mean {_BOOLEANS[word.lower()]}?"
-    if '"' not in word and "'" not in word:
+    if '"' not in word and "'" not in word and len(word) <= SHOWN_MAX:
         return f' such as "text", 12.5 or true; did you mean "{word}"?'
     return ' such as "text", 12.5 or true'
 

@@ -218,6 +218,30 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert errors == [f"{tmp_path}:1: cannot be read: Is a directory"]
 
 
+def test_files_that_nobody_wrote(tmp_path: Path) -> None:
+    for name in ("/dev/zero", "/dev/urandom"):
+        _, errors, _ = load_site(Path(name))
+        assert errors == [f"{name}:1: cannot be read: more than 16777216 bytes"]
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 5000 + "]" * 5000, "1" * 5000, "{a=" * 3000 + "1" + "}" * 3000, "9999-99-99"]
+)
+def test_values_that_would_break_a_parser(tmp_path: Path, value: str) -> None:
+    _, errors = load(tmp_path, f'[site]\nid = "x"\ntick = {value}\nnam = "y"\n')
+    assert [error.split(": ")[0] for error in errors] == ["site.toml:3", "site.toml:4"]
+    assert all(len(error) < 200 for error in errors)
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    _, errors = load(tmp_path, 'device = [1]\ntag = "x"\nview = 3\n[site]\nid = "x"\n')
+    assert errors == [
+        "site.toml:1: device: found 1, expected a table [[device]]",
+        'site.toml:2: tag: found "x", expected a table [[tag]]',
+        "site.toml:3: view: found 3, expected [view]",
+    ]
+
+
 # ---- CSV
 
 
@@ -276,6 +300,20 @@ def test_csv_without_a_heading_for_ids(tmp_path: Path) -> None:
         "unit, low, high, scale, offset, poll, stale_after, description)",
         'tags.csv:1: found no heading "id" (位号), expected one',
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"id,device\na,\xff\xff\n", "tags.csv:1: found an unknown encoding"),
+        (b'id,device\na,p\nb,"p\n', "tags.csv:3: found a broken row"),
+        (b"", 'tags.csv:1: found no heading "id"'),
+    ],
+)
+def test_broken_csv(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "tags.csv").write_bytes(data)
+    _, errors = load(tmp_path, CSV)
+    assert any(error.startswith(said) for error in errors), errors
 
 
 # ---- the schema, and words
