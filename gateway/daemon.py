@@ -89,8 +89,10 @@ class Daemon:
         self._problems = Problems()
         self._tasks = Tasks(self._problems)
         self._view = SharedView(paths.guard_shm)
-        self._supervisor = GuardSupervisor(paths, self._view, self._problems, attach=attach)
         self._link = GuardLink(paths.guard_sock, on_nudge=self._nudged, on_state=self._linked)
+        self._supervisor = GuardSupervisor(
+            paths, self._view, self._problems, attach=attach, on_scans=self._link.retry
+        )
         self._stores: tuple[Ledger, History] | None = None
         self._applier: Applier | None = None
         self._housekeeper: Housekeeper | None = None

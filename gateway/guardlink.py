@@ -27,7 +27,7 @@ from gateway.errors import GuardError
 _LOGGER = logging.getLogger(__name__)
 
 RECONNECT_S_FIRST: Final = 0.05
-RECONNECT_S_MAX: Final = 1.0
+RECONNECT_S_MAX: Final = 0.5
 HELLO_TIMEOUT_S: Final = 2.0
 ALIVE_S: Final = 1.0  # the guard takes 3 s of silence for a dead gateway
 COMMAND_TIMEOUT_S: Final = 2.0
@@ -91,6 +91,7 @@ class GuardLink:
         self._on_nudge = on_nudge
         self._on_state = on_state
         self._instance = os.urandom(16)
+        self._retry = asyncio.Event()
         self._state = LinkState(False, True, None, "not connected yet")
         self._changed = asyncio.Event()
         self._stats = LinkStats()
@@ -129,7 +130,14 @@ class GuardLink:
             finally:
                 self._close()
             delay_s = RECONNECT_S_FIRST if reached else min(2 * delay_s, RECONNECT_S_MAX)
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  jitter
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311  jitter
+                    await self._retry.wait()
+            self._retry.clear()
+
+    def retry(self) -> None:
+        """A guard has just started: try at once."""
+        self._retry.set()
 
     async def command(
         self,

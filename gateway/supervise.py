@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 RESTART_S: Final = (0.0, 1.0, 2.0, 5.0)
-STABLE_S: Final = 10.0  # a guard that lived so long is restarted at once again
+RESTART_AT_ONCE_S: Final = 0.2  # a guard that scanned for so long is restarted at once
+HEALED_LOOKS: Final = 5  # with scans, WATCH_S apart: then the alert about its death is over
 LOOK_S: Final = 0.25  # how often a guard to adopt is looked for
 ATTACH_GRACE_S: Final = 5.0  # both units may start at the same time
 START_LOOK_S: Final = 0.02
@@ -55,7 +56,8 @@ class GuardState:
 class GuardSupervisor:
     """Keeps one guard running for ``paths``.
 
-    ``view`` gives the mapped guard.shm. ``command`` replaces the guard's command line in tests.
+    ``view`` gives the mapped guard.shm. ``on_scans`` is called when a guard has begun to scan.
+    ``command`` replaces the guard's command line in tests.
     """
 
     def __init__(
@@ -65,18 +67,21 @@ class GuardSupervisor:
         problems: "Problems",
         *,
         attach: bool = False,
+        on_scans: Callable[[], None] | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
         self._paths = paths
         self._view = view
         self._problems = problems
         self._attach = attach
+        self._on_scans = on_scans
         self._command = list(command or guard_command(paths))
         self._state = GuardState()
         self._handle: int | None = None  # pidfd
         self._process: subprocess.Popen[bytes] | None = None
         self._clean_stop_before: tuple[int, int] | None = None
         self._failures = 0
+        self._missed = False  # the alert about it stands
         self._looks = 0  # for a guard to attach to, in vain
 
     def state(self) -> GuardState:
@@ -94,11 +99,9 @@ class GuardSupervisor:
             if not self._adopt() and not await self._start():
                 await asyncio.sleep(LOOK_S)
                 continue
-            started_s = time.monotonic()
-            await self._watch()
+            scanned_s = await self._watch()
             self._ended()
-            if time.monotonic() - started_s >= STABLE_S:
-                self._failures = 0
+            self._failures = 0 if scanned_s >= RESTART_AT_ONCE_S else self._failures + 1
 
     async def stop(self) -> None:
         """End the guard, SIGTERM first, in 2 s at most; with ``attach`` leave it running."""
@@ -153,13 +156,13 @@ class GuardSupervisor:
             return False
         if self._state.stopped:
             return False
-        await asyncio.sleep(RESTART_S[min(self._failures, len(RESTART_S) - 1)])
-        self._failures += 1
+        await asyncio.sleep(RESTART_S[min(max(self._failures - 1, 0), len(RESTART_S) - 1)])
         self._clean_stop_before = self._clean_stop()
         try:
             self._process = process = self._spawn()
         except OSError as error:
             self._missing(f"the guard cannot be started: {error.strerror}")
+            self._failures += 1
             return False
         self._handle = os.pidfd_open(process.pid)
         self._set_running(process.pid, adopted=False)
@@ -202,6 +205,9 @@ class GuardSupervisor:
         self._missing(f"guard {pid} {_how(code)}")
 
     def _missing(self, text: str) -> None:
+        if self._state.alive and self._missed:
+            _LOGGER.warning(text)  # the alert stands; each death is a line all the same
+        self._missed = True
         self._state = replace(self._state, alive=False, text=text)
         self._problems.raised("guard", "guard", text, priority="critical")
 
@@ -222,21 +228,27 @@ class GuardSupervisor:
 
     # Watching
 
-    async def _watch(self) -> None:
-        """Return when the guard has ended; meanwhile see that it scans."""
-        scan, scanless = -1, 0
-        started = False
-        while not await self._exited(WATCH_S if started else START_LOOK_S):
+    async def _watch(self) -> float:
+        """Return when the guard has ended, for how long it scanned; meanwhile see that it does."""
+        scan, scanless, looks = -1, 0, 0
+        begun_s: float | None = None
+        while not await self._exited(START_LOOK_S if begun_s is None else WATCH_S):
             now = self._scan()
-            if not started:
-                started = now is not None
-                scan = now if now is not None else scan
-                if started:
-                    self._problems.cleared("guard", "guard", f"guard {self._state.pid} scans")
+            if begun_s is None:
+                if now is not None:
+                    begun_s, scan = time.monotonic(), now
+                    if self._on_scans is not None:
+                        self._on_scans()
                 continue
             scanless = 0 if now != scan else scanless + 1
             scan = now if now is not None else scan
             self._judge(scanless)
+            looks = looks + 1 if scanless == 0 else 0
+            if looks == HEALED_LOOKS:  # not sooner, or a guard that dies again and again floods
+                text = f"guard {self._state.pid} scans"
+                self._missed = False
+                self._problems.cleared("guard", "guard", text)
+        return time.monotonic() - begun_s if begun_s is not None else 0.0
 
     def _judge(self, scanless: int) -> None:
         if scanless == 0:
