@@ -143,6 +143,10 @@ def _said(message: str, lines: list[str], place: tuple[int, int, int]) -> str:
     value = statement.partition("=")[2].strip()
     if value.count("{") > value.count("}"):
         return f"found {_code(value)} over several lines, expected {{ … }} on one line"
+    if message.startswith("Exceeds the limit"):
+        return f"found {_code(value)}, expected a smaller number"
+    if message.startswith("maximum recursion"):
+        return f"found {_code(value)}, expected a value that is not nested so deep"
     if message.startswith(("Invalid value", "Expected newline")):
         return f"found {_code(value)}, expected a value{_value_hint(value)}"
     where = f" at column {column}" if line == first else ""
