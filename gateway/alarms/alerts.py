@@ -246,15 +246,17 @@ class EventWords:
         )
 
     def _guard_start(self, event: Event, payload: dict[str, Any]) -> AlertDraft:
-        clean = bool(payload["clean"])
-        parts = ["after an orderly stop" if clean else "after no orderly stop"]
+        first = payload["starts"] == 1
+        clean = first or bool(payload["clean"])
+        parts = [] if first else ["after an orderly stop" if clean else "after no orderly stop"]
         if payload["gap_ns"] > 0:
             parts.append(f"{_seconds(payload['gap_ns'])} without a scan")
         if payload["restored"]:
             parts.append(f"{payload['restored']} damaged states count as tripped")
         if not payload["fifo"]:
             parts.append("without real-time scheduling")
-        cause = f"the guard started for the {payload['starts']}. time: {', '.join(parts)}"
+        started = "the guard started" + ("" if first else f" (start {payload['starts']})")
+        cause = ": ".join([started, *([", ".join(parts)] if parts else [])])
         return self._guard(event, "low" if clean else "high", cause)
 
     def _guard_stop(self, event: Event, payload: dict[str, Any]) -> AlertDraft:

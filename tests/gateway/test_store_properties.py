@@ -79,6 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for seq in range(first, position + count):
             subject = data.draw(st.sampled_from(("", *SUBJECTS)))
             state: State = data.draw(st.sampled_from(("raised", "cleared", "event")))
+            state = state if subject else "event"
             repeat = data.draw(st.booleans())
             drafts.append(self.draft(f"{journal}/{seq}", subject, state, repeat, seq))
             if seq >= position:
@@ -217,8 +218,6 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.raised[draft.subject] = draft.cause
             elif draft.state == "cleared":
                 del self.raised[draft.subject]
-        elif draft.state == "cleared":
-            pass
         self.said.append((draft.cause, draft.state))
 
 
