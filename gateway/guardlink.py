@@ -1,8 +1,7 @@
 """The gateway's end of the guard's mailbox: one session, commands with their results, samples.
 
-The link never makes the gateway wait for the guard: what does not fit into the socket is kept,
-commands and the newest acknowledgement in order, samples as the newest per slot. Whoever sends a
-command gets the guard's RESULT or a GuardError, never silence.
+The link never makes the gateway wait for the guard: what does not fit into the socket is kept in
+the outbox. Whoever sends a command gets the guard's RESULT or a GuardError, never silence.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ import os
 import random
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from fastpath import messages
 from fastpath.codes import LoadStep, MessageType
 from fastpath.messages import Result, Welcome
 from gateway.errors import GuardError
+from gateway.outbox import Outbox
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +30,7 @@ RECONNECT_S_MAX: Final = 0.5
 HELLO_TIMEOUT_S: Final = 2.0
 ALIVE_S: Final = 1.0  # the guard takes 3 s of silence for a dead gateway
 COMMAND_TIMEOUT_S: Final = 2.0
-QUEUED_MESSAGES_MAX: Final = 64  # commands that wait for room in the socket
 _MESSAGES_PER_WAKE_MAX: Final = 64
-_SLOT_BYTES: Final = 4  # a SAMPLE begins with its slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +96,7 @@ class GuardLink:
         self._gone: asyncio.Future[str] | None = None  # set by whoever finds the session at its end
         self._welcome: asyncio.Future[Welcome] | None = None
         self._results: dict[bytes, asyncio.Future[Result]] = {}
-        self._queue: deque[bytes] = deque()
-        self._ack: tuple[int, int] | None = None
-        self._samples: dict[bytes, bytes] = {}  # slot: its newest sample
-        self._samples_program = 0
+        self._outbox = Outbox(self._put)
 
     def state(self) -> LinkState:
         """Where the link stands now."""
@@ -110,7 +104,11 @@ class GuardLink:
 
     def stats(self) -> LinkStats:
         """A copy of the counts."""
-        return replace(self._stats)
+        return replace(
+            self._stats,
+            samples_sent=self._outbox.samples_sent,
+            samples_overwritten=self._outbox.samples_overwritten,
+        )
 
     async def wait_connected(self) -> Welcome:
         """Return as soon as a guard that serves this version has answered."""
@@ -155,14 +153,14 @@ class GuardLink:
         time: then the command may or may not have acted.
         """
         self._require_session()
-        if len(self._queue) >= QUEUED_MESSAGES_MAX:
+        if self._outbox.full:
             msg = "the guard takes no messages at the moment"
             raise GuardError(msg)
         ident = os.urandom(16) if ident is None else ident
         future = asyncio.get_running_loop().create_future()
         self._results[ident] = future
         self._stats.commands += 1
-        self._queue.append(messages.pack(kind, body, ident, program))
+        self._outbox.message(messages.pack(kind, body, ident, program))
         try:
             self._flush()
             async with asyncio.timeout(timeout_s):
@@ -200,26 +198,14 @@ class GuardLink:
         if not self._state.connected:
             self._stats.samples_unsent += len(samples) // messages.SAMPLE.size
             return
-        if program != self._samples_program:
-            self._samples.clear()
-            self._samples_program = program
-        if self._samples:
-            self._keep(samples)
-            return
-        step = messages.SAMPLES_PER_MESSAGE_MAX * messages.SAMPLE.size
-        for start in range(0, len(samples), step):
-            part = samples[start : start + step]
-            if self._queue or not self._put(self._samples_message(part)):
-                self._keep(samples[start:])
-                self._flush_later()
-                return
-            self._stats.samples_sent += len(part) // messages.SAMPLE.size
+        self._outbox.samples(samples, program)
+        self._flush()
 
     def ack(self, journal_id: int, event_tail: int) -> None:
         """Tell the guard that every event below ``event_tail`` is in the ledger. Never waits."""
         if not self._state.connected:
             return
-        self._ack = (journal_id, event_tail)
+        self._outbox.ack(journal_id, event_tail)
         self._flush()
 
     # The session
@@ -277,9 +263,7 @@ class GuardLink:
                 loop.remove_reader(connection)
                 loop.remove_writer(connection)
             connection.close()
-        self._queue.clear()
-        self._samples.clear()
-        self._ack = None
+        self._outbox.clear()
         for future in self._results.values():
             if not future.done():
                 future.set_exception(GuardError("the guard went away before it answered"))
@@ -365,83 +349,11 @@ class GuardLink:
         return True
 
     def _flush(self) -> None:
-        """Send what waits, in order of importance; ask to be woken for what does not fit."""
-        while self._queue:
-            if not self._put(self._queue[0]):
-                self._flush_later()
-                return
-            self._queue.popleft()
-        if self._ack is not None:
-            body = messages.ACK.pack(*self._ack)
-            if not self._put(messages.pack(MessageType.ACK, body)):
-                self._flush_later()
-                return
-            self._ack = None
-        if self._samples:
-            self._flush_samples()
-
-    def _flush_samples(self) -> None:
-        while self._samples:
-            slots = list(self._samples)[: messages.SAMPLES_PER_MESSAGE_MAX]
-            part = b"".join(self._samples[slot] for slot in slots)
-            if not self._put(self._samples_message(part)):
-                self._flush_later()
-                return
-            self._stats.samples_sent += len(slots)
-            for slot in slots:
-                del self._samples[slot]
-
-    def _flush_later(self) -> None:
-        if self._socket is not None:
+        """Send what waits; ask to be woken for what does not fit."""
+        if not self._outbox.flush() and self._socket is not None:
             asyncio.get_running_loop().add_writer(self._socket, self._writable)
 
     def _writable(self) -> None:
         if self._socket is not None:
             asyncio.get_running_loop().remove_writer(self._socket)
             self._flush()
-
-    def _keep(self, samples: bytes) -> None:
-        size = messages.SAMPLE.size
-        for start in range(0, len(samples), size):
-            sample = samples[start : start + size]
-            slot = sample[:_SLOT_BYTES]
-            if slot in self._samples:
-                self._stats.samples_overwritten += 1
-            self._samples[slot] = sample
-
-    def _samples_message(self, part: bytes) -> bytes:
-        return messages.pack(MessageType.SAMPLES, part, program=self._samples_program)
-
-
-def send_trip_directly(path: Path, key: int, who: str, timeout_s: float = 2.0) -> Result:
-    """TRIP straight to the guard's socket, without the gateway; blocks at most ``timeout_s``.
-
-    Strengthening, so it needs no ledger. Raises GuardError when the guard is not reached, refuses
-    this user, or does not answer.
-    """
-    ident = os.urandom(16)
-    message = messages.pack(MessageType.TRIP, messages.command(key, who=who), ident)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(os.fspath(path))
-            connection.send(message)
-            for _ in range(_MESSAGES_PER_WAKE_MAX):
-                answer = connection.recv(messages.MESSAGE_BYTES_MAX)
-                if not answer:
-                    msg = "the guard closed the connection: is this user allowed?"
-                    raise GuardError(msg)
-                kind, answered, body = messages.unpack(answer)
-                if kind == MessageType.RESULT and answered == ident:
-                    return messages.result_of(body)
-        except TimeoutError as error:
-            msg = f"no answer from the guard within {timeout_s:g} s"
-            raise GuardError(msg) from error
-        except OSError as error:
-            msg = f"guard not reached at {path}: {error.strerror}"
-            raise GuardError(msg) from error
-        except ValueError as error:
-            msg = f"the guard's answer is not understood: {error}"
-            raise GuardError(msg) from error
-    msg = "the guard did not answer this command"
-    raise GuardError(msg)

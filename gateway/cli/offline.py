@@ -12,9 +12,9 @@ from gateway.apply import program_blob
 from gateway.cli.client import NotReached
 from gateway.commands import tripped_outcome, who_of
 from gateway.confirm import Confirmation
+from gateway.direct import send_trip_directly
 from gateway.errors import GuardError
 from gateway.guard_board import GuardBoard
-from gateway.guardlink import send_trip_directly
 from gateway.outcome import Outcome, not_reached, unknown
 from gateway.paths import Paths
 from gateway.program_text import Programs

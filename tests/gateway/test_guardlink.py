@@ -14,8 +14,9 @@ import pytest
 from fastpath import messages
 from fastpath.codes import MessageType, ResultCode
 from gateway import guardlink
+from gateway.direct import send_trip_directly
 from gateway.errors import GuardError
-from gateway.guardlink import GuardLink, LinkState, send_trip_directly
+from gateway.guardlink import GuardLink, LinkState
 
 JOURNAL_ID = 77
 

@@ -102,7 +102,10 @@ async def until_problem(problems: Problems, ident: str, *, gone: bool = False) -
         await asyncio.sleep(0.005)
 
 
-async def test_a_guard_that_was_killed_is_started_again(site: Paths) -> None:
+async def test_a_guard_that_was_killed_is_started_again_at_once(
+    site: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "RESTART_S", (0.0, 60.0))
     view, problems = FakeView(), Problems()
     supervisor = GuardSupervisor(site, view, problems, command=python(SLEEPER))
     async with running(supervisor):
@@ -183,6 +186,18 @@ async def test_a_guard_that_stopped_on_purpose_stays_stopped(site: Paths) -> Non
         await asyncio.sleep(0.1)
         assert supervisor.state() == state
     assert state.starts == 1
+
+
+async def test_the_alert_stands_until_it_lives_and_each_death_is_a_line(
+    site: Paths, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems = Problems()
+    supervisor = GuardSupervisor(site, FakeView(), problems, command=python("raise SystemExit(7)"))
+    async with running(supervisor):
+        await until(supervisor, lambda state: state.starts >= 4)
+    assert problems.raised_total["guard"] == 1
+    lines = [record for record in caplog.records if "exit status 7" in record.getMessage()]
+    assert len(lines) >= 3
 
 
 async def test_an_old_clean_stop_file_excuses_nobody(site: Paths) -> None:

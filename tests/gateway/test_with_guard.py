@@ -15,8 +15,10 @@ import pytest
 from fastpath import blob, messages
 from fastpath.codes import Counter, InterlockState, MessageType, Owner, RecordMode, ResultCode
 from gateway import paths as paths_module
+from gateway import supervise
 from gateway.apply import Applier, Running
-from gateway.guardlink import GuardLink, send_trip_directly
+from gateway.direct import send_trip_directly
+from gateway.guardlink import GuardLink
 from gateway.paths import Paths
 from gateway.problems import Problems
 from gateway.sharedview import SharedView
@@ -129,7 +131,8 @@ async def bench(site: Paths, wanted: bytes) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def guarded() -> AsyncIterator[Bench]:
+async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(supervise, "WATCH_S", 0.05)
     with tempfile.TemporaryDirectory(prefix="sitewarden", dir="/dev/shm") as name:
         site = Paths(Path(name) / "run", Path(name) / "state")
         paths_module.prepare(site)
