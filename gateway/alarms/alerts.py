@@ -280,7 +280,7 @@ class EventWords:
 
     def _lost(self, event: Event, payload: dict[str, Any]) -> AlertDraft:
         cause = (
-            f"the journal was full: {payload['last']} records after number "
+            f"the journal was full: {payload['count']} records after number "
             f"{payload['first'] - 1} were not written"
         )
         return self._guard(event, "high", cause)
@@ -425,7 +425,7 @@ def _deciding(
 
 def _values(payload: dict[str, Any]) -> dict[int, float]:
     """The values of the legs that decided, by slot."""
-    found = {payload[f"slot{i}"]: payload[f"value{i}"] for i in range(3)}
+    found = {payload[f"slot{i}"]: payload[f"value{i}"] for i in (2, 1, 0)}
     return {slot: value for slot, value in found.items() if isfinite(value)}
 
 

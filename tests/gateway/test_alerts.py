@@ -1,0 +1,216 @@
+"""Journal records in words."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fastpath import blob
+from fastpath.codes import EventFlag, EventType, MessageType, ResultCode, TripReason, Truth
+from gateway.alarms.alerts import EventWords
+from gateway.alarms.programs import KnownPrograms
+from gateway.site.model import Config, Duration, Interlock, Site
+from gateway.store.alert import Alert, AlertDraft
+from tests.gateway.guard_records import CAUSE, DEVICE, INTERLOCK, LEGS, OUTPUT, FakeGuard, program
+
+ROOT = Path(__file__).parents[2]
+CONFIG = Config(
+    site=Site(id="shaft"),
+    interlock=(
+        Interlock(
+            id=INTERLOCK,
+            cause="x",
+            effects=(OUTPUT,),
+            response=Duration(2_000_000_000),
+            armed=True,
+            level="red",
+            guidance="Withdraw.",
+        ),
+    ),
+)
+
+
+class Words:
+    def __init__(self, directory: Path, data: bytes | None = None) -> None:
+        data = program() if data is None else data
+        self.programs = KnownPrograms(directory, directory / "last-good", {"ch4.t1": 0})
+        self.programs.add(data)
+        self.guard = FakeGuard(data)
+        self.words = EventWords(CONFIG, self.programs)
+
+    def say(self, kind: EventType, name: str = "", *, flags: int = 0, **fields: Any) -> Any:
+        key = blob.key_of(*name.split(":", 1)) if name else 0
+        return self.words.draft_of(self.guard.write(kind, flags=flags, key=key, **fields))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Words:
+    return Words(tmp_path)
+
+
+TWO_LEGS = Truth.TRUE | Truth.FALSE << 2 | Truth.UNKNOWN << 4
+
+
+def test_a_trip_says_what_tripped_and_why(words: Words) -> None:
+    draft = words.say(
+        EventType.TRIP, f"interlock:{INTERLOCK}", flags=EventFlag.CLOCK_SYNCED,
+        generation=3, reason=TripReason.CAUSE, first_out=1, legs=TWO_LEGS,
+        slot0=0, value0=1.6, slot1=0xFFFFFFFF, slot2=0xFFFFFFFF,
+    )  # fmt: skip
+    assert (draft.kind, draft.state, draft.source.id) == ("trip", "raised", INTERLOCK)
+    assert (draft.cause, draft.first_out, draft.armed) == (CAUSE, True, True)
+    assert [(leg.text, leg.result, leg.value) for leg in draft.legs] == [
+        (LEGS[0], "true", 1.6), (LEGS[1], "false", None), (LEGS[2], "unknown", None)
+    ]  # fmt: skip
+    assert (draft.value, draft.limit, draft.unit, draft.quality) == (1.6, 1.5, "%CH4", "GOOD")
+    assert (draft.priority, draft.level, draft.guidance) == ("critical", "red", "Withdraw.")
+    assert [output.id for output in draft.outputs] == [OUTPUT]
+    assert draft.clock_synced is True
+    assert draft.program == blob.blob_hash(words.guard.data).hex()
+    assert draft.journal_seq == 1
+
+
+def test_an_unarmed_trip_moves_no_output(words: Words) -> None:
+    draft = words.say(EventType.TRIP, f"interlock:{INTERLOCK}", flags=EventFlag.UNARMED, reason=1)
+    assert (draft.armed, draft.outputs) == (False, ())
+
+
+@pytest.mark.parametrize("reason", [reason for reason in TripReason if reason != TripReason.CAUSE])
+def test_every_other_reason_has_words(words: Words, reason: TripReason) -> None:
+    draft = words.say(EventType.TRIP, f"interlock:{INTERLOCK}", reason=reason, slot0=0, value0=9.0)
+    assert "reason" not in draft.cause
+    assert (draft.legs, draft.value) == ((), None)
+
+
+def test_a_reset_ends_its_trip(words: Words) -> None:
+    trip = words.say(EventType.TRIP, f"interlock:{INTERLOCK}", reason=1)
+    for kind in (EventType.RESET, EventType.RETURN):
+        end = words.say(kind, f"interlock:{INTERLOCK}", ledger_seq=12)
+        assert (end.kind, end.state, end.subject) == ("trip_end", "cleared", trip.subject)
+        assert end.unmatched == "cleared"
+    assert "12" in words.say(EventType.RESET, f"interlock:{INTERLOCK}", ledger_seq=12).cause
+
+
+def test_an_output_that_confirms_tells_its_times(words: Words) -> None:
+    draft = words.say(
+        EventType.OUT_CONFIRMED, f"output:{OUTPUT}", demand_ns=1_000, wire_ns=1_300,
+        confirm_ns=2_300, cause_key=blob.key_of("interlock", INTERLOCK),
+    )  # fmt: skip
+    assert (draft.kind, draft.reaction_ns) == ("output", 300)
+    assert [(out.id, out.state, out.confirm_ns) for out in draft.outputs] == [
+        (OUTPUT, "TRIPPED", 1_000)
+    ]
+    assert (draft.state, draft.unmatched) == ("cleared", "event")
+    assert INTERLOCK in draft.cause
+    again = words.say(EventType.OUT_CONFIRMED, f"output:{OUTPUT}")
+    assert (again.reaction_ns, again.outputs[0].confirm_ns) == (None, None)
+
+
+def test_an_output_that_fails_is_critical_until_it_is_well(words: Words) -> None:
+    failed = words.say(EventType.OUT_FAILED, f"output:{OUTPUT}", wanted=0, seen=1, tries=4)
+    assert (failed.state, failed.priority) == ("raised", "critical")
+    assert "4 writes" in failed.cause
+    mismatch = words.say(EventType.OUT_MISMATCH, f"output:{OUTPUT}", wanted=0, seen=1)
+    held = words.say(EventType.OUT_HELD, f"output:{OUTPUT}", tries=3)
+    late = words.say(EventType.OUT_CONFIRMED, f"output:{OUTPUT}", flags=EventFlag.LATE)
+    released = words.say(EventType.OUT_RELEASED, f"output:{OUTPUT}")
+    assert (mismatch.state, held.state) == ("raised", "raised")
+    assert (late.state, released.state, released.unmatched) == ("cleared", "cleared", None)
+    assert {draft.subject for draft in (failed, mismatch, held, late, released)} == {
+        f"output:{OUTPUT}"
+    }
+
+
+def test_devices_go_down_and_up(words: Words) -> None:
+    down = words.say(EventType.DEVICE_DOWN, f"device:{DEVICE}", reason=3, errno=111)
+    up = words.say(EventType.DEVICE_UP, f"device:{DEVICE}", down_ns=3_000_000_000)
+    assert (down.state, up.state) == ("raised", "cleared")
+    assert down.subject == up.subject
+    assert "refused" in down.cause
+    assert up.cause == "answers again after 3.000 s"
+
+
+def test_the_guard_and_its_program(words: Words) -> None:
+    start = words.say(EventType.GUARD_START, starts=3, clean=0, restored=1, gap_ns=1_204_000_000)
+    assert (start.kind, start.priority) == ("guard", "high")
+    assert "1.204 s" in start.cause
+    assert words.say(EventType.GUARD_START, starts=1).priority == "low"
+    for kind in (EventType.OVERRUN, EventType.PAUSE, EventType.FAULT, EventType.LOST):
+        draft = words.say(kind, took_ns=1) if kind != EventType.LOST else words.say(kind, first=1)
+        assert draft.kind == "guard"
+    swap = words.say(EventType.PROGRAM, old=bytes(16), new=b"\xab" * 16, kept=2, changed=1)
+    assert (swap.kind, swap.source.id) == ("program", "ab" * 8)
+
+
+def test_a_refused_command_names_who_and_why(words: Words) -> None:
+    draft = words.say(
+        EventType.COMMAND, f"interlock:{INTERLOCK}", type=MessageType.RESET,
+        code=ResultCode.CAUSE_PRESENT, who=b"uid 1000",
+    )  # fmt: skip
+    assert draft.kind == "command"
+    assert draft.cause == f"reset of {INTERLOCK} by uid 1000: cause present"
+
+
+def test_a_gateway_that_was_away_is_told(words: Words) -> None:
+    assert words.say(EventType.GATEWAY_UP, down_ns=0) is None
+    assert "2.500 s" in words.say(EventType.GATEWAY_UP, down_ns=2_500_000_000).cause
+
+
+@pytest.mark.parametrize(
+    "kind", [EventType.READY, EventType.PENDING, EventType.OUT_TRIP, EventType.TAG_QUALITY]
+)
+def test_some_records_are_no_alert(words: Words, kind: EventType) -> None:
+    assert words.say(kind) is None
+
+
+def test_every_record_type_can_be_read(words: Words) -> None:
+    """Whatever the payload: zeros, ones, NaN in the values."""
+    for kind in EventType:
+        for name in ("", f"interlock:{INTERLOCK}", f"output:{OUTPUT}", f"device:{DEVICE}"):
+            draft = words.say(kind, name)
+            assert draft is None or isinstance(draft, AlertDraft)
+    odd = words.guard.write(EventType.TRIP, key=blob.key_of("interlock", INTERLOCK))
+    for filling in (b"\xff" * 64, b"\x7f" * 64):
+        for kind in EventType:
+            draft = words.words.draft_of(odd._replace(type=kind, payload=filling))
+            if isinstance(draft, AlertDraft) and draft.value is not None:
+                assert math.isfinite(draft.value)
+    assert words.words.draft_of(odd._replace(type=999)) is None
+
+
+def test_a_record_of_an_old_program_keeps_its_names(tmp_path: Path) -> None:
+    old, new = program(), program(("other.tag",), armed=False)
+    (tmp_path / blob.blob_hash(old).hex()).write_bytes(old)
+    words = Words(tmp_path, new)
+    words.guard.data = old  # the record says which program ran
+    draft = words.say(
+        EventType.TRIP, f"interlock:{INTERLOCK}", reason=1, legs=TWO_LEGS, slot0=0, value0=1.6
+    )
+    assert draft.legs[0].value == 1.6
+    assert draft.program == blob.blob_hash(old).hex()
+    table = words.programs.table(int.from_bytes(blob.blob_hash(old)[:8], "little"))
+    assert table is not None
+    assert list(table) == [0, 0xFFFFFFFF, 0xFFFFFFFF]
+
+
+def test_an_unknown_key_is_shown_as_it_is(words: Words) -> None:
+    draft = words.say(EventType.TRIP, "interlock:gone", reason=1)
+    assert draft.source.id.startswith("interlock-")
+
+
+def test_a_damaged_blob_on_disk_is_not_believed(tmp_path: Path) -> None:
+    data = bytearray(program())
+    name = blob.blob_hash(bytes(data)).hex()
+    data[-100] ^= 1
+    (tmp_path / name).write_bytes(data)
+    programs = KnownPrograms(tmp_path, tmp_path / "none", {})
+    assert programs.text(int.from_bytes(bytes.fromhex(name)[:8], "little")) is None
+
+
+def test_the_schema_is_that_of_the_alert() -> None:
+    committed = msgspec.json.decode((ROOT / "config/schemas/alert.json").read_bytes())
+    made = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Alert)))
+    assert {key: committed[key] for key in ("$ref", "$defs")} == made
+    assert committed["$schema"].startswith("https://json-schema.org/")
