@@ -1,8 +1,9 @@
 """The plain asyncio + pymodbus loop that Sitewarden is measured against.
 
-``python -m tests.benchmarks.plain_loop PORT PERIOD_US ADDRESS REGISTERS LIMIT COIL HOLD_MS REPORT``
+``python -m tests.benchmarks.plain_loop PORT PERIOD_US ADDRESS REGISTERS LIMIT COIL HOLD_MS GAP_MS
+REPORT``
 The same work as bare_loop.c on the library that everybody would take. With HOLD_MS > 0 a thread
-keeps the interpreter's lock for that long, again and again.
+keeps the interpreter's lock for that long, again and again, with GAP_MS between.
 """
 
 import asyncio
@@ -41,9 +42,10 @@ async def _loop(
 def main(arguments: list[str]) -> None:
     """Work until it is ended."""
     port, period_us, address, registers = (int(word) for word in arguments[:4])
-    limit, coil, hold_ms = float(arguments[4]), int(arguments[5]), float(arguments[6])
+    limit, coil = float(arguments[4]), int(arguments[5])
+    hold_ms, gap_ms = float(arguments[6]), float(arguments[7])
     if hold_ms:
-        hold_lock(Recorder(Path(arguments[7])), hold_ms, 5.0)
+        hold_lock(Recorder(Path(arguments[8])), hold_ms, gap_ms)
     asyncio.run(_loop(port, period_us / 1e6, address, registers, limit, coil))
 
 
