@@ -65,8 +65,19 @@ class Problems:
         """What is wrong now, oldest first."""
         return list(self._active.values())
 
-    def raised(self, kind: str, ident: str, text: str, *, priority: Priority = "high") -> None:
-        """Tell that something is wrong; a later call only renews the text."""
+    def raised(
+        self,
+        kind: str,
+        ident: str,
+        text: str,
+        *,
+        priority: Priority = "high",
+        logged: bool = False,
+    ) -> None:
+        """Tell that something is wrong; a later call only renews the text.
+
+        ``logged``: whoever found it has written its own line.
+        """
         key = (kind, ident)
         before = self._active.get(key)
         since_ns = before.since_utc_ns if before else self._utc_ns()
@@ -74,18 +85,20 @@ class Problems:
         self._known.add(key)
         if before is not None:
             return
-        _LOGGER.warning("%s %s: %s", kind, ident, text)
+        if not logged:
+            _LOGGER.warning("%s %s: %s", kind, ident, text)
         self.raised_total[kind] += 1
         self._put(kind, ident, "raised", text, priority)
 
-    def cleared(self, kind: str, ident: str, text: str) -> None:
-        """Tell that it is over.
+    def cleared(self, kind: str, ident: str, text: str, *, logged: bool = False) -> None:
+        """Tell that it is over; ``logged`` as with :meth:`raised`.
 
         The first time it goes to the ledger in any case: an earlier life may have raised it.
         """
         key = (kind, ident)
         if self._active.pop(key, None) is not None:
-            _LOGGER.info("%s %s: %s", kind, ident, text)
+            if not logged:
+                _LOGGER.info("%s %s: %s", kind, ident, text)
         elif key in self._known:
             return
         self._known.add(key)

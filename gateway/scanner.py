@@ -176,11 +176,11 @@ class _Device:
         """A failed poll changes nothing until ``stale_after``."""
 
     def state(self, up: bool, error: "DriverError | None") -> None:
-        """Tell people once each time."""
+        """Tell people once each time; the session itself has logged it."""
         if up:
-            self._problems.cleared("device", self.id, "answers again")
+            self._problems.cleared("device", self.id, "answers again", logged=True)
         else:
-            self._problems.raised("device", self.id, f"no connection: {error}")
+            self._problems.raised("device", self.id, f"no connection: {error}", logged=True)
 
     def faults(self, faults: Mapping[int, str]) -> None:
         """Points that the device refuses: one alert for all of them."""

@@ -50,6 +50,17 @@ async def test_said_once_and_cleared_once(caplog: pytest.LogCaptureFixture) -> N
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+async def test_what_was_logged_already_is_not_logged_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    problems = Problems()
+    problems.raised("device", "plc", "no connection", logged=True)
+    assert len(problems.active()) == 1
+    problems.cleared("device", "plc", "answers again", logged=True)
+    assert caplog.records == []
+
+
 async def test_what_an_earlier_life_raised_is_cleared() -> None:
     problems, ledger = Problems(), FakeLedger()
     problems.cleared("device", "plc", "answers")
