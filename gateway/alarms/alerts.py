@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any, Final
 
 from fastpath.codes import (
+    NONE_U32,
     DownReason,
     EventFlag,
     EventType,
@@ -46,6 +47,7 @@ _DOWN: Final = {
     DownReason.TIMEOUT: "does not answer in time",
     DownReason.PROTOCOL: "answers what it must not",
 }
+_ERRNO_MAX: Final = 4095
 _PRIORITIES: Final[dict[str, Priority]] = {
     "critical": "critical",
     "high": "high",
@@ -226,7 +228,7 @@ class EventWords:
 
     def _device_down(self, event: Event, payload: dict[str, Any]) -> AlertDraft:
         cause = _DOWN.get(payload["reason"], "is not reached")
-        if payload["errno"]:
+        if 0 < payload["errno"] <= _ERRNO_MAX:
             cause += f" ({os.strerror(payload['errno'])})"
         return self._device(event, "raised", "high", cause)
 
@@ -426,7 +428,7 @@ def _deciding(
 def _values(payload: dict[str, Any]) -> dict[int, float]:
     """The values of the legs that decided, by slot."""
     found = {payload[f"slot{i}"]: payload[f"value{i}"] for i in (2, 1, 0)}
-    return {slot: value for slot, value in found.items() if isfinite(value)}
+    return {slot: v for slot, v in found.items() if slot != NONE_U32 and isfinite(v)}
 
 
 def _demanded(text: ProgramText | None, interlock: InterlockText | None) -> tuple[OutputNote, ...]:

@@ -37,10 +37,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    size_mib = getattr(request, "param", DISK_MIB)
     mount = tmp_path / "disk"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(mount)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(mount)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
@@ -67,10 +68,13 @@ class Filler:
         self._path.unlink()
 
 
-def drafts(count: int) -> list[AlertDraft]:
-    text = "a cause as long as the conditions of a real site are, with its legs and values; " * 4
+def drafts(count: int, text_bytes: int = 320) -> list[AlertDraft]:
+    text = "a condition as long as those of a real site are, with its legs and values; " * 20
     source = Source("interlock", "face-power-cut")
-    return [AlertDraft(kind="trip", state="event", source=source, cause=text) for _ in range(count)]
+    return [
+        AlertDraft(kind="trip", state="event", source=source, cause=text[:text_bytes])
+        for _ in range(count)
+    ]
 
 
 async def open_ledger(disk: Path, reserve_bytes: int, **options: Any) -> Ledger:
@@ -116,6 +120,22 @@ async def test_the_ledger_lives_on_its_reserve(disk: Path) -> None:
         assert await ledger.append(drafts(2)) == [stored + 2, stored + 3]
         await until(lambda: ledger.stats().reserve_bytes == reserve_bytes)
         assert await ledger.verify_audit() > 0
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("disk", [512], indirect=True)
+async def test_the_whole_reserve_takes_100_000_alerts(disk: Path) -> None:
+    ledger = await open_ledger(disk, RESERVE_BYTES)
+    try:
+        await until(lambda: ledger.stats().reserve_bytes == RESERVE_BYTES)
+        Filler(disk).fill()
+        for _ in range(1_000):
+            await ledger.append(drafts(100, text_bytes=800))
+        assert len((await ledger.alerts(1, 1))[0].body) > 1_100
+        assert ledger.head == 100_001
     finally:
         await ledger.close()
 

@@ -1,0 +1,472 @@
+"""The recorder on real stores: each record once, samples to their tags, disks that come back."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from fastpath import blob
+from fastpath.codes import EventType
+from fastpath.image import TagImage
+from fastpath.records import Event
+from gateway.alarms.alerts import EventWords
+from gateway.alarms.programs import KnownPrograms
+from gateway.errors import StoreError
+from gateway.site.model import Config, Site
+from gateway.store import recorder as recorder_module
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.history import History
+from gateway.store.items import PollGroup
+from gateway.store.ledger import Ledger
+from gateway.store.recorder import Recorder
+from tests.gateway.guard_records import FakeGuard, number, program
+from tests.gateway.samples import samples_of
+
+TAGS = ("ch4.t1", "ch4.t2", "slow", "spare")
+GROUPS = (PollGroup("plc/50ms", TAGS[:2], (0, 1)), PollGroup("slow/1s", TAGS[2:], (2, 3)))
+
+
+class Alarm:
+    """Limits with one alarm per tag at 10; what the recorder needs of them."""
+
+    def __init__(self) -> None:
+        self.fed = b""
+        self.raised: set[int] = set()
+        self.restored: list[str] = []
+        self.advanced = 0
+
+    def restore(self, subjects: Sequence[str]) -> None:
+        self.restored = [subject for subject in subjects if subject.startswith("alarm:")]
+        self.raised |= {int(subject.split(":")[1]) for subject in self.restored}
+
+    def orphans(self) -> list[AlertDraft]:
+        return []
+
+    def feed(self, samples: bytes) -> list[AlertDraft]:
+        self.fed += samples
+        drafts = []
+        for at in range(0, len(samples), 32):
+            slot = int.from_bytes(samples[at : at + 4], "little")
+            over = memoryview(samples[at + 8 : at + 16]).cast("d")[0] >= 10.0
+            if over != (slot in self.raised):
+                self.raised ^= {slot}
+                drafts.append(
+                    AlertDraft(
+                        kind="alarm" if over else "alarm_end",
+                        state="raised" if over else "cleared",
+                        source=Source("alarm", str(slot)),
+                        subject=f"alarm:{slot}",
+                        cause=f"tag {slot}",
+                    )
+                )
+        return drafts
+
+    def advance(self, mono_ns: int, utc_ns: int) -> list[AlertDraft]:
+        self.advanced += 1
+        return []
+
+
+class Bench:
+    """A recorder with everything around it."""
+
+    def __init__(self, directory: Path, guard: FakeGuard | None) -> None:
+        self.directory = directory
+        self.guard = guard
+        self.image = TagImage(len(TAGS))
+        self.limits = Alarm()
+        self.observed: list[int] = []
+        self.stored = asyncio.Event()
+        self.programs = KnownPrograms(
+            directory, directory / "last-good", {tag: i for i, tag in enumerate(TAGS)}
+        )
+        if guard:
+            self.programs.add(guard.data)
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self.ledger = await Ledger.open(self.directory / "ledger.db", "shaft", reserve_bytes=0)
+        self.history = await History.open(
+            self.directory / "history.db", groups=GROUPS, uplinks=("up",), reserve_bytes=0
+        )
+        self.recorder = Recorder(
+            lambda: self.guard,  # type: ignore[arg-type, return-value]
+            self.ledger,
+            self.history,
+            image=self.image,
+            limits=self.limits,
+            words=EventWords(Config(site=Site(id="shaft")), self.programs),
+            programs=self.programs,
+            ack=self.ack,
+            on_stored=self.stored.set,
+            observers=[lambda event: self.observed.append(event.seq)],
+        )
+        self.task = asyncio.create_task(self.recorder.run())
+
+    def ack(self, journal_id: int, tail: int) -> None:
+        assert self.guard is not None
+        self.guard.ack(journal_id, tail)
+
+    async def stop(self) -> None:
+        if self.task:
+            self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.task
+            self.task = None
+        await self.history.close()
+        await self.ledger.close()
+
+    async def kill(self) -> None:
+        """End without the last commits, as kill -9 does."""
+        assert self.task is not None
+
+        async def nothing() -> None:
+            return
+
+        self.recorder._finish = nothing  # type: ignore[method-assign]
+        await self.stop()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        self.recorder.nudge()
+        async with asyncio.timeout(5.0):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def alerts(self, kind: str | None = None) -> list[dict[str, Any]]:
+        found = [json.loads(item.body) for item in await self.ledger.alerts(1, 100_000)]
+        return [alert for alert in found if kind in {None, alert["kind"]}]
+
+    def drained(self) -> bool:
+        assert self.guard is not None
+        return self.guard.tail == len(self.guard.events_written) + 1
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "COMMIT_S", 0.05)
+    monkeypatch.setattr(recorder_module, "KEEP_S", 0.05)
+    monkeypatch.setattr(recorder_module, "RETRY_S_MAX", 0.05)
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path, FakeGuard(program()))
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def again(bench: Bench) -> Bench:
+    """Another life of the gateway over the same files and the same guard."""
+    made = Bench(bench.directory, bench.guard)
+    await made.start()
+    return made
+
+
+def guard_of(bench: Bench) -> FakeGuard:
+    assert bench.guard is not None
+    return bench.guard
+
+
+async def test_each_trip_is_one_alert_and_is_acknowledged_after(bench: Bench) -> None:
+    guard = guard_of(bench)
+    for _ in range(5):
+        guard.trip()
+        guard.write(EventType.READY)
+        guard.write(EventType.RESET, key=guard.events_written[0].key)
+    await bench.until(bench.drained)
+    trips, ends = await bench.alerts("trip"), await bench.alerts("trip_end")
+    assert len(trips) == len(ends) == 5
+    assert [end["ref"] for end in ends] == [trip["id"] for trip in trips]
+    assert bench.observed == list(range(1, 16))
+    assert await bench.ledger.journal_position(guard.journal_id) == 16
+    assert bench.stored.is_set()
+    assert bench.recorder.stats().events == 15
+
+
+async def test_records_that_are_no_alert_move_the_position_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.event_drain.QUIET_NS", 1)
+    guard_of(bench).write(EventType.PENDING)
+    await bench.until(bench.drained)
+    assert await bench.alerts() == []
+
+
+async def test_a_gateway_that_is_killed_records_nothing_twice(bench: Bench) -> None:
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    guard.tail = 1  # the acknowledgement was lost
+    guard.trip()
+    await bench.kill()
+    guard.trip()
+    second = await again(bench)
+    try:
+        await second.until(second.drained)
+        assert len(await second.alerts("trip")) == 3
+    finally:
+        await second.stop()
+
+
+async def test_a_ledger_that_takes_nothing_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    append = bench.ledger.append
+    refused = 0
+
+    async def refuse(*args: Any, **options: Any) -> list[int]:
+        nonlocal refused
+        refused += 1
+        if refused % 2:  # committed, but the answer says no: as a failed fsync may
+            await append(*args, **options)
+        msg = "no"
+        raise StoreError(msg)
+
+    monkeypatch.setattr(bench.ledger, "append", refuse)
+    for _ in range(4):
+        guard.trip()
+        bench.recorder.take(samples_of([(2, 11.0, 5)]), b"")
+        before = refused
+        await bench.until(lambda: refused > before)  # noqa: B023
+    monkeypatch.setattr(bench.ledger, "append", append)
+    await bench.until(bench.drained)
+    await bench.until(lambda: not bench.recorder.stats().alarms_waiting)
+    assert len(await bench.alerts("trip")) == 5
+    assert len(await bench.alerts("alarm")) == 1
+    assert bench.observed == sorted(set(bench.observed))
+    assert bench.recorder.stats().store_failures > 0
+
+
+async def test_a_new_journal_begins_at_its_tail_with_a_gap_record(bench: Bench) -> None:
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    assert await bench.alerts("gap") == []
+    other = FakeGuard(guard.data, journal_id=77)
+    other.trip()
+    other.trip()
+    other.tail = 2
+    bench.guard = other
+    await bench.until(bench.drained)
+    (gap,) = await bench.alerts("gap")
+    assert "new journal" in gap["cause"]
+    assert len(await bench.alerts("trip")) == 2
+
+
+async def test_overwritten_records_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    await bench.kill()
+    for _ in range(5):
+        guard.trip()
+    del guard.events_written[1:4]
+    guard.events_written = [event for event in guard.events_written if event.seq in {1, 5, 6}]
+    head = guard.header()._replace(event_head=8)  # record 7 is damaged
+    guard.header = lambda: head._replace(event_tail=guard.tail)  # type: ignore[method-assign]
+    monkeypatch.setattr(guard, "ack", lambda _journal, tail: setattr(guard, "tail", tail))
+    second = await again(bench)
+    try:
+        await second.until(lambda: guard.tail == 8)
+        assert [gap["cause"] for gap in await second.alerts("gap")] == [
+            "journal records 2 to 4 were overwritten or are damaged",
+            "journal records 7 to 7 were overwritten or are damaged",
+        ]
+        assert len(await second.alerts("trip")) == 3
+        assert second.recorder.stats().dropped["events_lost"] == 4
+    finally:
+        await second.stop()
+
+
+async def test_a_record_that_makes_no_sense_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guard_of(bench)
+    draft_of = EventWords.draft_of
+
+    def words(self: EventWords, event: Event) -> AlertDraft | None:
+        if event.seq == 2:
+            raise KeyError(event.seq)
+        return draft_of(self, event)
+
+    with caplog.at_level(logging.CRITICAL):
+        monkeypatch.setattr(bench.recorder._events, "_words", lambda e: words(_words(bench), e))
+        for _ in range(3):
+            guard.trip()
+        await bench.until(bench.drained)
+    assert len(await bench.alerts("trip")) == 2
+    (gap,) = await bench.alerts("gap")
+    assert "record 2" in gap["cause"]
+
+
+def _words(bench: Bench) -> EventWords:
+    return EventWords(Config(site=Site(id="shaft")), bench.programs)
+
+
+async def rows(bench: Bench) -> list[tuple[str, float, int]]:
+    found = []
+    for tag in TAGS:
+        found += [(tag, v, t) for t, v, _ in await bench.history.read(tag, 0, 2**62)]
+    return sorted(found, key=lambda item: (item[2], item[0]))
+
+
+async def test_samples_go_to_image_alarms_and_history(bench: Bench) -> None:
+    guard = guard_of(bench)
+    guard.sample(0, 1.0, 10)
+    guard.sample(1, 12.0, 10)
+    guard.sample(2, 99.0, 10)  # fed by the gateway: it comes by take() alone
+    bench.recorder.take(samples_of([(3, 4.0, 20)]), samples_of([(2, 5.0, 20)]))
+    await bench.until(lambda: bench.history.stats().samples == 3)
+    assert await rows(bench) == [
+        ("ch4.t1", 1.0, 10_000_000),
+        ("ch4.t2", 12.0, 10_000_000),
+        ("slow", 5.0, 20_000_000),
+    ]
+    assert [bench.image.get(i)[0] for i in (0, 1, 3)] == [1.0, 12.0, 4.0]
+    await bench.until(lambda: bench.ledger.head >= 2)
+    (alarm,) = await bench.alerts("alarm")
+    assert alarm["cause"] == "tag 1"
+    await bench.until(lambda: bench.limits.advanced > 2)
+
+
+async def test_a_killed_gateway_reads_the_ring_from_where_the_history_ends(bench: Bench) -> None:
+    guard = guard_of(bench)
+    for ms in range(10):
+        guard.sample(0, float(ms), ms)
+    await bench.until(lambda: bench.history.stats().samples == 10)
+    await bench.kill()
+    for ms in range(10, 20):
+        guard.sample(0, float(ms), ms)
+    second = await again(bench)
+    try:
+        await second.until(lambda: second.history.stats().samples == 20)
+        assert [value for _, value, _ in await rows(second)] == [float(ms) for ms in range(20)]
+    finally:
+        await second.stop()
+
+
+async def test_an_alarm_is_not_said_again_by_samples_that_are_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the alarm's commit and that of its samples."""
+    guard = guard_of(bench)
+
+    async def never(_position: object = None) -> int:
+        return 0
+
+    monkeypatch.setattr(bench.history, "commit", never)
+    for ms, value in enumerate([1.0, 11.0, 1.0, 12.0]):
+        guard.sample(0, value, ms)
+    await bench.until(lambda: bench.ledger.head == 4)
+    await bench.kill()
+    guard.sample(0, 2.0, 9)
+    second = await again(bench)
+    try:
+        await second.until(lambda: second.ledger.head >= 5)
+        kinds = [alert["kind"] for alert in await second.alerts()]
+        assert kinds == ["alarm", "alarm_end", "alarm", "alarm_end"]
+        assert second.history.stats().samples == 0 or len(await rows(second)) == 5
+    finally:
+        await second.stop()
+
+
+async def test_values_that_stand_still_are_shown_to_the_alarms_at_the_start(bench: Bench) -> None:
+    guard = guard_of(bench)
+    guard.sample(0, 11.0, 5)
+    await bench.until(lambda: bench.history.stats().samples == 1)
+    await bench.kill()
+    second = Bench(bench.directory, guard)
+    await second.start()
+    try:
+        await second.until(lambda: second.limits.fed)
+        assert second.image.get(0)[0] == 11.0
+        assert second.history.stats().samples == 1
+    finally:
+        await second.stop()
+
+
+async def test_samples_of_an_older_program_go_to_their_own_tags(bench: Bench) -> None:
+    guard = guard_of(bench)
+    old, new = guard.data, program(("spare", "ch4.t1"))
+    bench.programs.add(new)
+    guard.sample(0, 1.0, 10)
+    await bench.until(lambda: bench.history.stats().samples == 1)
+    guard.sample(1, 2.0, 11)
+    swap = guard.write(
+        EventType.PROGRAM, old=blob.blob_hash(old)[:16], new=blob.blob_hash(new)[:16]
+    )
+    guard.events_written[-1] = swap._replace(mono_ns=12_000_000)
+    guard.sample(0, 3.0, 13)
+    guard.sample(1, 4.0, 13)
+    guard.data = new
+    await bench.until(lambda: bench.history.stats().samples == 4)
+    assert await rows(bench) == [
+        ("ch4.t1", 1.0, 10_000_000),
+        ("ch4.t2", 2.0, 11_000_000),
+        ("ch4.t1", 4.0, 13_000_000),
+        ("spare", 3.0, 13_000_000),
+    ]
+
+
+async def test_lost_samples_are_counted_and_told(bench: Bench) -> None:
+    guard = guard_of(bench)
+    for ms in range(20):
+        guard.sample(0, 1.0, ms)
+    guard.samples_gone = 15
+    await bench.until(lambda: bench.history.stats().samples == 5)
+    await bench.until(lambda: bench.ledger.head >= 2)
+    (gap,) = await bench.alerts("gap")
+    assert gap["cause"].startswith("15 samples")
+    assert bench.recorder.stats().dropped["samples_lost"] == 15
+
+
+async def test_samples_of_a_program_that_is_nowhere_are_counted(tmp_path: Path) -> None:
+    made = Bench(tmp_path, None)
+    await made.start()
+    try:
+        await made.until(lambda: made.limits.advanced)  # no guard yet is no trouble
+        made.guard = FakeGuard(program())
+        made.guard.sample(0, 1.0, 1)
+        await made.until(lambda: made.recorder.stats().dropped["unknown_program"] == 1)
+    finally:
+        await made.stop()
+
+
+async def test_a_stop_stores_what_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "COMMIT_S", 60.0)
+    second = await again_after(bench)
+    guard = guard_of(bench)
+    guard.sample(0, 1.0, 1)
+    guard.trip()
+    guard.write(EventType.PENDING)
+    await second.stop()
+    third = await again(bench)
+    try:
+        assert third.history.stats().samples == 1
+        assert len(await third.alerts("trip")) == 1
+        assert await third.ledger.journal_position(guard.journal_id) == 3
+    finally:
+        await third.stop()
+
+
+async def again_after(bench: Bench) -> Bench:
+    await bench.stop()
+    second = await again(bench)
+    await second.until(lambda: second.limits.advanced)
+    return second
+
+
+def test_tables_are_those_of_guard_tags(tmp_path: Path) -> None:
+    programs = KnownPrograms(tmp_path, tmp_path / "none", {"ch4.t2": 7, "slow": 8})
+    programs.add(program())
+    assert programs.table(number(program())) == array("I", [0xFFFFFFFF, 7, 0xFFFFFFFF])
