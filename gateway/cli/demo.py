@@ -30,6 +30,7 @@ STEP_S: Final = 25.0  # no part of the story takes longer
 OUTAGE_S: Final = 4.0
 LOOK_S: Final = 0.05
 SHOW_S: Final = 2.0
+CALM: Final = 0.7  # %CH4
 
 _STYLES: Final = {
     "trip": "bold red", "alarm": "yellow", "confirmed": "bold green", "failed": "bold red",
@@ -105,6 +106,7 @@ class Story:
 
     def tell(self) -> int:
         """The whole round; the exit code."""
+        self._wait_showing(self._settled)
         known = len(self._plant.received()["alert_list"])
         self._rise()
         if not self._trip():
@@ -267,6 +269,10 @@ class Story:
 
     def _state(self, ident: str = INTERLOCK) -> str:
         return str(self._interlock(ident)["state"])
+
+    def _settled(self) -> bool:
+        """Methane is far from every limit."""
+        return all(value is not None and value < CALM for value in self._values())
 
     def _ready(self, ident: str) -> bool:
         return self._state(ident) == "READY_TO_RESET"
