@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,11 @@ from aiosqlite import Connection
 from msgspec import Struct
 
 from fastpath.columns import Accumulator
-from gateway.store.chunks import (
-    CODEC,
-    Chunk,
-    Row,
-    item_of,
-    members_of,
-    rows_of,
-    series_of,
-)
+from gateway.store.chunks import CODEC, Row, members_of
 from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState, Shed
 from gateway.store.items import PollGroup, SampleItem
+from gateway.store.row_reader import RowReader
 
 MAX_BYTES: Final = 2_000_000_000
 MAX_AGE_NS: Final = 30 * 86_400 * 1_000_000_000
@@ -44,7 +37,6 @@ WINDOWS_PER_CALL_MAX: Final = 16
 FILL_PERCENT: Final = 95  # of max_bytes: where shedding begins
 KEEP_FREE_BYTES_MAX: Final = 64 * 1024 * 1024  # of the disk, left to the ledger
 KEEP_FREE_PERCENT: Final = 5
-_WINDOWS_CACHED: Final = 4
 
 
 class HistoryStats(Struct, frozen=True, kw_only=True):
@@ -85,9 +77,9 @@ class History:
         self._waiting_bytes = 0
         self._position: tuple[int, int] | None = None
         self._lock = asyncio.Lock()
-        self._windows: OrderedDict[int, dict[int, Row]] = OrderedDict()  # by first row
+        self._reader = RowReader(state)
         self._bytes_written = 0
-        self._dropped = {"store": 0, "no_group": 0, "damaged": 0}
+        self._dropped = {"store": 0, "no_group": 0}
         self._pinched = False  # the disk is short: the file does not grow
 
     @classmethod
@@ -176,14 +168,12 @@ class History:
         Sequences that were shed, or cannot be read any more, are left out.
         """
         while True:
-            wanted, rows = await self._db.query(partial(self._fetch, uplink, lane, after, limit))
-            items = []
-            for seq, number in wanted:
-                if number in rows:
-                    items += self._item(seq, rows[number])
-            if items or len(wanted) < limit:
+            read = partial(self._reader.lane, uplink, lane, after, limit)
+            found = await self._db.query(read)
+            items = self._reader.items(found)
+            if items or len(found.wanted) < limit:
                 return items
-            after = wanted[-1][0]
+            after = found.wanted[-1][0]
 
     async def cursor(self, uplink: str, lane: str) -> int:
         """The highest contiguous sequence that the uplink has acknowledged, 0 at first."""
@@ -244,7 +234,7 @@ class History:
                 break
             total = total.plus(shed)
             await self._db.look()
-        self._windows.clear()
+        self._reader.forget()
         if self._db.file_bytes > self._max_bytes:
             await self._db.query(_shrink)
         return total
@@ -254,21 +244,9 @@ class History:
     ) -> list[tuple[int, float, int]]:
         """(UTC ns, value, quality byte) of a tag in t0 .. t1, by time, at most ``limit``."""
         groups = [ident for ident, tags in self._state.group_tags.items() if tag in tags]
-
-        async def body(connection: Connection) -> list[Row]:
-            found: list[Row] = []
-            for chunk in await self._state.span(connection, groups, t0_ns, t1_ns):
-                found += self._rows_of(chunk)
-            found += await self._state.tail_rows(connection, 0, self._state.lanes.next_row)
-            return found
-
-        found = []
-        for row in await self._db.query(body):
-            if row.group_id in groups and row.t_last >= t0_ns and row.t_first <= t1_ns:
-                series = series_of(row, self._state.group_tags[row.group_id], tag)
-                found += [item for item in series if t0_ns <= item[0] <= t1_ns]
-        found.sort(key=lambda item: item[0])
-        return found[:limit]
+        rows = await self._db.query(partial(self._reader.span, groups, t0_ns, t1_ns))
+        series = self._reader.series(rows, tag)
+        return [item for item in series if t0_ns <= item[0] <= t1_ns][:limit]
 
     def stats(self) -> HistoryStats:
         """Counters and sizes."""
@@ -288,6 +266,7 @@ class History:
             shed_unsent_rows=state.shed.unsent,
             dropped={
                 **self._dropped,
+                "damaged": self._reader.damaged,
                 "memory": self._accumulator.refused,
                 "shed": state.shed.samples,
             },
@@ -364,50 +343,6 @@ class History:
         elif free_bytes > 2 * keep_bytes and self._pinched:
             self._pinched = False
             await self._db.limit(self._max_bytes)
-
-    async def _fetch(
-        self, uplink: str, lane: str, after: int, limit: int, connection: Connection
-    ) -> tuple[list[tuple[int, int]], dict[int, Row]]:
-        stored, tail = await self._state.first_rows(connection)
-        wanted = list(self._state.lanes.rows(uplink, lane, after, limit, stored))
-        rows: dict[int, Row] = {}
-        numbers = [number for _, number in wanted]
-        unpacked = [number for number in numbers if number >= tail]
-        if unpacked:
-            found = await self._state.tail_rows(connection, unpacked[0], unpacked[-1])
-            rows.update((row.row, row) for row in found)
-        for number in numbers[: len(numbers) - len(unpacked)]:
-            window = await self._window(connection, number)
-            if number in window:
-                rows[number] = window[number]
-        return wanted, rows
-
-    async def _window(self, connection: Connection, number: int) -> dict[int, Row]:
-        """The rows of the window of a packed row; the last few windows are kept."""
-        for rows in self._windows.values():
-            if number in rows:
-                return rows
-        chunks = await self._state.window(connection, number)
-        rows = {row.row: row for chunk in chunks for row in self._rows_of(chunk)}
-        if chunks:
-            self._windows[chunks[0].first_row] = rows
-            if len(self._windows) > _WINDOWS_CACHED:
-                self._windows.popitem(last=False)
-        return rows
-
-    def _rows_of(self, chunk: Chunk) -> list[Row]:
-        try:
-            return rows_of(chunk)
-        except ValueError:
-            self._dropped["damaged"] += chunk.n
-            return []
-
-    def _item(self, seq: int, row: Row) -> list[SampleItem]:
-        try:
-            return [item_of(seq, row, self._state.group_tags[row.group_id])]
-        except (ValueError, LookupError):
-            self._dropped["damaged"] += row.n
-            return []
 
     async def _ready(self) -> None:
         """What is known in memory is only known while the file is open."""

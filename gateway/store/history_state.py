@@ -26,12 +26,11 @@ class Shed(NamedTuple):
     rows: int = 0
     samples: int = 0
     unsent: int = 0
+    tail_bytes: int = 0  # of bodies that were not packed
 
     def plus(self, other: "Shed") -> "Shed":
         """Both together."""
-        return Shed(
-            self.rows + other.rows, self.samples + other.samples, self.unsent + other.unsent
-        )
+        return Shed(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 class Oldest(NamedTuple):
@@ -41,7 +40,7 @@ class Oldest(NamedTuple):
     last_row: int
     samples: int
     t_last: int
-    packed: bool
+    tail_bytes: int  # 0: it is packed
 
 
 @dataclass(slots=True)
@@ -235,16 +234,17 @@ class HistoryState:
     async def oldest(self, connection: Connection) -> Oldest | None:
         """What goes first, None where nothing is stored."""
         packed = await connection.execute_fetchall(
-            "SELECT first_row, last_row, sum(n), max(t_last), 1 FROM chunk "
+            "SELECT first_row, last_row, sum(n), max(t_last), 0 FROM chunk "
             "WHERE first_row = (SELECT min(first_row) FROM chunk) HAVING count(*) > 0"
         )
         tail = await connection.execute_fetchall(
-            "SELECT min(row), max(row), sum(n), max(t_last), 0 FROM "
-            "(SELECT row, n, t_last FROM tail ORDER BY row LIMIT ?) HAVING count(*) > 0",
+            "SELECT min(row), max(row), sum(n), max(t_last), sum(size) FROM "
+            "(SELECT row, n, t_last, length(body) AS size FROM tail ORDER BY row LIMIT ?) "
+            "HAVING count(*) > 0",
             (ROOM_ROWS,),
         )
-        for first, last, samples, t_last, is_packed in [*packed, *tail]:
-            return Oldest(first, last, samples, t_last, bool(is_packed))
+        for row in [*packed, *tail]:
+            return Oldest(*row)
         return None
 
     async def delete(self, connection: Connection, oldest: Oldest) -> Shed:
@@ -253,13 +253,13 @@ class HistoryState:
         rows = oldest.last_row - oldest.first_row + 1
         unsent = self.unsent(oldest)
         await connection.execute_fetchall("DELETE FROM chunk WHERE last_row <= ?", last)
-        if not oldest.packed:
+        if oldest.tail_bytes:
             await connection.execute_fetchall("DELETE FROM tail WHERE row <= ?", last)
         await connection.execute_fetchall(
             "UPDATE progress SET shed_rows = shed_rows + ?, shed_samples = shed_samples + ?",
             (rows, oldest.samples),
         )
-        return Shed(rows, oldest.samples, unsent)
+        return Shed(rows, oldest.samples, unsent, oldest.tail_bytes)
 
     def unsent(self, oldest: Oldest) -> int:
         """Its rows that some uplink still wants."""
@@ -268,6 +268,7 @@ class HistoryState:
     def take_shed(self, shed: Shed) -> None:
         """Adopt what was deleted."""
         self.shed = self.shed.plus(shed)
+        self.tail_bytes -= shed.tail_bytes
 
 
 def _key(group: PollGroup) -> tuple[str, str]:

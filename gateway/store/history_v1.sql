@@ -3,8 +3,8 @@
 
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
-    value
-) WITHOUT ROWID;
+    value ANY
+) WITHOUT ROWID, STRICT;
 
 -- How far everything is; one line, moved in the transaction of the rows.
 CREATE TABLE progress (
@@ -15,7 +15,7 @@ CREATE TABLE progress (
     shed_samples INTEGER NOT NULL,
     journal_id INTEGER,  -- two's complement of the unsigned id
     next_sample INTEGER  -- of that journal's sample ring
-);
+) STRICT;
 
 -- The tags of one device and period. A site file that changes them makes a new line.
 CREATE TABLE poll_group (
@@ -23,7 +23,7 @@ CREATE TABLE poll_group (
     group_key TEXT NOT NULL,
     tags TEXT NOT NULL,  -- JSON list of ids
     UNIQUE (group_key, tags)
-);
+) STRICT;
 
 -- The unpacked end: one line per row.
 CREATE TABLE tail (
@@ -36,7 +36,7 @@ CREATE TABLE tail (
     codec INTEGER NOT NULL,
     crc32 INTEGER NOT NULL,  -- of body
     body BLOB NOT NULL
-);
+) STRICT;
 
 -- All rows of one group in first_row .. last_row. Chunks of one packing share that window.
 CREATE TABLE chunk (
@@ -51,7 +51,7 @@ CREATE TABLE chunk (
     crc32 INTEGER NOT NULL,  -- of rows and body
     rows BLOB NOT NULL,  -- where each row stands in body
     body BLOB NOT NULL
-);
+) STRICT;
 CREATE INDEX chunk_window ON chunk (first_row);
 CREATE INDEX chunk_time ON chunk (group_id, t_last);
 
@@ -63,7 +63,7 @@ CREATE TABLE lane_range (
     last_row INTEGER,
     first_seq INTEGER NOT NULL,
     PRIMARY KEY (uplink, lane, first_row)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 -- The highest contiguous row, by its number in the lane, that an uplink has acknowledged.
 CREATE TABLE cursor (
@@ -72,4 +72,4 @@ CREATE TABLE cursor (
     epoch INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     PRIMARY KEY (uplink, lane)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;

@@ -138,7 +138,11 @@ class Ledger:
         """
         sql = "SELECT seq, crc32, body FROM alert WHERE seq > ? ORDER BY seq LIMIT ?"
         while rows := await self._rows(sql, (after, limit)):
-            items = [AlertItem(seq, body) for seq, crc, body in rows if crc == zlib.crc32(body)]
+            items = [
+                AlertItem(seq, body)
+                for seq, crc, body in rows
+                if isinstance(body, bytes) and crc == zlib.crc32(body)
+            ]
             self._damaged += len(rows) - len(items)
             if items:
                 return items

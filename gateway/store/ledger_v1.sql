@@ -1,9 +1,9 @@
--- Alerts, audit, operator state. Times are UTC nanoseconds.
+-- Alerts, audit, operator state. Times are UTC nanoseconds. STRICT: quick_check looks at the types.
 
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
-    value
-) WITHOUT ROWID;
+    value ANY
+) WITHOUT ROWID, STRICT;
 
 -- What leaves, in the order in which it leaves. Gap-free from 1.
 CREATE TABLE alert (
@@ -12,14 +12,14 @@ CREATE TABLE alert (
     recorded_ns INTEGER NOT NULL,
     crc32 INTEGER NOT NULL,  -- of body
     body BLOB NOT NULL  -- JSON without audit_head and historical
-);
+) STRICT;
 
 -- Raises that nothing has ended yet.
 CREATE TABLE active (
     subject TEXT PRIMARY KEY,
     id TEXT NOT NULL,
     body BLOB NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 -- How far each guard's journal is recorded; moves in the transaction of the alerts made of it.
 CREATE TABLE journal (
@@ -28,7 +28,7 @@ CREATE TABLE journal (
     next_seq INTEGER NOT NULL,
     moved_ns INTEGER NOT NULL,
     PRIMARY KEY (journal_id, stream)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 -- Who did what: a hash chain. hash = BLAKE2b-256(hash before, this entry).
 CREATE TABLE audit (
@@ -41,7 +41,7 @@ CREATE TABLE audit (
     target TEXT NOT NULL,
     detail TEXT NOT NULL,  -- JSON
     hash BLOB NOT NULL
-);
+) STRICT;
 
 -- The highest contiguous alert that an uplink has acknowledged.
 CREATE TABLE cursor (
@@ -50,7 +50,7 @@ CREATE TABLE cursor (
     epoch INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     PRIMARY KEY (uplink, lane)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 -- What an uplink has refused for good, alerts and samples alike.
 CREATE TABLE letter (
@@ -62,4 +62,4 @@ CREATE TABLE letter (
     utc_ns INTEGER NOT NULL,
     body BLOB NOT NULL,
     PRIMARY KEY (uplink, lane, epoch, seq)
-);
+) STRICT;
