@@ -17,20 +17,21 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiosqlite import Connection
 
 from gateway.errors import StoreError
+from gateway.store.owner import Opened, Owner
 from gateway.store.reserve import Mark, Reserve
 from gateway.store.sqlite_file import (
     PAGE_BYTES,
     DamagedError,
     NewerError,
-    Schema,
     close_file,
     is_damage,
     is_disk,
+    is_foreign,
     is_full,
     is_wrong,
     open_file,
@@ -50,33 +51,6 @@ HOUSEKEEPING_S: Final = 2.0
 RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
 PINCH_BYTES: Final = 16 * 1024 * 1024  # of the reserve: for the -wal and its checkpoint alone
 TRIES_MAX: Final = 64
-
-
-class Opened(NamedTuple):
-    """How a file was found. ``aside`` is where a damaged one was put, and why."""
-
-    fresh: bool
-    aside: Path | None = None
-    reason: str = ""
-    epoch_min: int = 0  # a new epoch must be above this
-
-
-class Owner(Protocol):
-    """Whose tables the file has."""
-
-    schema: Schema
-
-    async def load(self, connection: Connection, opened: Opened) -> None:
-        """Read what the file holds, or begin it; inside a transaction, whenever it is opened."""
-
-    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
-        """Delete the oldest that may go; inside a transaction, when there is no room.
-
-        None where nothing may go, else what to do once that is committed.
-        """
-
-    def mark(self) -> tuple[int, int]:
-        """(epoch, count of numbers ever given) of what is committed."""
 
 
 class _Job(NamedTuple):
@@ -419,7 +393,7 @@ class Database:
             except DamagedError as error:
                 await self._replace(str(error))
             except sqlite3.Error as error:
-                if not is_damage(error):
+                if not (is_damage(error) or is_wrong(error) or is_foreign(error, self.path)):
                     raise
                 await self._replace(str(error))
         if self._connection is None:

@@ -9,9 +9,9 @@ import msgspec
 from aiosqlite import Connection
 
 from gateway.store.chunks import Chunk, Row, pack_rows
-from gateway.store.database import Opened
 from gateway.store.items import PollGroup
 from gateway.store.lanes import Lanes, Range
+from gateway.store.owner import Opened
 from gateway.store.sqlite_file import Schema, value_of
 
 ROOM_ROWS: Final = 256  # tail rows that go at once where there is no chunk
@@ -56,7 +56,7 @@ class Commit:
 
 
 class HistoryState:
-    """The owner of a history file (``database.Owner``)."""
+    """The owner of a history file (``owner.Owner``)."""
 
     schema = Schema("history", 0x53574831, 1)
 

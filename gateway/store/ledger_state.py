@@ -19,7 +19,7 @@ import msgspec
 from aiosqlite import Connection
 
 from gateway.store.alert import ActiveAlert, Alert, AlertDraft, Source, rfc3339
-from gateway.store.database import Opened
+from gateway.store.owner import Opened
 from gateway.store.salvage import Salvage, salvage_ledger
 from gateway.store.sqlite_file import Schema, value_of
 
@@ -81,7 +81,7 @@ class Batch:
 
 
 class LedgerState:
-    """The owner of a ledger file (``database.Owner``)."""
+    """The owner of a ledger file (``owner.Owner``)."""
 
     schema = Schema("ledger", 0x53574C31, 1)
 

@@ -137,8 +137,13 @@ def is_disk(error: sqlite3.Error) -> bool:
     return _name_of(error).startswith(_DISK)
 
 
+def is_foreign(error: sqlite3.Error, path: Path) -> bool:
+    """The header says that only a newer SQLite may write it, on a disk that lets us write."""
+    return _name_of(error).startswith("SQLITE_READONLY") and os.access(path, os.W_OK)
+
+
 def is_wrong(error: sqlite3.Error) -> bool:
-    """A table or column that the schema has is not there."""
+    """A table or column that the schema has is not there, or the header makes no sense."""
     return _name_of(error) == "SQLITE_ERROR"
 
 

@@ -1,0 +1,36 @@
+"""What a database file belongs to: the part that knows its tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from aiosqlite import Connection
+
+from gateway.store.sqlite_file import Schema
+
+
+class Opened(NamedTuple):
+    """How a file was found. ``aside`` is where a damaged one was put, and why."""
+
+    fresh: bool
+    aside: Path | None = None
+    reason: str = ""
+    epoch_min: int = 0  # a new epoch must be above this
+
+
+class Owner(Protocol):
+    """Whose tables the file has."""
+
+    schema: Schema
+
+    async def load(self, connection: Connection, opened: Opened) -> None:
+        """Read what the file holds, or begin it; inside a transaction, whenever it is opened."""
+
+    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
+        """Delete the oldest that may go; inside a transaction, when there is no room.
+
+        None where nothing may go, else what to do once that is committed.
+        """
+
+    def mark(self) -> tuple[int, int]:
+        """(epoch, count of numbers ever given) of what is committed."""
