@@ -24,7 +24,7 @@ campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200
 lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
 	@.venv/bin/ruff check -q
 	@.venv/bin/ruff format --check -q
-	@.venv/bin/cython-lint fastpath
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint fastpath
 	@.venv/bin/mypy
 
 lock: .venv/.ready-test ## renew requirements/*.txt from pyproject.toml

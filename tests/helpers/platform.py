@@ -1,0 +1,71 @@
+"""A receiving platform that is not ours: keeps every alert and sample batch that was posted."""
+
+import asyncio
+from typing import Any, Self
+
+from aiohttp import web
+
+BODY_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Platform:
+    """HTTP on a port of its own; an async context manager. ``down`` refuses everything by 503."""
+
+    def __init__(self) -> None:
+        self.alerts: list[dict[str, Any]] = []  # every CloudEvent in order of arrival, doubles too
+        self.samples: list[dict[str, Any]] = []
+        self.down = False
+        self.refused = 0
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+        self._arrived = asyncio.Condition()
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=BODY_BYTES_MAX)
+        app.router.add_post("/alerts", self._take_alerts)
+        app.router.add_post("/samples", self._take_samples)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """As a site file's ``url``."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def unique(self) -> dict[str, dict[str, Any]]:
+        """The alerts (their data) by id, doubles dropped."""
+        return {event["id"]: event["data"] for event in self.alerts}
+
+    async def wait_for(self, ids: set[str], wait_s: float = 15.0) -> None:
+        """Until all of these alerts have arrived. Raises TimeoutError, naming what is missing."""
+        try:
+            async with asyncio.timeout(wait_s), self._arrived:
+                await self._arrived.wait_for(lambda: ids <= self.unique().keys())
+        except TimeoutError:
+            missing = sorted(ids - self.unique().keys())
+            message = f"{len(missing)} alerts did not arrive: {missing[:5]}"
+            raise TimeoutError(message) from None
+
+    async def _take_alerts(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        return await self._take(self.alerts, body["alerts"])
+
+    async def _take_samples(self, request: web.Request) -> web.Response:
+        return await self._take(self.samples, [await request.json()])
+
+    async def _take(self, kept: list[dict[str, Any]], items: list[dict[str, Any]]) -> web.Response:
+        if self.down:
+            self.refused += 1
+            return web.Response(status=503)
+        async with self._arrived:
+            kept.extend(items)
+            self._arrived.notify_all()
+        return web.Response(status=204)
