@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _HIGH: Final = frozenset({"high", "high_high"})
 _SUBJECT: Final = "alarm:"
-_SIGNS: Final = {True: ">=", False: "<="}
 _PRIORITIES: Final[dict[str, Priority]] = {
     "critical": "critical",
     "high": "high",
@@ -163,8 +162,6 @@ def _is_past(alarm: "AlarmDef", value: float) -> bool:
 
 
 def _raise(alarm: "AlarmDef", utc_ns: int, value: float | None) -> AlertDraft:
-    seen = "" if value is None else f" {value:g}"
-    sign = _SIGNS[alarm.kind in _HIGH]
     return _draft(
         alarm,
         utc_ns,
@@ -173,12 +170,11 @@ def _raise(alarm: "AlarmDef", utc_ns: int, value: float | None) -> AlertDraft:
         state="raised",
         priority=_PRIORITIES.get(alarm.priority, "medium"),
         guidance=alarm.guidance,
-        cause=f"{alarm.tag}{seen} {sign} {alarm.limit:g} {alarm.unit}".rstrip(),
+        cause=f"{_seen(alarm, value)}: {_limit(alarm)}",
     )
 
 
 def _end(alarm: "AlarmDef", utc_ns: int, value: float | None) -> AlertDraft:
-    seen = "" if value is None else f" {value:g} {alarm.unit}".rstrip()
     return _draft(
         alarm,
         utc_ns,
@@ -186,8 +182,17 @@ def _end(alarm: "AlarmDef", utc_ns: int, value: float | None) -> AlertDraft:
         kind="alarm_end",
         state="cleared",
         priority="low",
-        cause=f"{alarm.tag}{seen}: back within {alarm.kind} {alarm.limit:g} {alarm.unit}".rstrip(),
+        cause=f"{_seen(alarm, value)}: back within the {_limit(alarm)}",
     )
+
+
+def _seen(alarm: "AlarmDef", value: float | None) -> str:
+    return alarm.tag if value is None else f"{alarm.tag} {value:g} {alarm.unit}".rstrip()
+
+
+def _limit(alarm: "AlarmDef") -> str:
+    """After a delay the value may stand in the deadband: so no sign."""
+    return f"{alarm.kind.replace('_', ' ')} limit {alarm.limit:g} {alarm.unit}".rstrip()
 
 
 def _draft(alarm: "AlarmDef", utc_ns: int, value: float | None, **fields: Any) -> AlertDraft:

@@ -52,7 +52,7 @@ def test_an_alarm_begins_at_the_limit_and_ends_past_the_deadband() -> None:
     assert (begin.limit, begin.unit, begin.guidance) == (1.0, "%CH4", "Look.")
     assert begin.utc_ns == 100_000_000
     assert (end.kind, end.subject) == ("alarm_end", begin.subject)
-    assert begin.cause == "ch4 1 >= 1 %CH4"
+    assert begin.cause == "ch4 1 %CH4: high limit 1 %CH4"
 
 
 def test_no_sample_is_skipped() -> None:
@@ -71,7 +71,7 @@ def test_low_limits_point_the_other_way() -> None:
     limits = limits_of(air=TagLimits(low=0.5, low_low=0.2, deadband=0.1))
     drafts = limits.feed(samples_of([(0, 0.5, 0), (0, 0.55, 1), (0, 0.61, 2)]))
     assert short(drafts) == [("air.low", "raised", 0.5), ("air.low", "cleared", 0.61)]
-    assert drafts[0].cause == "air 0.5 <= 0.5 %CH4"
+    assert drafts[0].cause == "air 0.5 %CH4: low limit 0.5 %CH4"
 
 
 def test_a_delay_ends_while_the_value_stands_still() -> None:
