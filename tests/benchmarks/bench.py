@@ -152,9 +152,10 @@ def _notes(cells: Cells, options: argparse.Namespace) -> list[str]:
             lines.append(f"{name} is noise below {least:,} trips: {which}")
     lines.append("a maximum is one trip: it says what happened once, not what to expect")
     lines.append(
-        f"lock held: a thread keeps it {reaction.HOLD_MS:.0f} ms, with {reaction.GAP_MS:.0f} ms "
-        "between: in the gateway's interpreter, in the plain loop's own, beside bare C; longest "
-        f"measured: {max(cell.hold_ns_max for cell in cells.values()) / 1e6:.0f} ms"
+        f"lock held: a thread takes the interpreter's lock whenever it is free and keeps it "
+        f"{reaction.HOLD_MS:.0f} ms: in the gateway, in the plain loop's own process, beside bare "
+        "C; longest measured: "
+        f"{max(cell.hold_ns_max for cell in cells.values()) / 1e6:.0f} ms"
     )
     lines.append(
         "counted from the reply on: that the plain loop also polls late while the lock is held is "

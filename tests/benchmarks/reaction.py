@@ -26,7 +26,7 @@ LOW, HIGH, LIMIT = 0.3, 2.0, 1.5
 WARMUP = 5  # trips of a cell's round that are not counted
 DEVICE_PRIORITY = 60  # above every client: it takes the times
 CLIENT_PRIORITY = 40  # the guard's own
-HOLD_MS, GAP_MS = 60.0, 5.0
+HOLD_MS, GAP_MS = 60.0, 0.0  # whenever somebody lets go of the lock, it is gone for so long
 HOLD_NS_MIN = 50_000_000
 START_S = 60.0
 
@@ -157,6 +157,7 @@ async def _sitewarden(
         if report is not None:
             hogs = ["--report", str(report), "--busy-ms", "0"]
             hogs += ["--hold-ms", str(HOLD_MS), "--hold-gap-ms", str(GAP_MS)]
+            hogs += ["--hold-from", str(directory / "hold")]
         await site.start(hogs=hogs)
         await site.ready(START_S)
         # Nothing shows where the final element is: a person says so, once.
@@ -167,7 +168,12 @@ async def _sitewarden(
         pid = site.guard_pid()
         if pid is None:
             raise RuntimeError(f"no guard:\n{site.log_text()}")
+        if report is not None:
+            (directory / "hold").touch()
+            await until("the hog", lambda: read_report(report).holds > 0)
         yield scheduling_of(pid)
+        if report is not None:
+            await site.kill_gateway()  # its ordered end would take as long as its start
 
 
 @contextlib.asynccontextmanager

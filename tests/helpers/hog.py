@@ -57,13 +57,20 @@ class Recorder:
         LAYOUT.pack_into(self._map, 0, *report)
 
 
-def hold_lock(recorder: Recorder, hold_ms: float, gap_ms: float) -> threading.Thread:
-    """A thread that keeps the interpreter's lock for ``hold_ms``, again and again."""
+def hold_lock(
+    recorder: Recorder, hold_ms: float, gap_ms: float, begin: Path | None = None
+) -> threading.Thread:
+    """A thread that keeps the interpreter's lock for ``hold_ms``, again and again.
+
+    ``begin``: not before this file is there.
+    """
     library = ctypes.PyDLL(str(build("libhold.so")))
     library.hold.argtypes = (ctypes.c_int64,)
     library.hold.restype = ctypes.c_int64
 
     def run() -> None:
+        while begin is not None and not begin.exists():
+            time.sleep(0.01)
         while True:
             recorder.held(library.hold(int(hold_ms * 1e6)))
             time.sleep(gap_ms / 1000)

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--hold-ms", type=float, default=60.0)
     parser.add_argument("--hold-gap-ms", type=float, default=20.0)
+    parser.add_argument("--hold-from", type=Path, help="the lock is held once this file is there")
     parser.add_argument("--busy-ms", type=float, default=20.0)
     parser.add_argument("--busy-gap-ms", type=float, default=2.0)
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -25,7 +26,7 @@ def main() -> None:
     if options.busy_ms:
         keep_loops_busy(recorder, options.busy_ms, options.busy_gap_ms)
     if options.hold_ms:
-        hold_lock(recorder, options.hold_ms, options.hold_gap_ms)
+        hold_lock(recorder, options.hold_ms, options.hold_gap_ms, options.hold_from)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     sys.argv = ["sitewarden", *command]
     from gateway.__main__ import main as product  # after the hogs, as the product would start
