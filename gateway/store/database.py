@@ -15,38 +15,30 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from aiosqlite import Connection
 
 from gateway.errors import StoreError
-from gateway.store.owner import Opened, Owner
-from gateway.store.reserve import Mark, Reserve
+from gateway.store.owned_file import REOPEN_NS, NotOpenError, OwnedFile
+from gateway.store.owner import Body, Owner
+from gateway.store.reserve import Reserve
 from gateway.store.sqlite_file import (
     PAGE_BYTES,
     DamagedError,
     NewerError,
-    close_file,
     is_damage,
     is_disk,
-    is_foreign,
     is_full,
-    is_wrong,
-    open_file,
-    roll_back,
-    set_aside,
     value_of,
 )
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
-Body = Callable[[Connection], Awaitable[_T]]
 
 QUEUE_MAX: Final = 256
-REOPEN_NS: Final = 1_000_000_000
-REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
 HOUSEKEEPING_S: Final = 2.0
 RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
 PINCH_BYTES: Final = 16 * 1024 * 1024  # of the reserve: for the -wal and its checkpoint alone
@@ -69,17 +61,12 @@ class Database:
     def __init__(self, path: Path, owner: Owner, *, max_bytes: int, reserve_bytes: int) -> None:
         self.path = path
         self.full_count = 0  # times that there was no room
-        self.open_count = 0
         self._owner = owner
-        self._pages_max = max(1, max_bytes // PAGE_BYTES)
+        self._file = OwnedFile(path, owner, max_bytes)
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"), reserve_bytes)
-        self._mark = Mark(path.with_name(f"{path.name}.mark"))
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_MAX)
-        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._retry_at_ns = 0
-        self._replace_at_ns = 0
         self._trouble = ""
         self._writes_fail = False
         self._pages = 0
@@ -90,7 +77,7 @@ class Database:
     @property
     def ok(self) -> bool:
         """False while the file cannot be used."""
-        return self._connection is not None and not self._trouble
+        return self._file.connection is not None and not self._trouble
 
     @property
     def trouble(self) -> str:
@@ -156,8 +143,11 @@ class Database:
 
     async def limit(self, max_bytes: int) -> None:
         """Change the bound of the file (never below what it has). Raises StoreError."""
-        self._pages_max = max(1, max_bytes // PAGE_BYTES)
-        await self.query(self._bound)
+
+        async def body(_connection: Connection) -> None:
+            await self._file.bound(max_bytes)
+
+        await self.query(body)
 
     async def _put(self, body: Body[_T], then: Callable[[_T], None] | None, *, write: bool) -> _T:
         if self._closing or self._task is None or self._task.done():
@@ -188,8 +178,8 @@ class Database:
                     due = 0.0
         finally:
             self._closing = True
-            await self._disconnect()
-            self._mark.close()
+            await self._file.close()
+            self._file.leave()
             self._refuse_rest()
 
     async def _next(self, due: float) -> _Job | None:
@@ -217,18 +207,20 @@ class Database:
     ) -> _T:
         for _ in range(TRIES_MAX):
             try:
-                connection = await self._connected()
+                connection = await self._file.get()
                 if not write:
                     result = await body(connection)
                 else:
-                    result = await self._transaction(connection, body)
+                    result = await self._file.transaction(connection, body)
                     if then:
                         then(result)
-                    self._mark.write(*self._owner.mark())
+                    self._file.mark()
             except sqlite3.Error as error:
                 self._writes_fail = self._writes_fail or write
                 if not await self._mend(error):
                     raise self._failure(error) from error
+            except NotOpenError as error:
+                raise StoreError(self._trouble or str(error)) from error
             except UnicodeDecodeError as error:  # a text on the disk is none any more
                 await self._mend_damage(error)
             except (DamagedError, NewerError) as error:
@@ -238,16 +230,6 @@ class Database:
                 return result
         msg = "no room, and making some did not help"
         raise self._failure(StoreError(msg))
-
-    async def _transaction(self, connection: Connection, body: Body[_T]) -> _T:
-        await connection.execute_fetchall("BEGIN IMMEDIATE")
-        try:
-            result = await body(connection)
-            await connection.execute_fetchall("COMMIT")
-        except BaseException:
-            await roll_back(connection)
-            raise
-        return result
 
     async def _housekeeping(self) -> None:
         """Open what is closed, look at the sizes, fill the reserve."""
@@ -268,11 +250,6 @@ class Database:
         self._pages = await value_of(connection, "PRAGMA page_count")
         self._pages_free = await value_of(connection, "PRAGMA freelist_count")
 
-    async def _bound(self, connection: Connection) -> None:
-        """SQLite takes a bound below the present size for the present size."""
-        pages = 1 if self._pinched else self._pages_max
-        await value_of(connection, f"PRAGMA max_page_count={pages}")
-
     # ---- when it goes wrong --------------------------------------------------------------------
 
     async def _mend(self, error: sqlite3.Error) -> bool:
@@ -280,26 +257,26 @@ class Database:
         try:
             if is_full(error):
                 self.full_count += 1
-                self._retry_at_ns = 0
+                self._file.retry(0)
                 return await self._make_room()
         except sqlite3.Error as second:
             raise self._failure(second) from second
         if is_damage(error):
             return await self._mend_damage(error)
         if is_disk(error):
-            await self._disconnect()
+            await self._file.close()
             # What a full disk answers depends on what was being written.
             if self._reserve.short() and await self._use_reserve():
-                self._retry_at_ns = 0
+                self._file.retry(0)
                 return True
-            self._retry_at_ns = time.monotonic_ns() + REOPEN_NS
+            self._file.retry(REOPEN_NS)
         return False
 
     async def _mend_damage(self, error: Exception) -> bool:
         """Begin a new file; True. Raises StoreError."""
-        await self._disconnect()
+        await self._file.close()
         try:
-            await self._replace(str(error))
+            await self._file.replace(str(error))
         except (sqlite3.Error, DamagedError) as second:
             raise self._failure(second) from second
         return True
@@ -308,9 +285,10 @@ class Database:
         if self._pinched and await self._with_reserve(self._reserve.fill):
             await self._pinch(yes=False)  # the disk has room again
             return True
-        if self._connection is not None:
+        connection = self._file.connection
+        if connection is not None:
             try:
-                then = await self._transaction(self._connection, self._owner.make_room)
+                then = await self._file.transaction(connection, self._owner.make_room)
                 if then:
                     then()
                     return True
@@ -332,8 +310,7 @@ class Database:
 
     async def _pinch(self, *, yes: bool) -> None:
         self._pinched = yes
-        if self._connection is not None:
-            await self._bound(self._connection)
+        await self._file.pinch(yes=yes)
 
     async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
         try:
@@ -341,20 +318,6 @@ class Database:
         except OSError as error:
             _LOGGER.debug("%s: reserve: %s", self.path.name, error)
             return False
-
-    async def _replace(self, reason: str) -> None:
-        """Put the damaged file aside and begin a new one."""
-        if time.monotonic_ns() < self._replace_at_ns:
-            raise DamagedError(reason)
-        self._replace_at_ns = time.monotonic_ns() + REPLACE_NS
-        epoch, _ = self._mark.read()
-        try:
-            aside = await asyncio.to_thread(set_aside, self.path)
-        except OSError as error:
-            msg = f"damaged ({reason}), and it cannot be set aside: {error}"
-            raise DamagedError(msg) from error
-        _LOGGER.error("%s is damaged (%s): set aside as %s", self.path.name, reason, aside.name)
-        await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
 
     def _failure(self, error: Exception) -> StoreError:
         text = str(error)
@@ -380,73 +343,6 @@ class Database:
         while not self._queue.empty():
             if done := self._queue.get_nowait().done:
                 _fail(done, self._closed())
-
-    # ---- opening -------------------------------------------------------------------------------
-
-    async def _connected(self) -> Connection:
-        if self._connection is None:
-            if time.monotonic_ns() < self._retry_at_ns:
-                raise StoreError(self._trouble or f"{self.path.name} is not open")
-            self._retry_at_ns = time.monotonic_ns() + REOPEN_NS
-            try:
-                await self._open(self._found())
-            except DamagedError as error:
-                await self._replace(str(error))
-            except sqlite3.Error as error:
-                if not (is_damage(error) or is_wrong(error) or is_foreign(error, self.path)):
-                    raise
-                await self._replace(str(error))
-        if self._connection is None:
-            raise self._closed()
-        return self._connection
-
-    def _found(self) -> Opened:
-        try:
-            fresh = self.path.stat().st_size == 0
-        except OSError:
-            fresh = True
-        return Opened(fresh=fresh, epoch_min=self._mark.read()[0] if fresh else 0)
-
-    async def _open(self, opened: Opened) -> None:
-        try:
-            connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
-        except ValueError as error:  # SQLite's own message is no text
-            raise DamagedError(str(error)) from error
-        try:
-            await self._bound(connection)
-            await self._load(connection, opened)
-            self._check_mark()
-        except BaseException:
-            await close_file(connection)
-            raise
-        self._connection = connection
-        self.open_count += 1
-        self._mark.write(*self._owner.mark())
-
-    def _check_mark(self) -> None:
-        had, has = self._mark.read(), self._owner.mark()
-        if had > has:
-            msg = f"commits are missing: it ends at {has[1]}, it had come to {had[1]}"
-            raise DamagedError(msg)
-
-    async def _load(self, connection: Connection, opened: Opened) -> None:
-        async def load(connection: Connection) -> None:
-            await self._owner.load(connection, opened)
-
-        try:
-            await self._transaction(connection, load)
-        except (LookupError, TypeError, ValueError) as error:
-            msg = f"what it holds makes no sense: {error}"
-            raise DamagedError(msg) from error
-        except sqlite3.OperationalError as error:
-            if opened.fresh or not is_wrong(error):
-                raise
-            raise DamagedError(str(error)) from error
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await close_file(connection)
 
 
 def _fail(done: "asyncio.Future[Any]", error: Exception) -> None:

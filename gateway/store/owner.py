@@ -1,12 +1,15 @@
 """What a database file belongs to: the part that knows its tables."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from aiosqlite import Connection
 
 from gateway.store.sqlite_file import Schema
+
+_T = TypeVar("_T")
+Body = Callable[[Connection], Awaitable[_T]]
 
 
 class Opened(NamedTuple):

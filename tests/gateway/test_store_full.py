@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import StoreError
-from gateway.store import database
+from gateway.store import database, owned_file
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.database import PINCH_BYTES
 from gateway.store.history import History
@@ -33,7 +33,7 @@ GROUP = PollGroup("plc/1s", TAGS, tuple(range(20)))
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "HOUSEKEEPING_S", 0.2)
-    monkeypatch.setattr(database, "REOPEN_NS", 200_000_000)
+    monkeypatch.setattr(owned_file, "REOPEN_NS", 200_000_000)
 
 
 @pytest.fixture

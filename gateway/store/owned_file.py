@@ -1,0 +1,170 @@
+"""One database file with its owner: opened when it is needed, replaced when it is damaged.
+
+Used by the one task of ``Database`` alone.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final, TypeVar
+
+from aiosqlite import Connection
+
+from gateway.store.owner import Body, Opened, Owner
+from gateway.store.reserve import Mark
+from gateway.store.sqlite_file import (
+    PAGE_BYTES,
+    DamagedError,
+    close_file,
+    is_damage,
+    is_foreign,
+    is_wrong,
+    open_file,
+    roll_back,
+    set_aside,
+    value_of,
+)
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+REOPEN_NS: Final = 1_000_000_000
+REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
+
+
+class NotOpenError(Exception):
+    """The file could not be opened a moment ago."""
+
+
+class OwnedFile:
+    """The file at ``path``. ``max_bytes`` bounds it."""
+
+    def __init__(self, path: Path, owner: Owner, max_bytes: int) -> None:
+        self.path = path
+        self.connection: Connection | None = None
+        self._owner = owner
+        self._mark = Mark(path.with_name(f"{path.name}.mark"))
+        self._pages_max = max(1, max_bytes // PAGE_BYTES)
+        self._pinched = False
+        self._retry_at_ns = 0
+        self._replace_at_ns = 0
+
+    async def get(self) -> Connection:
+        """The open connection. Raises NotOpenError, DamagedError, NewerError or sqlite3.Error."""
+        if self.connection is not None:
+            return self.connection
+        if time.monotonic_ns() < self._retry_at_ns:
+            msg = f"{self.path.name} is not open"
+            raise NotOpenError(msg)
+        self.retry(REOPEN_NS)
+        try:
+            return await self._open(self._found())
+        except DamagedError as error:
+            return await self.replace(str(error))
+        except sqlite3.Error as error:
+            if not (is_damage(error) or is_wrong(error) or is_foreign(error, self.path)):
+                raise
+            return await self.replace(str(error))
+
+    def retry(self, after_ns: int) -> None:
+        """When to try again to open it."""
+        self._retry_at_ns = time.monotonic_ns() + after_ns
+
+    async def close(self) -> None:
+        """Close the connection; the file may be opened again."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await close_file(connection)
+
+    def leave(self) -> None:
+        """Let go of what is beside the file."""
+        self._mark.close()
+
+    async def transaction(self, connection: Connection, body: Body[_T]) -> _T:
+        """One BEGIN IMMEDIATE .. COMMIT."""
+        await connection.execute_fetchall("BEGIN IMMEDIATE")
+        try:
+            result = await body(connection)
+            await connection.execute_fetchall("COMMIT")
+        except BaseException:
+            await roll_back(connection)
+            raise
+        return result
+
+    def mark(self) -> None:
+        """Remember how far it has come; after each commit."""
+        self._mark.write(*self._owner.mark())
+
+    async def bound(self, max_bytes: int) -> None:
+        """Bound the file; below the present size counts as the present size."""
+        self._pages_max = max(1, max_bytes // PAGE_BYTES)
+        await self._bound()
+
+    async def pinch(self, *, yes: bool) -> None:
+        """Let the file grow no more, or as far as its bound again."""
+        self._pinched = yes
+        await self._bound()
+
+    async def replace(self, reason: str) -> Connection:
+        """Put the damaged file aside and begin a new one. Raises DamagedError, sqlite3.Error."""
+        if time.monotonic_ns() < self._replace_at_ns:
+            raise DamagedError(reason)
+        self._replace_at_ns = time.monotonic_ns() + REPLACE_NS
+        epoch, _ = self._mark.read()
+        try:
+            aside = await asyncio.to_thread(set_aside, self.path)
+        except OSError as error:
+            msg = f"damaged ({reason}), and it cannot be set aside: {error}"
+            raise DamagedError(msg) from error
+        _LOGGER.error("%s is damaged (%s): set aside as %s", self.path.name, reason, aside.name)
+        return await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
+
+    def _found(self) -> Opened:
+        try:
+            fresh = self.path.stat().st_size == 0
+        except OSError:
+            fresh = True
+        return Opened(fresh=fresh, epoch_min=self._mark.read()[0] if fresh else 0)
+
+    async def _open(self, opened: Opened) -> Connection:
+        try:
+            connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
+        except ValueError as error:  # SQLite's own message is no text
+            raise DamagedError(str(error)) from error
+        self.connection = connection
+        try:
+            await self._bound()
+            await self._load(connection, opened)
+            self._check_mark()
+        except BaseException:
+            await self.close()
+            raise
+        self.mark()
+        return connection
+
+    async def _load(self, connection: Connection, opened: Opened) -> None:
+        async def load(connection: Connection) -> None:
+            await self._owner.load(connection, opened)
+
+        try:
+            await self.transaction(connection, load)
+        except (LookupError, TypeError, ValueError) as error:
+            msg = f"what it holds makes no sense: {error}"
+            raise DamagedError(msg) from error
+        except sqlite3.OperationalError as error:
+            if opened.fresh or not is_wrong(error):
+                raise
+            raise DamagedError(str(error)) from error
+
+    def _check_mark(self) -> None:
+        had, has = self._mark.read(), self._owner.mark()
+        if had > has:
+            msg = f"commits are missing: it ends at {has[1]}, it had come to {had[1]}"
+            raise DamagedError(msg)
+
+    async def _bound(self) -> None:
+        if self.connection is not None:
+            pages = 1 if self._pinched else self._pages_max
+            await value_of(self.connection, f"PRAGMA max_page_count={pages}")
