@@ -270,6 +270,10 @@ class Site:
             rows = database.execute("SELECT seq, body FROM alert ORDER BY seq").fetchall()
         return [json.loads(body) | {"seq": seq} for seq, body in rows]
 
+    def trips_recorded(self) -> int:
+        """How many trips the ledger has."""
+        return sum(a["kind"] == "trip" and a["state"] == "raised" for a in self.alerts())
+
     # ---- hands ----
 
     async def cli(self, *arguments: str, wait_s: float = WAIT_S) -> Answer:
