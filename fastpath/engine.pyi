@@ -26,6 +26,7 @@ class Engine:
         notify_fd: int,
         notify_ns: int,
         power_loss: bool,
+        lost_program: bool,
         clean: bool,
         interlocks: dict[int, bytes],
         outputs: dict[int, bytes],

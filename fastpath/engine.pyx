@@ -17,8 +17,8 @@ from fastpath.clock cimport boot_ns, mono_ns, utc_ns
 from fastpath.image cimport slot_write
 from fastpath.intake cimport intake_age
 from fastpath.interlock cimport (
-    interlock_command_reset, interlock_command_trip, interlock_trip, interlocks_demand,
-    interlocks_scan, interlocks_store,
+    interlock_command_reset, interlock_command_trip, interlock_forbids, interlock_trip,
+    interlocks_demand, interlocks_scan, interlocks_store,
 )
 from fastpath.journal cimport SharedFile, Shm, Stamp, journal_write, shm_map
 from fastpath.link cimport LINK_CONNECTING, Link
@@ -164,7 +164,6 @@ cdef struct Loop:  # the scan thread's own
     int64_t aged_ns
     int64_t synced_ns
     int64_t overrun_told_ns
-    int64_t started_ns
     uint64_t stop  # reason << 8 | signal, 0: run
     int64_t stop_by_ns  # STOP: give up waiting for confirmation
     Command stop_command
@@ -338,18 +337,25 @@ cdef void _command_reset(Loop* loop, const Command* command, const Stamp* now) n
 
 cdef void _command_release(Loop* loop, const Command* command, const Stamp* now) noexcept nogil:
     cdef int64_t index = _find_output(loop, command.key)
+    cdef uint32_t code
     if index < 0:
         _answer(loop, command, _RESULT_UNKNOWN_KEY, 0, 0, now)
         return
-    _answer(
-        loop, command, output_command_release(&loop.parts.bank, <uint32_t>index, now),
-        loop.current.outputs[index].latch.generation, 0, now)
+    code = output_command_release(
+        &loop.parts.bank, <uint32_t>index,
+        interlock_forbids(&loop.parts.logic, <uint32_t>index), now)
+    _answer(loop, command, code, loop.current.outputs[index].latch.generation, 0, now)
 
 
 cdef void _command_stop(Loop* loop, const Command* command, const Stamp* now) noexcept nogil:
     """The deliberate end of protection: trip values first, where the site file says so."""
     cdef int64_t longest = 0
     cdef uint32_t i
+    if loop.stop_by_ns != 0:
+        # It is under way, and is not put off. The same id is answered with it.
+        if memcmp(loop.stop_command.id, command.id, 16) != 0:
+            _answer(loop, command, _RESULT_ALREADY, 0, 0, now)
+        return
     loop.stop_command = command[0]
     if loop.current.program.on_stop != 1:
         loop.stop_by_ns = now.mono_ns
@@ -364,7 +370,8 @@ cdef void _command_load(Loop* loop, const Command* command, const Stamp* now) no
     """Hand it to the main thread; one at a time."""
     cdef uint64_t one = 1
     if sw_load_acquire(&loop.load.state) != LOAD_IDLE:
-        _answer(loop, command, _RESULT_LIMIT, 0, 0, now)
+        if memcmp(loop.load.command.id, command.id, 16) != 0:
+            _answer(loop, command, _RESULT_LIMIT, 0, 0, now)
         return
     loop.load.command = command[0]
     sw_store_release(&loop.load.state, LOAD_ASKED)
@@ -416,7 +423,7 @@ cdef void _system_tag(Loop* loop, uint32_t slot, const Stamp* now) noexcept nogi
     cdef const TagDef* tag = &loop.current.program.tags[slot]
     cdef Slot* at = &loop.shm.image[slot]
     cdef bint starting = (
-        now.mono_ns - loop.started_ns < loop.current.program.start_within_ns)
+        now.mono_ns - loop.current.program.started_ns < loop.current.program.start_within_ns)
     cdef int64_t heard_ns
     cdef bint on
     if tag.system == _SYSTEM_GATEWAY_ALIVE:
@@ -437,7 +444,7 @@ cdef void _system_tag(Loop* loop, uint32_t slot, const Stamp* now) noexcept nogi
 cdef void _fault(Loop* loop, uint32_t place, const Stamp* now) noexcept nogil:
     """A broken internal check trips everything that is armed, once."""
     cdef FaultPayload payload
-    cdef uint32_t i
+    cdef uint32_t i, k
     if loop.faulted:
         return
     loop.faulted = True
@@ -445,7 +452,8 @@ cdef void _fault(Loop* loop, uint32_t place, const Stamp* now) noexcept nogil:
     payload.code = 1
     payload.place = place
     journal_write(&loop.shm, now, _EV_FAULT, 0, _NONE_U32, 0, &payload, sizeof(payload))
-    for i in range(loop.current.program.interlock_count):
+    for k in range(loop.current.program.interlock_count):
+        i = loop.current.order[k]
         if loop.current.interlocks[i].latch.state != _ILS_TRIPPED:
             interlock_trip(&loop.parts.logic, i, _TRIP_FAULT, now)
 
@@ -468,7 +476,7 @@ cdef void _overrun(Loop* loop, int64_t took_ns, const Stamp* now) noexcept nogil
     """A scan that took longer than its tick; twice an interlock's response trips it."""
     cdef OverrunPayload payload
     cdef const InterlockDef* d
-    cdef uint32_t i
+    cdef uint32_t i, k
     loop.shm.live.overruns += 1
     if now.mono_ns - loop.overrun_told_ns >= 1_000_000_000:
         loop.overrun_told_ns = now.mono_ns
@@ -477,7 +485,8 @@ cdef void _overrun(Loop* loop, int64_t took_ns, const Stamp* now) noexcept nogil
         journal_write(&loop.shm, now, _EV_OVERRUN, 0, _NONE_U32, 0, &payload, sizeof(payload))
     if loop.current.program.on_overrun != 1:
         return
-    for i in range(loop.current.program.interlock_count):
+    for k in range(loop.current.program.interlock_count):
+        i = loop.current.order[k]
         d = &loop.current.program.interlocks[i]
         if took_ns > 2 * d.response_ns and loop.current.interlocks[i].latch.state < _ILS_TRIPPED:
             interlock_trip(&loop.parts.logic, i, _TRIP_OVERRUN, now)
@@ -598,7 +607,6 @@ cdef void _begin(Loop* loop) noexcept nogil:
     payload.gap_ns = loop.gap_ns
     payload.journal_id = loop.shm.fixed.journal_id
     journal_write(&loop.shm, &now, _EV_GUARD_START, 0, _NONE_U32, 0, &payload, sizeof(payload))
-    loop.started_ns = now.mono_ns
     loop.shm.live.clean_stop = 0
 
 
@@ -649,7 +657,8 @@ cdef class Engine:
     def __init__(
         self, SharedFile file, bytes blob, *, int listen_fd, int wake_fd, int main_fd,
         uint32_t own_uid, uint32_t gateway_uid, uint32_t operators_gid, int notify_fd,
-        int64_t notify_ns, bint power_loss, bint clean, dict interlocks, dict outputs,
+        int64_t notify_ns, bint power_loss, bint lost_program, bint clean, dict interlocks,
+        dict outputs,
     ):
         cdef Loop* loop = &self.loop
         cdef Stamp now = _stamp()
@@ -664,6 +673,7 @@ cdef class Engine:
             raise MemoryError("the guard's tables")
         shm_map(&loop.shm, file.base)
         loop.parts.shm = &loop.shm
+        loop.parts.lost_program = lost_program
         loop.current = &self.runtimes[0]
         loop.spare = &self.runtimes[1]
         loop.wake_fd = wake_fd
@@ -771,14 +781,21 @@ cdef class Engine:
         return <bytes>self.loop.current.program.hash[:32]
 
     def latches(self) -> tuple:
-        """(interlocks, outputs): key -> latch bytes, after the scan thread has ended."""
+        """(interlocks, outputs): key -> latch bytes, after the scan thread has ended.
+
+        Another boot has another clock: the times of the interlocks are relative to now.
+        """
         cdef Runtime* rt = self.loop.current
+        cdef int64_t now_ns = boot_ns()
+        cdef InterlockLatch latch
         cdef uint32_t i
         interlocks = {}
         outputs = {}
         for i in range(rt.program.interlock_count):
-            interlocks[rt.program.interlocks[i].key] = (
-                <char*>&rt.interlocks[i].latch)[:sizeof(rt.interlocks[i].latch)]
+            latch = rt.interlocks[i].latch
+            latch.since_ns -= now_ns
+            latch.trip_boot_ns -= now_ns
+            interlocks[rt.program.interlocks[i].key] = (<char*>&latch)[:sizeof(latch)]
         for i in range(rt.program.output_count):
             outputs[rt.program.outputs[i].key] = (
                 <char*>&rt.outputs[i].latch)[:sizeof(rt.outputs[i].latch)]

@@ -29,6 +29,7 @@ from fastpath.journal import AlreadyRunning, SharedFile
 _LOGGER = logging.getLogger("guard")
 BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
 OPERATORS_GROUP: Final = "sitewarden-operators"
+KEEP_RETRY_MS: Final = 500
 LATCH_BYTES: Final = 128
 CLEAN_MAGIC: Final = b"SWCLEAN1"
 CLEAN_HEADER: Final = struct.Struct("<8s32sII")  # magic, program hash, interlocks, outputs
@@ -43,6 +44,7 @@ class State:
         self.own = directory / "guard"
         self.last_good = self.own / "last-good"
         self.clean_stop = self.own / "clean-stop"
+        self.refused = self.own / "last-good.refused"
         self.own.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def program(self, wanted: bytes) -> bytes | None:
@@ -128,6 +130,8 @@ class Guard:
         self._file = SharedFile(str(self._runtime / "guard.shm"), boot_id)
         if self._file.set_aside:
             _LOGGER.warning("damaged shared file kept as %s", self._file.set_aside)
+        self._unkept: bytes | None = None  # runs, but is not the last good program on disk yet
+        self._keep_failed = False
         self._listener = self._listen()
         self._engine = self._make_engine()
 
@@ -156,14 +160,14 @@ class Guard:
         try:
             program.verify(raw)
         except program.BlobRefused as refusal:
-            aside = self._state.last_good.with_name("last-good.refused")
+            aside = self._state.refused
             self._state.last_good.rename(aside)
             _LOGGER.error("last good program is damaged (%s), kept as %s", refusal, aside)
             return blobs.EMPTY
         return raw
 
     def _make_engine(self) -> Engine:
-        protected_before = self._state.last_good.exists()
+        protected_before = self._state.last_good.exists() or self._state.refused.exists()
         clean = self._state.read_clean_stop()
         interlocks, outputs = clean or ({}, {})
         gateway_uid = NONE_U32
@@ -182,6 +186,7 @@ class Guard:
             notify_fd=-1 if self._notify is None else self._notify.fileno(),
             notify_ns=_watchdog_ns(),
             power_loss=self._file.fresh and clean is None and protected_before,
+            lost_program=protected_before and self._blob == blobs.EMPTY,
             clean=clean is not None,
             interlocks=interlocks,
             outputs=outputs,
@@ -226,19 +231,22 @@ class Guard:
         poller.register(received.fileno(), select.POLLIN)
         poller.register(self._main, select.POLLIN)
         while not self._engine.stopped_by:
-            for descriptor, _events in poller.poll():
+            for descriptor, _events in poller.poll(KEEP_RETRY_MS if self._unkept else None):
                 if descriptor == self._main:
                     os.eventfd_read(self._main)
                     self._load()
                 elif number := _signal_of(received):
                     self._engine.stop(number)
+            if self._unkept:
+                self._keep()
             if not scan.is_alive():
                 break
 
     def _load(self) -> None:
         """One step of a LOAD: verify and offer, or make durable what now runs."""
         if self._engine.swapped():
-            self._state.keep_last_good(self._blob)
+            self._unkept = self._blob
+            self._keep()
             self._engine.refuse(ResultCode.DONE, 0)
             _LOGGER.warning("program %s runs", self._engine.program_hash().hex()[:16])
             return
@@ -253,6 +261,22 @@ class Guard:
             self._engine.refuse(ResultCode.ALREADY, 0)
         else:
             self._verify(wanted, step)
+
+    def _keep(self) -> None:
+        """Make what runs the last good program; on a full disk again until it is."""
+        if self._unkept is None:
+            return
+        try:
+            self._state.keep_last_good(self._unkept)
+        except OSError as error:
+            if not self._keep_failed:
+                _LOGGER.error("the program cannot be kept, a restart would run the old: %s", error)
+            self._keep_failed = True
+            return
+        if self._keep_failed:
+            _LOGGER.warning("the program is kept now")
+        self._unkept = None
+        self._keep_failed = False
 
     def _verify(self, wanted: bytes, step: int) -> None:
         blob = self._state.program(wanted)
@@ -292,7 +316,10 @@ class Guard:
         if self._notify is not None:
             self._notify.send(b"STOPPING=1")
         interlocks, outputs = self._engine.latches()
-        self._state.write_clean_stop(self._engine.program_hash(), interlocks, outputs)
+        try:
+            self._state.write_clean_stop(self._engine.program_hash(), interlocks, outputs)
+        except OSError as error:
+            _LOGGER.error("the clean stop cannot be kept, a reboot counts as power loss: %s", error)
         if self._engine.stopped_by == STOP_SIGNAL:
             _LOGGER.warning("guard ended by a signal; latches are kept, outputs stay as they are")
         else:

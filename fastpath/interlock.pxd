@@ -11,7 +11,6 @@ cdef struct InterlockRun:
     int64_t unknown_since_ns  # the ride-through's clock (monotonic), 0: not running
     int64_t known_since_ns
     int64_t grace_until_ns  # start grace ends at (monotonic), 0: over
-    int64_t trip_boot_ns  # when it tripped (boottime)
     uint8_t last_known  # Truth before it became unknown; _T_UNKNOWN: nothing known yet
     uint8_t truth  # of the cause, this scan
     uint8_t permitted  # this scan
@@ -39,6 +38,7 @@ cdef uint32_t interlock_command_trip(
 cdef uint32_t interlock_command_reset(
     Logic* logic, uint32_t index, uint32_t generation, uint64_t ledger_seq,
     const uint8_t* command_id, const Stamp* now, uint32_t* detail) noexcept nogil
+cdef uint32_t interlock_forbids(const Logic* logic, uint32_t output) noexcept nogil
 cdef void interlocks_store(Logic* logic) noexcept nogil
 cdef void interlocks_regroup(Logic* logic) noexcept nogil
 cdef bint interlocks_quiet(const Logic* logic) noexcept nogil

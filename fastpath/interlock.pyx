@@ -107,7 +107,10 @@ cdef void interlock_trip(
         flags |= _EVF_RETRIP
     else:
         taken = _first_out(logic, index)
-        latch.flags = (latch.flags & ~<uint32_t>(_LATCH_FIRST_OUT | _LATCH_SAME_SCAN)) | taken
+        # What was first stays so until the group is reset, also through a second trip of its own.
+        if taken & _LATCH_FIRST_OUT or not latch.flags & _LATCH_FIRST_OUT:
+            latch.flags = (
+                latch.flags & ~<uint32_t>(_LATCH_FIRST_OUT | _LATCH_SAME_SCAN)) | taken
     if latch.flags & _LATCH_SAME_SCAN:
         flags |= _EVF_SAME_SCAN
     if not d.flags & _IL_ARMED:
@@ -119,7 +122,7 @@ cdef void interlock_trip(
     latch.tripped_utc_ns = now.utc_ns
     latch.demands += 1
     latch.legs = _legs(logic, index)
-    run.trip_boot_ns = now.boot_ns
+    latch.trip_boot_ns = now.boot_ns
     _trip_payload(logic, index, now, &payload)
     payload.generation = latch.generation
     payload.reason = <uint16_t>reason
@@ -291,7 +294,7 @@ cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
             interlock_trip(logic, index, _TRIP_CAUSE, now)
         elif not clear:
             _move(logic, index, now, _ILS_TRIPPED, _EV_NOT_READY, 0)
-    elif clear and now.boot_ns - run.trip_boot_ns >= d.min_trip_ns:
+    elif clear and now.boot_ns - latch.trip_boot_ns >= d.min_trip_ns:
         if _returns(d, latch):
             _release(logic, index, now, _EV_RETURN, 0, NULL)
         else:
@@ -340,7 +343,7 @@ cdef void interlocks_demand(
             continue
         for k in range(d.effects_count):
             effect = &logic.program.effects[d.effects_first + k]
-            if now.boot_ns - logic.runs[index].trip_boot_ns < effect.delay_ns:
+            if now.boot_ns - logic.runs[index].latch.trip_boot_ns < effect.delay_ns:
                 continue
             if not demand[effect.output]:
                 demand[effect.output] = 1
@@ -388,7 +391,10 @@ cdef uint32_t interlock_command_reset(
         return _RESULT_WRONG_GENERATION
     if run.latch.state == _ILS_PENDING:
         return _RESULT_CAUSE_PRESENT
-    if run.latch.state == _ILS_READY_TO_RESET:
+    # A restored READY is none before its inputs were read.
+    if (
+        run.latch.state == _ILS_READY_TO_RESET and run.truth == _T_FALSE and run.permitted
+    ):
         _release(logic, index, now, _EV_RESET, ledger_seq, command_id)
         return _RESULT_DONE
     if run.truth == _T_TRUE:
@@ -400,6 +406,29 @@ cdef uint32_t interlock_command_reset(
     if not run.permitted:
         return _RESULT_PERMISSIVE
     return _RESULT_MINIMUM_TRIP_TIME
+
+
+cdef uint32_t interlock_forbids(const Logic* logic, uint32_t output) noexcept nogil:
+    """Why a RELEASE of this output must wait: its causes are not all known false. 0: nothing."""
+    cdef const InterlockDef* d
+    cdef const InterlockRun* run
+    cdef uint32_t i, k, why = 0
+    for i in range(logic.program.interlock_count):
+        d = &logic.program.interlocks[i]
+        run = &logic.runs[i]
+        if not d.flags & _IL_ARMED:
+            continue
+        for k in range(d.effects_first, d.effects_first + d.effects_count):
+            if logic.program.effects[k].output != output:
+                continue
+            if _holds(&run.latch) or run.truth == _T_TRUE:
+                return _RESULT_CAUSE_PRESENT
+            # Where bad input is ignored for good, it forbids nothing once it had time to be read.
+            if run.truth == _T_UNKNOWN and (
+                run.grace_until_ns != 0 or d.on_bad != _ON_BAD_IGNORE
+            ):
+                why = _RESULT_CAUSE_UNKNOWN
+    return why
 
 
 cdef uint32_t _leg_that_is(uint64_t legs, uint32_t count, uint8_t truth) noexcept nogil:
@@ -418,9 +447,9 @@ cdef void interlocks_regroup(Logic* logic) noexcept nogil:
         logic.group_scan[i] = 0
     for i in range(logic.program.interlock_count):
         group = logic.program.interlocks[i].group
+        # Also where what was first is reset already: the rest of its group still holds.
         if group != _NONE_U32 and _holds(&logic.runs[i].latch):
-            if logic.runs[i].latch.flags & _LATCH_FIRST_OUT:
-                logic.group_taken[group] = 1
+            logic.group_taken[group] = 1
 
 
 cdef bint interlocks_quiet(const Logic* logic) noexcept nogil:

@@ -283,6 +283,16 @@ cdef class SharedFile:
         self.fresh = True
         self.set_aside = None
         self.locked = False
+        # Of two guards that start at once the second waits here until the first has its file.
+        directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            self._open(path, boot_id)
+        finally:
+            os.close(directory)
+        self._map()
+
+    def _open(self, path, boot_id):
         if os.path.exists(path):
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._lock(path)
@@ -298,7 +308,6 @@ cdef class SharedFile:
                 self.fd = -1
         if self.fd < 0:
             self._create(path, boot_id)
-        self._map()
 
     def _lock(self, path):
         # A reader that asks whether the guard lives holds a shared lock for microseconds.

@@ -16,9 +16,11 @@ cdef struct Session:
     uint32_t pid
     uint8_t full  # may send everything; else TRIP alone
     uint8_t gateway  # said HELLO and is served
+    uint64_t serial  # of all sessions: whose place was taken is not taken for the new one
 
 cdef struct Command:
     uint32_t session
+    uint64_t serial
     uint16_t type
     uint8_t id[16]
     uint64_t program
@@ -43,6 +45,7 @@ cdef struct Mailbox:
     Session sessions[SESSIONS_MAX]
     Command commands[COMMANDS_PER_WAKE_MAX]
     uint32_t command_count
+    uint64_t serial
     uint64_t nudged_head
     uint64_t rejected  # samples refused since the gateway came
     int64_t gateway_since_ns

@@ -195,6 +195,8 @@ cdef void mailbox_accept(Mailbox* box, const Stamp* now) noexcept nogil:
             box.sessions[i].uid = peer.uid
             box.sessions[i].pid = peer.pid
             box.sessions[i].full = full
+            box.serial += 1
+            box.sessions[i].serial = box.serial
             return
     box.shm.live.counters[_COUNT_SESSION_REFUSED] += 1
     close(fd)
@@ -273,17 +275,21 @@ cdef bint _samples(
 
 
 cdef bint _touch(
-    Mailbox* box, const uint8_t* body, size_t body_bytes, const Stamp* now,
+    Mailbox* box, const MessageHeader* header, const uint8_t* body, size_t body_bytes,
+    const Stamp* now,
 ) noexcept nogil:
-    """Refreshes the age of unchanged points, nothing else."""
+    """Refreshes the age of unchanged points, nothing else. Ranges do not overlap."""
     cdef TouchBody touch
     cdef uint32_t pair[2]
-    cdef uint32_t i, k
+    cdef uint32_t i, k, total = 0
     if body_bytes < sizeof(TouchBody):
         return False
     memcpy(&touch, body, sizeof(TouchBody))
     if touch.count > RANGES_MAX or body_bytes != sizeof(TouchBody) + 8 * touch.count:
         return False
+    if header.program != 0 and memcmp(&header.program, box.shm.live.program, 8) != 0:
+        _reject(box, _COUNT_SAMPLE_PROGRAM)
+        return True
     if touch.mono_ns > now.mono_ns + FUTURE_NS_MAX:
         _reject(box, _COUNT_SAMPLE_FUTURE)
         return True
@@ -292,6 +298,9 @@ cdef bint _touch(
         if pair[0] >= box.program.tag_count or pair[1] > box.program.tag_count - pair[0]:
             _reject(box, _COUNT_SAMPLE_SLOT)
             continue
+        total += pair[1]
+        if total > box.program.tag_count:
+            return False
         for k in range(pair[0], pair[0] + pair[1]):
             # What is BAD stays so until a value comes.
             if (
@@ -322,6 +331,7 @@ cdef bint _queue(
     cdef LoadBody load
     memset(command, 0, sizeof(Command))
     command.session = index
+    command.serial = box.sessions[index].serial
     command.type = header.type
     command.program = header.program
     memcpy(command.id, header.id, 16)
@@ -382,7 +392,7 @@ cdef bint _message(
     if header.type == _MSG_SAMPLES:
         return _samples(box, &header, body, body_bytes, now)
     if header.type == _MSG_TOUCH:
-        return _touch(box, body, body_bytes, now)
+        return _touch(box, &header, body, body_bytes, now)
     if header.type == _MSG_ACK and body_bytes == sizeof(AckBody):
         memcpy(&ack, body, sizeof(AckBody))
         return _ack(box, &ack)
@@ -436,7 +446,10 @@ cdef void _answer(
 ) noexcept nogil:
     cdef MessageHeader header
     cdef ResultBody result
-    if box.sessions[command.session].fd < 0:
+    if (
+        box.sessions[command.session].fd < 0
+        or box.sessions[command.session].serial != command.serial
+    ):
         return
     memset(&header, 0, sizeof(header))
     memset(&result, 0, sizeof(result))

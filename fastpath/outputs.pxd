@@ -43,10 +43,12 @@ cdef void output_sent(Bank* bank, uint32_t index, const Stamp* now) noexcept nog
 cdef void output_replied(
     Bank* bank, uint32_t index, bint refused, const Stamp* now) noexcept nogil
 cdef void output_expired(Bank* bank, uint32_t index) noexcept nogil
+cdef void output_parted(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil
+cdef void output_restore_trip(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil
 cdef void outputs_link_down(Bank* bank, uint32_t device, const Stamp* now) noexcept nogil
 cdef void outputs_link_up(Bank* bank, uint32_t device, const Stamp* now) noexcept nogil
 cdef uint32_t output_command_release(
-    Bank* bank, uint32_t index, const Stamp* now) noexcept nogil
+    Bank* bank, uint32_t index, uint32_t forbidden, const Stamp* now) noexcept nogil
 cdef uint16_t output_value(const Bank* bank, uint32_t index) noexcept nogil
 cdef bint outputs_quiet(const Bank* bank) noexcept nogil
 cdef bint outputs_confirmed(const Bank* bank) noexcept nogil

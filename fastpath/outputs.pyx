@@ -190,18 +190,16 @@ cdef void _tripped(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:
     cdef const OutputDef* d = &bank.program.outputs[index]
     cdef uint16_t seen = _seen(bank, index)
     cdef bint agrees = d.readback == _NONE_U32 or seen == (1 if d.trip else 0)
-    if run.unverified:
-        if run.replied and agrees:
-            _confirm(bank, index, now, _EVF_LATE)
-        elif run.confirm_by_ns != 0 and now.mono_ns >= run.confirm_by_ns:
-            _fail(bank, index, now, _EV_OUT_FAILED, 2)
-        return
-    if agrees:
+    if run.unverified and run.replied and agrees:
+        _confirm(bank, index, now, _EVF_LATE)
+    elif run.unverified and run.confirm_by_ns != 0 and now.mono_ns >= run.confirm_by_ns:
+        _fail(bank, index, now, _EV_OUT_FAILED, 2)
+    elif agrees:
         run.differs_since_ns = 0
-        return
-    if seen == SEEN_UNKNOWN:
+    elif seen == SEEN_UNKNOWN:
         run.differs_since_ns = 0
-        _unverified(bank, index, now)
+        if not run.unverified:
+            _unverified(bank, index, now)
     elif run.differs_since_ns == 0:
         run.differs_since_ns = now.mono_ns
     elif now.mono_ns - run.differs_since_ns >= d.confirm_ns:
@@ -347,6 +345,23 @@ cdef void output_expired(Bank* bank, uint32_t index) noexcept nogil:
     bank.runs[index].latch.fails += 1
 
 
+cdef void output_parted(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:
+    """The write that it shared with others was refused: written again, alone, at once."""
+    cdef OutputRun* run = &bank.runs[index]
+    if not run.in_flight:
+        return
+    run.in_flight = 0
+    run.next_write_ns = now.mono_ns
+    if run.tries > 0:
+        run.tries -= 1
+
+
+cdef void output_restore_trip(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:
+    """At start, where its copies are damaged: the trip value, whatever was demanded."""
+    _begin_trip(bank, index, now)
+    bank.runs[index].restored = 1
+
+
 cdef void outputs_link_down(Bank* bank, uint32_t device, const Stamp* now) noexcept nogil:
     """The connection that carries this device's outputs ended."""
     cdef OutputRun* run
@@ -383,14 +398,19 @@ cdef void outputs_link_up(Bank* bank, uint32_t device, const Stamp* now) noexcep
 
 
 cdef uint32_t output_command_release(
-    Bank* bank, uint32_t index, const Stamp* now,
+    Bank* bank, uint32_t index, uint32_t forbidden, const Stamp* now,
 ) noexcept nogil:
-    """RELEASE command: HELD (or tripped with nothing that demands it) -> RELEASING."""
+    """RELEASE command: HELD (or tripped with nothing that demands it) -> RELEASING.
+
+    ``forbidden`` is the result where its causes are not all known false, else 0.
+    """
     cdef OutputRun* run = &bank.runs[index]
     if run.latch.state == _OUTS_RELEASED or run.latch.state == _OUTS_RELEASING:
         return _RESULT_ALREADY
     if bank.demand[index] or bank.stopping:
         return _RESULT_CAUSE_PRESENT
+    if forbidden != 0:
+        return forbidden
     if not bank.program.outputs[index].flags & _OUT_HAS_NORMAL:
         return _RESULT_NOT_ALLOWED
     _begin_release(bank, index, now)

@@ -51,6 +51,7 @@ cdef struct Parts:  # what the scan works on, bound to one Runtime
     Slot* spare_image
     NodeState* spare_nodes
     DeviceStats* spare_devices
+    bint lost_program  # the program that ran before this start is lost, and its latches with it
 
 cdef bint runtime_alloc(Runtime* rt) noexcept
 cdef bint parts_alloc(Parts* parts) noexcept

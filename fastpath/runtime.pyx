@@ -11,12 +11,13 @@ from posix.mman cimport mlock
 from posix.stdlib cimport posix_memalign
 
 from fastpath.clock cimport mono_ns
+from fastpath.image cimport slot_write
 from fastpath.interlock cimport interlock_trip, interlocks_quiet, interlocks_regroup
 from fastpath.journal cimport (
     event_valid, interlock_load, interlock_store, journal_write, output_load, output_store,
 )
 from fastpath.link cimport link_close, link_init
-from fastpath.outputs cimport outputs_quiet
+from fastpath.outputs cimport output_restore_trip, outputs_link_down, outputs_quiet
 from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport node_begin, program_open
 from fastpath.types cimport *
@@ -184,6 +185,8 @@ cdef void runtime_map(Runtime* rt, const Runtime* old) except *:
         rt.output_from[i] = outputs.get(rt.program.outputs[i].key, -1)
     for i in range(rt.program.node_count):
         rt.node_from[i] = nodes.get(rt.program.nodes[i].key, -1)
+        if rt.node_from[i] >= 0 and not _same_node(rt, i, old, <uint32_t>rt.node_from[i]):
+            rt.node_from[i] = -1
     for i in range(rt.program.device_count):
         rt.device_from[i] = devices.get(rt.program.devices[i].key, -1)
         if rt.device_from[i] >= 0 and memcmp(
@@ -194,6 +197,21 @@ cdef void runtime_map(Runtime* rt, const Runtime* old) except *:
         rt.tag_from[i] = tags.get(rt.program.tags[i].key, -1)
         if rt.tag_from[i] >= 0 and not _same_tag(rt, i, old, <uint32_t>rt.tag_from[i]):
             rt.tag_from[i] = -1
+
+
+cdef bint _same_node(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
+    """A node keeps its memory only where its interlock's fingerprint is the same."""
+    cdef const NodeDef* a = &rt.program.nodes[i]
+    cdef const NodeDef* b = &old.program.nodes[k]
+    cdef int32_t owner
+    if a.kind != b.kind:
+        return False
+    if a.interlock >= rt.program.interlock_count or b.interlock >= old.program.interlock_count:
+        return a.interlock == b.interlock
+    owner = rt.interlock_from[a.interlock]
+    return owner == <int32_t>b.interlock and (
+        rt.program.interlocks[a.interlock].fingerprint
+        == old.program.interlocks[owner].fingerprint)
 
 
 cdef bint _same_tag(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
@@ -246,10 +264,13 @@ cdef void _fresh_output(Runtime* rt, uint32_t i, const Stamp* now, bint first) n
 
 
 cdef dict _trips_after(const Shm* shm):
-    """Per interlock key: (seq, type) of its newest TRIP, RESET or RETURN still in the ring."""
+    """Per interlock key, of what is still in the ring: type of its newest TRIP, RESET or RETURN,
+    seq and generation of its newest TRIP.
+    """
     cdef uint64_t head = shm.live.event_head
     cdef uint64_t first = head - min(head - 1, <uint64_t>_EVENTS_MAX)
     cdef uint64_t seq
+    cdef uint32_t generation
     cdef const Event* e
     out = {}
     trips = {}
@@ -258,9 +279,10 @@ cdef dict _trips_after(const Shm* shm):
         if not event_valid(e, seq):
             continue
         if e.type == _EV_TRIP:
-            trips[e.key] = seq
+            memcpy(&generation, e.payload, sizeof(generation))
+            trips[e.key] = (seq, generation)
         if e.type == _EV_TRIP or e.type == _EV_RESET or e.type == _EV_RETURN:
-            out[e.key] = (e.type, trips.get(e.key, 0))
+            out[e.key] = (e.type, *trips.get(e.key, (0, 0)))
     return out
 
 
@@ -295,20 +317,20 @@ cdef uint32_t runtime_recover(
     """Before the first scan: states by key from the file or a clean stop; how many were restored.
 
     ``interlocks`` and ``outputs`` (key -> latch bytes) come from a clean-stop file and are used
-    where the shared file has nothing; pairs that disagree, and trips in the journal that the
+    where the shared file has nothing: then another boot's clocks and journal are meant. Pairs that disagree, and trips in the journal that the
     latch does not know, mean TRIPPED. After a power loss every armed, latching interlock trips.
     """
     cdef Shm* shm = parts.shm
     cdef InterlockRun* run
     cdef const InterlockDef* d
-    cdef uint32_t i, restored = 0
+    cdef uint32_t i, k, restored = 0
     cdef bint damaged
     cdef const char* raw
     found = _latches(shm)
     found_outputs = _output_latches(shm)
     trips = _trips_after(shm)
     for key, stored in interlocks.items():
-        found.setdefault(key, (True, stored))
+        found.setdefault(key, (True, _rebased(stored, now)))
     for key, stored in outputs.items():
         found_outputs.setdefault(key, (True, stored))
     runtime_bind(parts, rt)
@@ -322,7 +344,6 @@ cdef uint32_t runtime_recover(
             raw = entry[1]
             memcpy(&run.latch, raw, sizeof(InterlockLatch))
             _define_interlock(rt, i, now)
-            run.trip_boot_ns = run.latch.since_ns
     for i in range(rt.program.output_count):
         _recover_output(rt, i, found_outputs.get(rt.program.outputs[i].key), power_loss, now)
     memset(shm.interlocks + rt.program.interlock_count, 0,
@@ -330,11 +351,12 @@ cdef uint32_t runtime_recover(
     memset(shm.outputs + rt.program.output_count, 0,
            (_OUTPUTS_MAX - rt.program.output_count) * sizeof(shm.outputs[0]))
     interlocks_regroup(&parts.logic)
-    for i in range(rt.program.interlock_count):
+    for k in range(rt.program.interlock_count):
+        i = rt.order[k]
         d = &rt.program.interlocks[i]
         run = &rt.interlocks[i]
         entry = found.get(d.key)
-        kind, trip_seq = trips.get(d.key, (0, 0))
+        kind, trip_seq, generation = trips.get(d.key, (0, 0, 0))
         damaged = entry is not None and not entry[0]
         if entry is None and kind == _EV_TRIP:
             damaged = True
@@ -342,15 +364,30 @@ cdef uint32_t runtime_recover(
             damaged = True
         if damaged:
             restored += 1
+            run.latch.generation = max(run.latch.generation, <uint32_t>generation)
             _restore_tripped(parts, i, entry, now)
         elif power_loss and d.flags & _IL_ARMED and d.flags & _IL_LATCH:
             if run.latch.state not in (_ILS_TRIPPED, _ILS_READY_TO_RESET):
                 interlock_trip(&parts.logic, i, _TRIP_POWER_LOSS, now)
         interlock_store(&shm.interlocks[i], &run.latch)
     for i in range(rt.program.output_count):
+        entry = found_outputs.get(rt.program.outputs[i].key)
+        if entry is not None and not entry[0]:
+            output_restore_trip(&parts.bank, i, now)
         output_store(&shm.outputs[i], &rt.outputs[i].latch)
-    _recover_nodes(parts, rt)
+    # Nodes stay as they stand. What is not sealed under its own key, as all is after a power
+    # loss, is lost memory: unknown.
     return restored
+
+
+cdef bytes _rebased(const char* stored, const Stamp* now):
+    """A latch of a clean stop: its times, relative to the stop, in this boot; no seq as yet."""
+    cdef InterlockLatch latch
+    memcpy(&latch, stored, sizeof(InterlockLatch))
+    latch.since_ns = now.boot_ns + min(latch.since_ns, 0)
+    latch.trip_boot_ns = now.boot_ns + min(latch.trip_boot_ns, 0)
+    latch.last_seq = 0
+    return (<char*>&latch)[:sizeof(InterlockLatch)]
 
 
 cdef void _restore_tripped(Parts* parts, uint32_t i, entry, const Stamp* now) except *:
@@ -396,15 +433,6 @@ cdef void _recover_output(
     elif latch.state == _OUTS_RELEASING or power_loss:
         run.latch.state = _OUTS_HELD
         run.first_hold = 0
-
-
-cdef void _recover_nodes(Parts* parts, Runtime* rt) noexcept:
-    """The same program: memory as it stands (each node's check decides). Another: a new past."""
-    cdef uint32_t i
-    if memcmp(parts.shm.live.program, rt.program.hash, 32) == 0:
-        return
-    for i in range(rt.program.node_count):
-        node_begin(&parts.shm.nodes[i], rt.program.nodes[i].key)
 
 
 cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil:
@@ -463,6 +491,9 @@ cdef void _swap_logic(
 ) noexcept nogil:
     cdef int32_t k
     cdef uint32_t i
+    cdef bint renewed = False
+    for i in range(new.program.tag_count):
+        renewed |= new.tag_from[i] < 0
     for i in range(new.program.interlock_count):
         k = new.interlock_from[i]
         if k < 0:
@@ -471,6 +502,8 @@ cdef void _swap_logic(
             continue
         new.interlocks[i] = old.interlocks[k]
         new.interlocks[i].dirty = 1
+        if renewed:
+            new.interlocks[i].grace_until_ns = now.mono_ns + new.program.start_within_ns
         if new.program.interlocks[i].fingerprint == old.program.interlocks[k].fingerprint:
             told.kept += 1
         else:
@@ -489,17 +522,23 @@ cdef void _swap_logic(
 
 cdef void _swap_image(Parts* parts, Runtime* old, Runtime* new) noexcept nogil:
     cdef Shm* shm = parts.shm
+    cdef Slot empty
+    cdef const Slot* was
     cdef int32_t k
     cdef uint32_t i
+    memset(&empty, 0, sizeof(empty))
     memcpy(parts.spare_image, shm.image, old.program.tag_count * sizeof(Slot))
     memcpy(parts.spare_nodes, shm.nodes, old.program.node_count * sizeof(NodeState))
-    memset(shm.image, 0, _TAGS_MAX * sizeof(Slot))
-    for i in range(new.program.tag_count):
-        k = new.tag_from[i]
-        if k >= 0:
-            shm.image[i] = parts.spare_image[k]
-            new.tags[i] = old.tags[k]
-        shm.image[i].owner = new.program.tags[i].owner
+    # Under each slot's lock: others read while the tags move.
+    for i in range(max(old.program.tag_count, new.program.tag_count)):
+        was = &empty
+        if i < new.program.tag_count and new.tag_from[i] >= 0:
+            was = &parts.spare_image[new.tag_from[i]]
+            new.tags[i] = old.tags[new.tag_from[i]]
+        slot_write(
+            &shm.image[i], was.value, was.quality, was.reason, was.mono_ns, was.utc_ns,
+            was.source_utc_ns)
+        shm.image[i].owner = new.program.tags[i].owner if i < new.program.tag_count else 0
     for i in range(new.program.node_count):
         k = new.node_from[i]
         if k >= 0:
@@ -525,6 +564,11 @@ cdef void _swap_devices(Parts* parts, Runtime* old, Runtime* new, const Stamp* n
             new.writers[i] = old.writers[k]
             new.writers[i].active = 0  # its reply is dropped, the bank wishes anew
             new.writers[i].again = 0
+            if old.pollers[k].outstanding >= 0:
+                # Its reply is waited for like a late one, and dropped.
+                new.pollers[i].late = 1
+                new.pollers[i].deadline_ns = (
+                    now.mono_ns + 2 * new.program.devices[i].timeout_ns)
             new.device_up[i] = old.device_up[k]
             shm.devices[i] = parts.spare_devices[k]
         shm.devices[i].key = new.program.devices[i].key
@@ -563,6 +607,27 @@ cdef void swap_merge(
     pollers_plan(&parts.polls, now.mono_ns)
     writers_plan(&parts.writers)
     new.program.started_ns = now.mono_ns
+    for i in range(new.program.device_count):
+        if new.device_from[i] < 0:
+            outputs_link_down(&parts.bank, i, now)
     _name_program(shm, &new.program)
     told.swap_ns = mono_ns() - now.mono_ns
     journal_write(shm, now, _EV_PROGRAM, 0, _NONE_U32, 0, &told, sizeof(told))
+    if parts.lost_program:
+        parts.lost_program = False
+        _distrust(parts, new, now)
+
+
+cdef void _distrust(Parts* parts, Runtime* new, const Stamp* now) noexcept nogil:
+    """Nobody knows what was tripped under the program that is lost: everything armed."""
+    cdef uint32_t i, k
+    for k in range(new.program.interlock_count):
+        i = new.order[k]
+        if (
+            new.interlock_from[i] < 0 and new.program.interlocks[i].flags & _IL_ARMED
+            and new.program.interlocks[i].flags & _IL_LATCH
+        ):
+            interlock_trip(&parts.logic, i, _TRIP_RESTORED, now)
+    for i in range(new.program.output_count):
+        if new.output_from[i] < 0:
+            new.outputs[i].first_hold = 0

@@ -479,7 +479,8 @@ cdef struct InterlockLatch:  # 128 bytes; stored twice
     uint32_t withheld_demands
     uint64_t legs  # 2 bits each, Truth
     uint64_t last_seq  # newest journal record of this interlock
-    uint8_t pad[24]
+    int64_t trip_boot_ns  # boottime: when it tripped
+    uint8_t pad[16]
     uint32_t crc
     uint32_t not_state
 

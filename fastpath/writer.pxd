@@ -18,6 +18,7 @@ cdef struct Writer:
     uint8_t again  # send it again when what was outstanding before it is answered or expired
     uint8_t beat_active  # a heartbeat is outstanding
     uint8_t silent  # expired requests in a row
+    uint8_t singly  # the device refused a joint write on this connection
     uint8_t unit
     uint8_t function
     uint16_t tid  # newest of this connection

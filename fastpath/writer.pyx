@@ -21,7 +21,7 @@ from fastpath.modbus cimport (
 )
 from fastpath.outputs cimport (
     WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
-    outputs_link_down, outputs_link_up,
+    output_parted, outputs_link_down, outputs_link_up,
 )
 from fastpath.types cimport *
 
@@ -72,6 +72,7 @@ cdef void _down(WriterBank* bank, uint32_t device, int error, const Stamp* now) 
 cdef void _opened(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
     """A pending trip value is the first thing on every connection, before the heartbeat."""
     bank.writers[device].beat_sent_ns = 0
+    bank.writers[device].singly = 0
     outputs_link_up(bank.outputs, device, now)
     writer_flush(bank, device, now)
 
@@ -124,6 +125,7 @@ cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept n
     cdef const OutputDef* d
     cdef const OutputDef* head = NULL
     cdef uint32_t i, low = 0, high = 0
+    cdef uint32_t most = 1 if writer.singly else GROUP_MAX
     cdef bint grew = True
     for i in range(bank.program.output_count):
         d = &bank.program.outputs[i]
@@ -134,7 +136,7 @@ cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept n
             break
     if head == NULL:
         return 0
-    while grew and high - low + 1 < GROUP_MAX:
+    while grew and high - low + 1 < most:
         grew = False
         for i in range(bank.program.output_count):
             d = &bank.program.outputs[i]
@@ -149,7 +151,7 @@ cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept n
             elif <uint32_t>d.address + 1 == low:
                 low = d.address
                 grew = True
-            if high - low + 1 >= GROUP_MAX:
+            if high - low + 1 >= most:
                 break
     for i in range(bank.program.output_count):
         d = &bank.program.outputs[i]
@@ -226,6 +228,16 @@ cdef void _send_again(WriterBank* bank, uint32_t device, const Stamp* now) noexc
         _down(bank, device, writer.link.error, now)
 
 
+cdef void _abandon(WriterBank* bank, uint32_t device) noexcept nogil:
+    """Drop an outstanding normal value; outputs beside the one that trips may be written again."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint32_t i
+    writer.active = 0
+    for i in range(writer.group_count):
+        if bank.outputs.runs[writer.group[i]].in_flight:
+            output_expired(bank.outputs, writer.group[i])
+
+
 cdef bint _wished(const WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil:
     cdef uint32_t i
     for i in range(bank.program.output_count):
@@ -268,7 +280,7 @@ cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noex
     if _wished(bank, device, WISH_TRIP):
         if writer.active and writer.normal:
             # The normal value's reply is of no interest any more; it is dropped when it comes.
-            writer.active = 0
+            _abandon(bank, device)
             writer.again = 1
             writer.again_by_ns = writer.deadline_ns
         if not writer.active:
@@ -301,8 +313,12 @@ cdef bint _frame(
         writer.again = 0
         writer.silent = 0
         bank.shm.devices[device].good_ns = now.mono_ns
+        writer.singly |= verdict != REPLY_GOOD and writer.group_count > 1
         for i in range(writer.group_count):
-            output_replied(bank.outputs, writer.group[i], verdict != REPLY_GOOD, now)
+            if verdict != REPLY_GOOD and writer.group_count > 1:
+                output_parted(bank.outputs, writer.group[i], now)
+            else:
+                output_replied(bank.outputs, writer.group[i], verdict != REPLY_GOOD, now)
         return True
     if writer.beat_active and tid == writer.beat_tid:
         verdict = check_reply(

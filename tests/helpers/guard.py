@@ -195,6 +195,7 @@ class GuardProcess:
         self.state = state
         self.boot_id_path = state / "boot_id"
         self.boot(1)
+        self.prefix: tuple[str, ...] = ()  # command that starts it, such as unshare
         self.process: asyncio.subprocess.Process | None = None
         self.view: GuardView | None = None
         self.clients: list[Client] = []
@@ -206,7 +207,7 @@ class GuardProcess:
     async def start(self) -> None:
         """Start and wait until it scans."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fastpath.guard",
+            *self.prefix, sys.executable, "-m", "fastpath.guard",
             "--runtime-dir", str(self.runtime), "--state-dir", str(self.state),
             "--boot-id-path", str(self.boot_id_path),
             stderr=asyncio.subprocess.PIPE,
