@@ -12,9 +12,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 
+from fastpath.codes import OutputState
 from tests.helpers.build import build
 from tests.helpers.harness import ROOT, Site, until
 from tests.helpers.hog import read_report
@@ -161,8 +161,9 @@ async def _sitewarden(
         await site.start(hogs=hogs)
         await site.ready(START_S)
         # Nothing shows where the final element is: a person says so, once.
-        code, answer = await site.post("/release", {"id": "power", "reason": "bench"})
-        if code != HTTPStatus.OK:
+        await until("output held", lambda: site.outputs(1) == [OutputState.HELD], START_S)
+        _, answer = await site.post("/release", {"id": "power", "reason": "bench"})
+        if answer.get("exit_code") != 0:
             raise RuntimeError(f"not released: {answer}")
         await site.protecting(wait_s=START_S)
         pid = site.guard_pid()
