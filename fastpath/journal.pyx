@@ -284,12 +284,13 @@ cdef class SharedFile:
         self.set_aside = None
         self.locked = False
         # Of two guards that start at once the second waits here until the first has its file.
-        directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+        # A file of its own: the directory's lock is the gateway's, for its whole life.
+        starting = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            fcntl.flock(starting, fcntl.LOCK_EX)
             self._open(path, boot_id)
         finally:
-            os.close(directory)
+            os.close(starting)
         self._map()
 
     def _open(self, path, boot_id):
