@@ -2,9 +2,14 @@
 
 from fastpath import blob as blobs
 from fastpath import messages
-from fastpath.codes import OutputState, ResultCode
+from fastpath.codes import EventType, OutputState, ResultCode
 from tests.helpers.device import Device
 from tests.helpers.guard import METHANE_AT, GuardProcess
+
+OUTPUT_EVENTS = (
+    EventType.OUT_TRIP, EventType.OUT_CONFIRMED, EventType.OUT_FAILED, EventType.OUT_MISMATCH,
+    EventType.OUT_UNVERIFIED, EventType.OUT_RELEASE, EventType.OUT_RELEASED, EventType.OUT_HELD,
+)  # fmt: skip
 
 
 def methane(device: Device, *values: float) -> None:
@@ -38,3 +43,8 @@ async def scans(guard: GuardProcess, count: int) -> None:
 def release(key: int = 3) -> bytes:
     """Body of a RELEASE."""
     return messages.command(key, who="uid:test", ledger_seq=1)
+
+
+def output_path(guard: GuardProcess) -> list[EventType]:
+    """What happened to the output since it was released at first."""
+    return [EventType(e.type) for e in guard.events(*OUTPUT_EVENTS)][1:]
