@@ -6,6 +6,7 @@ Nothing here knows TOML, asyncio or the gateway.
 """
 
 import argparse
+import contextlib
 import grp
 import logging
 import os
@@ -305,16 +306,20 @@ class Guard:
             _LOGGER.warning("no real-time scheduling: reaction times are the machine's")
         if not self._engine.locked:
             _LOGGER.warning("memory is not locked: a page fault may delay a scan")
-        if self._notify is not None:
-            self._notify.send(b"READY=1")
+        self._tell_manager(b"READY=1")
         _LOGGER.warning(
             "guard %d ready, program %s", os.getpid(), self._engine.program_hash().hex()[:16]
         )
 
+    def _tell_manager(self, state: bytes) -> None:
+        """A service manager that does not listen is no reason to end, or not to end in order."""
+        if self._notify is not None:
+            with contextlib.suppress(OSError):
+                self._notify.send(state)
+
     def _finish(self) -> None:
         """Latches to the disk: the next start is none after a power loss."""
-        if self._notify is not None:
-            self._notify.send(b"STOPPING=1")
+        self._tell_manager(b"STOPPING=1")
         interlocks, outputs = self._engine.latches()
         try:
             self._state.write_clean_stop(self._engine.program_hash(), interlocks, outputs)

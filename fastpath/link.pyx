@@ -5,7 +5,7 @@ A frame that the kernel does not take whole ends the connection: half a request 
 worse than none. Reconnects wait with a backoff that doubles and a jitter of a quarter.
 """
 
-from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, ETIMEDOUT, errno
 from libc.string cimport memcmp, memcpy, memmove, memset
 from posix.unistd cimport close
 
@@ -18,6 +18,8 @@ cdef extern from "<sys/socket.h>" nogil:
     int socket(int domain, int type, int protocol)
     int connect(int fd, const sockaddr* address, socklen_t length)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
+    int getsockname(int fd, sockaddr* address, socklen_t* length)
+    int getpeername(int fd, sockaddr* address, socklen_t* length)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
     ssize_t send(int fd, const void* data, size_t length, int flags)
     ssize_t recv(int fd, void* data, size_t length, int flags)
@@ -97,12 +99,28 @@ cdef void link_connect(
         link.fd = -1
 
 
+cdef bint _to_itself(int fd) noexcept nogil:
+    """A dead port of this machine, met by TCP's simultaneous open: it would echo every write."""
+    cdef sockaddr_in6 own, peer
+    cdef socklen_t own_bytes = sizeof(own)
+    cdef socklen_t peer_bytes = sizeof(peer)
+    memset(&own, 0, sizeof(own))
+    memset(&peer, 0, sizeof(peer))
+    if getsockname(fd, <sockaddr*>&own, &own_bytes) != 0:
+        return False
+    if getpeername(fd, <sockaddr*>&peer, &peer_bytes) != 0:
+        return False
+    return own_bytes == peer_bytes and memcmp(&own, &peer, own_bytes) == 0
+
+
 cdef bint link_finish(Link* link, int64_t now_ns) noexcept nogil:
     """A connecting socket became writable: is it open? The caller closes it where it is not."""
     cdef int error = 0
     cdef socklen_t length = sizeof(error)
     if getsockopt(link.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0:
         error = errno
+    if error == 0 and _to_itself(link.fd):
+        error = ECONNREFUSED
     if error != 0:
         link.error = error
         return False

@@ -188,7 +188,8 @@ cdef void mailbox_accept(Mailbox* box, const Stamp* now) noexcept nogil:
     operator = full or peer.uid == 0 or (
         box.operators_gid != _NONE_U32
         and (peer.gid == box.operators_gid or sw_peer_in_group(fd, box.operators_gid)))
-    for i in range(<uint32_t>SESSIONS_MAX):
+    # Operators have half of the places: idle ones never keep the gateway out.
+    for i in range(<uint32_t>SESSIONS_MAX if full else <uint32_t>SESSIONS_MAX // 2):
         if operator and box.sessions[i].fd < 0:
             memset(&box.sessions[i], 0, sizeof(Session))
             box.sessions[i].fd = fd
