@@ -94,6 +94,11 @@ cdef void intake_age(Intake* intake, const Stamp* now, bint pause) noexcept nogi
             slot.reason == _REASON_STALE or slot.reason == _REASON_COMM_FAILURE
         ):
             continue
+        if (
+            slot.quality == _Q_BAD and slot.reason == _REASON_DEVICE_FAILURE
+            and tag.device != _NONE_U16 and intake.device_up[tag.device]
+        ):
+            continue  # a refused register is asked for rarely: its reason says more than its age
         run = &intake.runs[i]
         reason = _REASON_STALE
         if tag.device != _NONE_U16 and not intake.device_up[tag.device]:

@@ -19,6 +19,7 @@ from gateway.apply import Applier, Running
 from gateway.build import build_gateway, gateway_name, open_stores
 from gateway.check import check_site
 from gateway.errors import ConfigError, GatewayError
+from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
 from gateway.paths import InstanceLock, Paths, is_tmpfs, prepare, read_endpoints, site_paths
@@ -166,6 +167,8 @@ class Daemon:
         self._tasks.start("program", applier.run)
         for name, job in gateway.scanner.jobs().items():
             self._tasks.start(name, job)
+        points = FastPoints(gateway.config, self._view, lambda: gateway.running, self._problems)
+        self._tasks.start("fast points", points.run)
         for uplink, pump in zip(gateway.config.uplink, gateway.pumps, strict=True):
             self._tasks.start(f"uplink {uplink.id}", pump.run)
         self._tasks.start("view", view.run)

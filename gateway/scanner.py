@@ -47,6 +47,12 @@ class ScannerStats:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
+def faults_text(told: "Sequence[str]") -> str:
+    """The faults of a device's points in one line, cut short."""
+    more = len(told) - _FAULTS_TOLD_MAX
+    return "; ".join(told[:_FAULTS_TOLD_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
 class Scanner:
     """Polls every device of ``config`` that is not ``fast``.
 
@@ -188,9 +194,7 @@ class _Device:
             self._problems.cleared("points", self.id, "every point is read")
             return
         told = [f"{self._ids[point]}: {text}" for point, text in sorted(faults.items())]
-        more = len(told) - _FAULTS_TOLD_MAX
-        text = "; ".join(told[:_FAULTS_TOLD_MAX]) + (f"; and {more} more" if more > 0 else "")
-        self._problems.raised("points", self.id, text)
+        self._problems.raised("points", self.id, faults_text(told))
 
     def expire(self, now_ns: int, utc_ns: int) -> None:
         """One BAD(comm_failure) sample for each tag whose time is over."""

@@ -80,6 +80,8 @@ class TagTable:
             found = TagValue(*self._image.get(i))
         if found.mono_ns == 0:
             return found._replace(value=math.nan)
+        if (found.quality, found.reason) == (Quality.BAD, Reason.DEVICE_FAILURE):
+            return found  # a refused register is asked for rarely: its reason says more
         stale_after_ns = self._stale_after_ns[i]
         if stale_after_ns and now_ns - found.mono_ns > stale_after_ns:
             return found._replace(quality=Quality.BAD, reason=Reason.STALE)
