@@ -19,7 +19,6 @@ from gateway.logic.summary import Summary, summary_of
 from gateway.logic.timing import Path as WorstPath
 from gateway.logic.timing import Timing
 from gateway.logic.tree import tags_of
-from gateway.site.complaints import Complaints
 from gateway.site.credentials import CredentialError, load_credentials
 from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
@@ -47,8 +46,8 @@ def check_site(
 ) -> Checked:
     """Check a site file whole. Raises ConfigError with every error.
 
-    Without ``require_credentials`` a missing credential is a warning: whoever runs the site goes
-    on without that uplink until it is there.
+    Without ``require_credentials`` a missing credential is nothing to tell here: whoever runs the
+    site goes on without that uplink, which tells it, until it is there.
     """
     draft = read_site(path)
     places = Places(draft)
@@ -57,16 +56,14 @@ def check_site(
     paths = _check_responses(draft, conditions)
     _check_gateway_inputs(draft, conditions)
     _check_alert_lane(draft)
-    missing = Complaints(draft.file)
-    _check_credentials(draft, credentials_dir, draft.complaints if require_credentials else missing)
+    if require_credentials:
+        _check_credentials(draft, credentials_dir)
     if draft.complaints:
         raise ConfigError(draft.complaints.lines())
-    return _compiled(draft, conditions, paths, missing.lines())
+    return _compiled(draft, conditions, paths)
 
 
-def _compiled(
-    draft: Draft, conditions: Conditions, paths: list[WorstPath], missing: list[str]
-) -> Checked:
+def _compiled(draft: Draft, conditions: Conditions, paths: list[WorstPath]) -> Checked:
     config = resolve(draft)
     try:
         program = compile_site(config)
@@ -85,7 +82,7 @@ def _compiled(
         alarms=len(alarms.alarms),
         program=program[blob.HASH_AT : blob.HASH_AT + 32],
     )
-    warnings = [*cautions(draft, config, conditions.causes, paths), *missing]
+    warnings = cautions(draft, config, conditions.causes, paths)
     return Checked(config, program, alarms, warnings, summary)
 
 
@@ -140,7 +137,7 @@ def _check_alert_lane(draft: Draft) -> None:
         draft.complaints.add(entry.origin, ("lanes",), text)
 
 
-def _check_credentials(draft: Draft, directory: Path | None, complaints: Complaints) -> None:
+def _check_credentials(draft: Draft, directory: Path | None) -> None:
     for entry in draft.uplink:
         name = entry.item.credentials
         if name is None or not entry.ok("credentials"):
@@ -148,4 +145,4 @@ def _check_credentials(draft: Draft, directory: Path | None, complaints: Complai
         try:
             load_credentials(name, directory)
         except CredentialError as error:
-            complaints.add(entry.origin, ("credentials",), str(error))
+            draft.complaints.add(entry.origin, ("credentials",), str(error))
