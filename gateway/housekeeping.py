@@ -18,7 +18,9 @@ _LOGGER = logging.getLogger(__name__)
 LOOK_S: Final = 0.25
 LINK_MISSING_LOOKS: Final = 12  # a guard that lives but has no link for so many looks
 DISK_LOOKS: Final = 8  # the disk is looked at once in so many looks
-DISK_FREE_BYTES_MIN: Final = 16 * 1024 * 1024  # or a hundredth of a small disk
+# More than the stores give back of their reserves at once; or a part of a small disk.
+DISK_FREE_BYTES_MIN: Final = 16 * 1024 * 1024
+DISK_FREE_PART_MIN: Final = 32
 LAG_S_MAX: Final = 5.0  # a loop that was blocked for longer is worth a line
 
 
@@ -132,7 +134,7 @@ class Housekeeper:
         except OSError:
             return  # the stores tell it
         free = disk.f_bavail * disk.f_frsize
-        least = min(DISK_FREE_BYTES_MIN, disk.f_blocks * disk.f_frsize // 100)
+        least = min(DISK_FREE_BYTES_MIN, disk.f_blocks * disk.f_frsize // DISK_FREE_PART_MIN)
         problems = self._gateway.problems
         if free < least or (disk.f_files and not disk.f_favail):
             text = (

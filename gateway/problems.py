@@ -127,7 +127,7 @@ class Problems:
             await ledger.append(batch)
         except StoreError as error:
             if not self._refused:
-                _LOGGER.warning("alerts wait for the ledger: %s", error)
+                _LOGGER.debug("alerts wait for the ledger: %s", error)  # it is a problem itself
             self._refused = True
             return False
         self._refused = False

@@ -238,10 +238,10 @@ class Database:
             await self._attempts(self._look, write=self._writes_fail)
         except StoreError:
             return  # told by _failure
-        if not self._reserve.full:
+        if self._pinched:
+            await self._unpinch()
+        elif not self._reserve.full:
             await self._with_reserve(self._reserve.fill)
-        elif self._pinched:
-            await self._pinch(yes=False)
 
     async def _look(self, connection: Connection) -> None:
         if self._writes_fail:  # so a disk that takes writes again is noticed without any
@@ -282,8 +282,7 @@ class Database:
         return True
 
     async def _make_room(self) -> bool:
-        if self._pinched and await self._with_reserve(self._reserve.fill):
-            await self._pinch(yes=False)  # the disk has room again
+        if self._pinched and await self._unpinch():
             return True
         connection = self._file.connection
         if connection is not None:
@@ -308,6 +307,13 @@ class Database:
             await self._pinch(yes=True)
         return given
 
+    async def _unpinch(self) -> bool:
+        """True where the disk has room again, be it less than for the whole reserve."""
+        if not await self._with_reserve(self._reserve.refill, PINCH_BYTES):
+            return False
+        await self._pinch(yes=False)
+        return True
+
     async def _pinch(self, *, yes: bool) -> None:
         self._pinched = yes
         await self._file.pinch(yes=yes)
@@ -324,7 +330,7 @@ class Database:
         if not text.startswith(self.path.name):
             text = f"{self.path.name}: {text}"
         if text != self._trouble:
-            _LOGGER.warning("%s", text)
+            _LOGGER.debug("%s", text)  # whoever looks at ``trouble`` tells people
         self._trouble = text
         return StoreError(text)
 
@@ -332,7 +338,7 @@ class Database:
         if self._writes_fail and not write:
             return  # reading from a full disk works
         if self._trouble:
-            _LOGGER.info("%s is in use again", self.path.name)
+            _LOGGER.debug("%s is in use again", self.path.name)
         self._trouble = ""
         self._writes_fail = False
 

@@ -10,7 +10,10 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-MARGIN_BYTES: Final = 1024 * 1024  # room that filling the reserve leaves to others
+MARGIN_BYTES: Final = 1024 * 1024  # less is next to nothing
+# Room that filling the reserve leaves to others: more than makes people hear of a full disk.
+SPARE_BYTES: Final = 48 * 1024 * 1024
+SPARE_PERCENT: Final = 8  # of a small disk
 
 _MARK: Final = struct.Struct("<QQI")  # epoch, count, crc32
 
@@ -35,13 +38,15 @@ class Reserve:
 
     def short(self) -> bool:
         """True where the disk has next to nothing left."""
-        return self._free_bytes() <= 0
+        free_bytes, _ = self._disk()
+        return free_bytes <= MARGIN_BYTES
 
     def fill(self) -> bool:
         """Allocate what is missing, as far as there is room; True when nothing is missing then."""
         if self.full:
             return True
-        wanted_bytes = min(self._size_bytes - self._held_bytes, self._free_bytes())
+        free_bytes, spare_bytes = self._disk()
+        wanted_bytes = min(self._size_bytes - self._held_bytes, free_bytes - spare_bytes)
         if wanted_bytes <= 0:
             return False
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -68,9 +73,16 @@ class Reserve:
             os.close(descriptor)
         return True
 
-    def _free_bytes(self) -> int:
+    def refill(self, least_bytes: int) -> bool:
+        """Fill; True where at least so much is held then, or nothing is missing."""
+        return self.fill() or self._held_bytes >= least_bytes
+
+    def _disk(self) -> tuple[int, int]:
+        """Bytes that are free, and how many of them are to be left to others."""
         room = os.statvfs(self._path.parent)
-        return room.f_bavail * room.f_frsize - MARGIN_BYTES
+        disk_bytes = room.f_blocks * room.f_frsize
+        spare_bytes = max(MARGIN_BYTES, min(SPARE_BYTES, disk_bytes * SPARE_PERCENT // 100))
+        return room.f_bavail * room.f_frsize, spare_bytes
 
 
 class Mark:

@@ -135,8 +135,8 @@ async def test_a_store_that_is_full_is_told_and_cleared(bench: Bench) -> None:
     [
         (1 << 30, 4096, 10, False),  # 16 MiB free of 4 TiB
         (1 << 30, 4095, 10, True),
-        (25_600, 256, 10, False),  # 1 MiB free of 100 MiB
-        (25_600, 255, 10, True),
+        (25_600, 800, 10, False),  # 3 MiB free of 100 MiB
+        (25_600, 799, 10, True),
         (1 << 30, 1 << 20, 0, True),  # no inode left
     ],
 )

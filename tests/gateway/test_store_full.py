@@ -6,6 +6,7 @@ On a small tmpfs of its own; where mounting is refused the tests are skipped, vi
 import asyncio
 import errno
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from gateway.store.ledger import RESERVE_BYTES, Ledger
 from tests.gateway.samples import samples_of
 
 MIB = 1024 * 1024
-DISK_MIB = 64
+DISK_MIB = 80
 SECONDS = 900
 HEAL_S = 10.0  # within which a disk that takes writes again must be in use
 TAGS = tuple(f"tag{i}" for i in range(20))
@@ -63,6 +64,9 @@ class Filler:
                         file.write(bytes(size))
                 except OSError as error:
                     assert error.errno == errno.ENOSPC  # noqa: PT017
+
+    def keep(self, size_bytes: int) -> None:
+        os.truncate(self._path, size_bytes)
 
     def free(self) -> None:
         self._path.unlink()
@@ -120,6 +124,26 @@ async def test_the_ledger_lives_on_its_reserve(disk: Path) -> None:
         assert await ledger.append(drafts(2)) == [stored + 2, stored + 3]
         await until(lambda: ledger.stats().reserve_bytes == reserve_bytes)
         assert await ledger.verify_audit() > 0
+    finally:
+        await ledger.close()
+
+
+async def test_the_ledger_grows_again_before_its_whole_reserve_is_back(disk: Path) -> None:
+    reserve_bytes = 40 * MIB
+    ledger = await open_ledger(disk, reserve_bytes)
+    filler = Filler(disk)
+    try:
+        await until(lambda: ledger.stats().reserve_bytes == reserve_bytes)
+        filler.fill()
+        with pytest.raises(StoreError):  # noqa: PT012
+            while True:
+                await ledger.append(drafts(500))
+        filler.keep(20 * MIB)
+        await until(lambda: ledger.ok and ledger.stats().reserve_bytes >= PINCH_BYTES)
+        head = ledger.head
+        await ledger.append(drafts(3_000))
+        assert ledger.head == head + 3_000
+        assert ledger.stats().reserve_bytes < reserve_bytes
     finally:
         await ledger.close()
 
