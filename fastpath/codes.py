@@ -405,7 +405,7 @@ class Counter(IntEnum):
     SAMPLE_OLD = 6
     SESSION_REFUSED = 7
     COMMANDS = 8
-    EVENTS_SHED = 9
+    EVENTS_SHED = 9  # reserved: the header's events_lost counts what found no room
     POLLS_MISSED = 10
     NOTIFY_FAILED = 11
     SAMPLES_ACCEPTED = 12

@@ -27,7 +27,6 @@ GUARD_DROPS: Final = {
     "sample_old": Counter.SAMPLE_OLD,
     "sample_program": Counter.SAMPLE_PROGRAM,
     "session_refused": Counter.SESSION_REFUSED,
-    "event_class_b": Counter.EVENTS_SHED,
     "poll_missed": Counter.POLLS_MISSED,
     "notify_failed": Counter.NOTIFY_FAILED,
 }
