@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 # Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
     "columns",
+    "commands",
     "decode",
     "engine",
     "evaluate",
@@ -29,6 +30,7 @@ MODULES = [
     "poller",
     "program",
     "runtime",
+    "scan",
     "verify",
     "writer",
 ]

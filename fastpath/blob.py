@@ -70,10 +70,11 @@ class Node:
 class Window:
     """A fixed-memory window of 64 buckets."""
 
-    kind: int
-    interlock: int
+    kind: int  # WindowKind
+    interlock: int  # index, or NONE_U32 in a gateway's program
     span_ns: int
     slot: int
+    key: int = 0  # ties the memory to its window over a restart or a swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,13 @@ class Device:
     flags: int  # DeviceFlag
     unit: int
     kind: int  # DeviceKind
-    tty: int = NONE_U32
+    tty: int = NONE_U32  # index into names["ttys"] (paths)
+    baud: int = 0
+    lease_address: int = 0  # three registers
+    data_bits: int = 0
+    parity: int = 0  # Parity
+    stop_bits: int = 0
+    lease_ns: int = 0  # another owner whose counter stood still for that long is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +216,14 @@ SECTIONS: Final[tuple[tuple[str, type[Any], str], ...]] = (
     ("tags", Tag, "<QddqqqBBHHH8x"),
     ("code", Instruction, "<HHHHd"),
     ("nodes", Node, "<IIqQ8x"),
-    ("windows", Window, "<IIqI12x"),
+    ("windows", Window, "<IIqI4xQ"),
     ("interlocks", Interlock, "<QQqqqqqqIIIIIIIIII24x"),
     ("effects", Effect, "<IIq"),
     ("legs", Leg, "<IIIxxxxd8x"),
     ("outputs", Output, "<QqqqIIHHHBBBB14x"),
     ("fallbacks", Fallback, "<II"),
     ("groups", Group, "<QI4x"),
-    ("devices", Device, "<Q16sqqqqqqqHHHBBI36x"),
+    ("devices", Device, "<Q16sqqqqqqqHHHBBIIHBBB3xq16x"),
     ("requests", Request, "<IIIxxxxqHHBB2x"),
     ("decode", Decode, "<IIHBBB3xdd"),
 )

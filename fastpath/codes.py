@@ -130,6 +130,7 @@ class Op(IntEnum):
     ABS = 8
     MIN = 9
     MAX = 10
+    WINDOW = 11  # a = window
     FALSE = 30
     TRUE = 31
     BOOL = 32  # a = number register: true when not zero
@@ -148,7 +149,8 @@ class Op(IntEnum):
     HOLD = 45
     IS_BAD = 46  # a = number register
     IS_GOOD = 47
-    VOTE = 80  # a = count register or NONE_U16, b = truth register
+    VOTE = 80  # a = count register or NONE_U16, b = truth register; one that abstains is left out
+    VOTE_TRIP = 81  # the same, but one that abstains votes true
 
 
 class NodeKind(IntEnum):
@@ -159,6 +161,17 @@ class NodeKind(IntEnum):
     HOLD = 3
 
 
+class WindowKind(IntEnum):
+    """What a WINDOW tells of its span."""
+
+    MEAN = 1  # weighted by time
+    RATE = 2  # (last - first) per second of covered time
+    DELTA = 3  # what a counter counted, its wraps and resets allowed for
+    LOWEST = 4
+    HIGHEST = 5
+    TOTAL = 6  # sum of the samples, each once
+
+
 class TagFlag(IntFlag):
     """Flags of a program's TAG."""
 
@@ -166,6 +179,13 @@ class TagFlag(IntFlag):
     UNCERTAIN_USE = 2
     HAS_RANGE = 4
     IN_INTERLOCK = 8
+    WATCHDOG = 16  # a register that must have its one value before anything is released
+
+
+class SlotFlag(IntFlag):
+    """Flags of an image slot."""
+
+    BYPASSED = 1  # comparisons on it abstain
 
 
 class InterlockFlag(IntFlag):
@@ -209,6 +229,16 @@ class DeviceFlag(IntFlag):
     """Flags of a program's DEVICE."""
 
     HAS_HEARTBEAT = 1
+    HAS_LEASE = 2
+    RS485 = 4
+
+
+class Parity(IntEnum):
+    """Parity of a serial line."""
+
+    NONE = 0
+    EVEN = 1
+    ODD = 2
 
 
 class InterlockState(IntEnum):
@@ -229,6 +259,7 @@ class InterlockLatchFlag(IntFlag):
     SAME_SCAN = 8
     STARTING = 16
     BYPASSED = 32
+    BYPASS_ENDING = 64  # its end was announced
 
 
 class TripReason(IntEnum):
@@ -252,6 +283,28 @@ class OutputState(IntEnum):
     TRIP_FAILED = 4
     RELEASING = 5
     HELD = 6
+
+
+class OutputDemand(IntFlag):
+    """Why an output is commanded, as it stands in its latch."""
+
+    CAUSE = 1  # an interlock holds it (or STOP)
+    FIRST_HOLD = 2  # HELD by a first start: an agreeing read-back releases it
+    FALLBACK = 4  # it stands in for one that failed
+    FAILED = 8  # it failed since its demand began: its fallbacks stay demanded
+    SILENCED = 16  # demanded, and silenced for a time
+
+
+class OutputCode(IntEnum):
+    """``code`` of the OUT_* records."""
+
+    NOTHING = 0
+    REFUSED = 1
+    TIMEOUT = 2
+    MISMATCH = 3
+    SILENCED = 4
+    SOUNDS_AGAIN = 5
+    FALLBACK = 6
 
 
 class DeviceState(IntEnum):
@@ -287,6 +340,9 @@ class DownReason(IntEnum):
     CLOSED = 2
     TIMEOUT = 3
     PROTOCOL = 4
+    WATCHDOG = 5  # a register of its watchdog is not as the site file says
+    LEASE = 6  # another guard owns its outputs
+    TTY = 7  # its serial port cannot be opened
 
 
 class EventType(IntEnum):
@@ -384,6 +440,7 @@ class ResultDetail(IntEnum):
 
     NOTHING = 0
     UNARMED = 0x10000
+    WEAKENS = 0x20000  # of a LOAD: plus the number of changes that weaken
 
 
 class LoadStep(IntEnum):
@@ -391,6 +448,20 @@ class LoadStep(IntEnum):
 
     VERIFY = 1
     SWAP = 2
+    CONFIRM = 3  # an operator agrees to a weakening swap
+
+
+class LoadFlag(IntFlag):
+    """Flags of a LOAD."""
+
+    WEAKENS = 1  # a reason for its weakening is in the ledger
+
+
+class BypassKind(IntEnum):
+    """What a bypass is of: ``kind`` of BYPASS_START and BYPASS_END."""
+
+    INTERLOCK = 1
+    TAG = 2
 
 
 class Counter(IntEnum):
@@ -412,3 +483,11 @@ class Counter(IntEnum):
     PAUSES = 13
     TRIPS = 14
     SAMPLE_PROGRAM = 15
+    SCANS_LATE = 16  # scans that began late by more than their tick
+    LEASE_LOST = 17
+    RTU_LATE = 18  # late replies of serial devices, dropped
+    RTU_NOISE = 19  # bytes of serial lines that belong to no frame
+    HEARTBEATS_WITHHELD = 20
+    LOADS_REFUSED = 21
+    OUTPUT_RESULT_BAD = 22
+    WINDOWS_LOST = 23  # windows whose memory was damaged: begun anew

@@ -27,8 +27,8 @@ RANGE: Final = struct.Struct("<II")  # first slot, count
 ACK: Final = struct.Struct("<QQ")  # journal_id, event_tail
 # key, generation, kind (1 interlock, 2 tag), not_after (boottime ns), ledger_seq, duration_ns, who
 COMMAND: Final = struct.Struct("<QIIqQq32s")
-# hash, expected current hash, ledger_seq, step
-LOAD: Final = struct.Struct("<32s32sQI4x")
+# hash, expected current hash, ledger_seq, step, flags (LoadFlag)
+LOAD: Final = struct.Struct("<32s32sQII")
 OUTPUT_RESULT: Final = struct.Struct("<QII")  # output key, generation, code
 # code, type of the command, scan, generation, detail, text (zero-padded)
 RESULT: Final = struct.Struct("<IIQII40s")

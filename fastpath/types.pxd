@@ -101,6 +101,7 @@ cdef enum:  # Op
     _OP_ABS = 8
     _OP_MIN = 9
     _OP_MAX = 10
+    _OP_WINDOW = 11
     _OP_FALSE = 30
     _OP_TRUE = 31
     _OP_BOOL = 32
@@ -120,17 +121,30 @@ cdef enum:  # Op
     _OP_IS_BAD = 46
     _OP_IS_GOOD = 47
     _OP_VOTE = 80
+    _OP_VOTE_TRIP = 81
 
 cdef enum:  # NodeKind
     _NODE_UNTIL = 1
     _NODE_FOR = 2
     _NODE_HOLD = 3
 
+cdef enum:  # WindowKind
+    _WINDOW_MEAN = 1
+    _WINDOW_RATE = 2
+    _WINDOW_DELTA = 3
+    _WINDOW_LOWEST = 4
+    _WINDOW_HIGHEST = 5
+    _WINDOW_TOTAL = 6
+
 cdef enum:  # TagFlag
     _TAG_BOOLEAN = 1
     _TAG_UNCERTAIN_USE = 2
     _TAG_HAS_RANGE = 4
     _TAG_IN_INTERLOCK = 8
+    _TAG_WATCHDOG = 16
+
+cdef enum:  # SlotFlag
+    _SLOT_BYPASSED = 1
 
 cdef enum:  # InterlockFlag
     _IL_LATCH = 1
@@ -156,6 +170,13 @@ cdef enum:  # DeviceKind
 
 cdef enum:  # DeviceFlag
     _DEVICE_HAS_HEARTBEAT = 1
+    _DEVICE_HAS_LEASE = 2
+    _DEVICE_RS485 = 4
+
+cdef enum:  # Parity
+    _PARITY_NONE = 0
+    _PARITY_EVEN = 1
+    _PARITY_ODD = 2
 
 cdef enum:  # InterlockState
     _ILS_NORMAL = 1
@@ -170,6 +191,7 @@ cdef enum:  # InterlockLatchFlag
     _LATCH_SAME_SCAN = 8
     _LATCH_STARTING = 16
     _LATCH_BYPASSED = 32
+    _LATCH_BYPASS_ENDING = 64
 
 cdef enum:  # TripReason
     _TRIP_CAUSE = 1
@@ -187,6 +209,22 @@ cdef enum:  # OutputState
     _OUTS_TRIP_FAILED = 4
     _OUTS_RELEASING = 5
     _OUTS_HELD = 6
+
+cdef enum:  # OutputDemand
+    _DEMAND_CAUSE = 1
+    _DEMAND_FIRST_HOLD = 2
+    _DEMAND_FALLBACK = 4
+    _DEMAND_FAILED = 8
+    _DEMAND_SILENCED = 16
+
+cdef enum:  # OutputCode
+    _OUTC_NOTHING = 0
+    _OUTC_REFUSED = 1
+    _OUTC_TIMEOUT = 2
+    _OUTC_MISMATCH = 3
+    _OUTC_SILENCED = 4
+    _OUTC_SOUNDS_AGAIN = 5
+    _OUTC_FALLBACK = 6
 
 cdef enum:  # DeviceState
     _LINK_DOWN = 1
@@ -213,6 +251,9 @@ cdef enum:  # DownReason
     _DOWN_CLOSED = 2
     _DOWN_TIMEOUT = 3
     _DOWN_PROTOCOL = 4
+    _DOWN_WATCHDOG = 5
+    _DOWN_LEASE = 6
+    _DOWN_TTY = 7
 
 cdef enum:  # EventType
     _EV_GUARD_START = 1
@@ -295,10 +336,19 @@ cdef enum:  # ResultCode
 cdef enum:  # ResultDetail
     _DETAIL_NOTHING = 0
     _DETAIL_UNARMED = 65536
+    _DETAIL_WEAKENS = 131072
 
 cdef enum:  # LoadStep
     _LOAD_VERIFY = 1
     _LOAD_SWAP = 2
+    _LOAD_CONFIRM = 3
+
+cdef enum:  # LoadFlag
+    _LOADF_WEAKENS = 1
+
+cdef enum:  # BypassKind
+    _BYPASS_INTERLOCK = 1
+    _BYPASS_TAG = 2
 
 cdef enum:  # Counter
     _COUNT_REALTIME = 0
@@ -317,6 +367,14 @@ cdef enum:  # Counter
     _COUNT_PAUSES = 13
     _COUNT_TRIPS = 14
     _COUNT_SAMPLE_PROGRAM = 15
+    _COUNT_SCANS_LATE = 16
+    _COUNT_LEASE_LOST = 17
+    _COUNT_RTU_LATE = 18
+    _COUNT_RTU_NOISE = 19
+    _COUNT_HEARTBEATS_WITHHELD = 20
+    _COUNT_LOADS_REFUSED = 21
+    _COUNT_OUTPUT_RESULT_BAD = 22
+    _COUNT_WINDOWS_LOST = 23
 
 
 # ---- program blob (layouts: blob.SECTIONS) -------------------------------------------------
@@ -360,7 +418,8 @@ cdef struct WindowDef:  # 32 bytes
     uint32_t interlock
     int64_t span_ns
     uint32_t slot
-    uint8_t pad[12]
+    uint32_t pad0
+    uint64_t key  # ties the memory to its window over a restart or a swap
 
 cdef struct InterlockDef:  # 128 bytes
     uint64_t key
@@ -436,8 +495,15 @@ cdef struct DeviceDef:  # 128 bytes
     uint16_t flags
     uint8_t unit
     uint8_t kind
-    uint32_t tty
-    uint8_t pad[36]
+    uint32_t tty  # index into the program's names of ttys, or _NONE_U32
+    uint32_t baud
+    uint16_t lease_address
+    uint8_t data_bits
+    uint8_t parity
+    uint8_t stop_bits
+    uint8_t pad0[3]
+    int64_t lease_ns  # another owner whose counter stood still for that long is gone
+    uint8_t pad[16]
 
 cdef struct RequestDef:  # 32 bytes
     uint32_t device
@@ -480,22 +546,25 @@ cdef struct InterlockLatch:  # 128 bytes; stored twice
     uint64_t legs  # 2 bits each, Truth
     uint64_t last_seq  # newest journal record of this interlock
     int64_t trip_boot_ns  # boottime: when it tripped
-    uint8_t pad[16]
+    int64_t bypass_from_ns  # boottime: when the bypass began
+    uint8_t pad[8]
     uint32_t crc
     uint32_t not_state
 
 cdef struct TagBypassLatch:  # 64 bytes; stored twice
     uint64_t key
-    int64_t until_ns
+    int64_t until_ns  # boottime
     uint8_t id[16]
-    uint8_t pad[24]
+    int64_t from_ns  # boottime
+    uint32_t flags  # 1: its end was announced
+    uint8_t pad[12]
     uint32_t crc
     uint32_t not_until
 
 cdef struct OutputLatch:  # 128 bytes; stored twice
     uint64_t key
     uint32_t state
-    uint32_t demand
+    uint32_t demand  # OutputDemand
     uint32_t generation
     uint32_t fails
     uint32_t commanded  # the value last written
@@ -507,7 +576,8 @@ cdef struct OutputLatch:  # 128 bytes; stored twice
     int64_t wire_ns  # monotonic: first write of this trip
     int64_t confirm_ns  # monotonic: confirmed
     uint64_t cause_key  # interlock that demanded it
-    uint8_t pad[32]
+    int64_t silence_until_ns  # boottime, 0: not silenced
+    uint8_t pad[24]
     uint32_t crc
     uint32_t not_state
 
@@ -540,7 +610,12 @@ cdef struct WindowState:  # 1,600 bytes
     int64_t span_ns
     uint64_t head
     WindowBucket bucket[64]
-    uint8_t pad[40]
+    uint64_t key
+    double last_value
+    int64_t last_ns  # monotonic: covered up to here
+    uint32_t last_good
+    uint32_t pad0
+    uint8_t pad[8]
 
 cdef struct Slot:  # 64 bytes, one cache line
     uint64_t lock  # odd: being written

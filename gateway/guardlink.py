@@ -186,7 +186,7 @@ class GuardLink:
 
         ``expected`` is the hash that the caller believes to run. Raises GuardError.
         """
-        body = messages.LOAD.pack(program, expected, ledger_seq, step)
+        body = messages.LOAD.pack(program, expected, ledger_seq, step, 0)
         return await self.command(MessageType.LOAD, body, timeout_s=timeout_s)
 
     def send_samples(self, samples: bytes, program: int) -> None:

@@ -257,7 +257,9 @@ class GuardProcess:
         (folder / digest.hex()).write_bytes(blob)
         client = self.client()
         try:
-            return client.command(MessageType.LOAD, messages.LOAD.pack(digest, bytes(32), 1, step))
+            return client.command(
+                MessageType.LOAD, messages.LOAD.pack(digest, bytes(32), 1, step, 0)
+            )
         finally:
             client.close()
 
