@@ -272,6 +272,14 @@ class TripReason(IntEnum):
     OVERRUN = 5
     FAULT = 6
     BYPASS_END = 7
+    EXERCISE = 8  # by hand, to prove that it works
+
+
+class TripKind(IntEnum):
+    """What a TRIP command is: ``kind`` of its body."""
+
+    MANUAL = 1
+    EXERCISE = 2
 
 
 class OutputState(IntEnum):
@@ -331,6 +339,14 @@ class Refusal(IntEnum):
     EXCEPTION_BUSY = 9  # exceptions 5 and 6
     EXCEPTION_GATEWAY = 10  # exceptions 10 and 11
     EXCEPTION_OTHER = 11
+
+
+class DeviceStatsFlag(IntFlag):
+    """What the guard keeps from a device, or holds against it, now."""
+
+    HEARTBEAT_WITHHELD = 1  # on purpose: an output cannot be confirmed
+    LEASE_LOST = 2  # another guard owns its outputs: nothing is written
+    WATCHDOG_WRONG = 4  # a register of its watchdog is not as the site file says
 
 
 class DownReason(IntEnum):

@@ -95,7 +95,8 @@ cdef void _command_trip(Scanner* scanner, const Command* command, const Stamp* n
     if index < 0:
         command_answer(scanner, command, _RESULT_UNKNOWN_KEY, 0, 0, now)
         return
-    code = interlock_command_trip(&scanner.parts.logic, <uint32_t>index, now, &detail)
+    code = interlock_command_trip(
+        &scanner.parts.logic, <uint32_t>index, command.kind, now, &detail)
     command_answer(
         scanner, command, code, scanner.current.interlocks[index].latch.generation, detail, now)
 

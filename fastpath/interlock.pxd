@@ -34,7 +34,8 @@ cdef void interlocks_demand(
 cdef void interlock_trip(
     Logic* logic, uint32_t index, uint32_t reason, const Stamp* now) noexcept nogil
 cdef uint32_t interlock_command_trip(
-    Logic* logic, uint32_t index, const Stamp* now, uint32_t* detail) noexcept nogil
+    Logic* logic, uint32_t index, uint32_t kind, const Stamp* now, uint32_t* detail,
+) noexcept nogil
 cdef uint32_t interlock_command_reset(
     Logic* logic, uint32_t index, uint32_t generation, uint64_t ledger_seq,
     const uint8_t* command_id, const Stamp* now, uint32_t* detail) noexcept nogil

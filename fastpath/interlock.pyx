@@ -360,7 +360,7 @@ cdef int64_t _demand_ns(const Logic* logic, uint32_t index, const Stamp* now) no
 
 
 cdef uint32_t interlock_command_trip(
-    Logic* logic, uint32_t index, const Stamp* now, uint32_t* detail,
+    Logic* logic, uint32_t index, uint32_t kind, const Stamp* now, uint32_t* detail,
 ) noexcept nogil:
     """TRIP command: acts in this scan. DONE or ALREADY; ``detail`` says UNARMED."""
     detail[0] = 0
@@ -370,7 +370,8 @@ cdef uint32_t interlock_command_trip(
         return _RESULT_ALREADY
     logic.runs[index].truth = _truth(
         &logic.registers[logic.program.interlocks[index].cause])
-    interlock_trip(logic, index, _TRIP_MANUAL, now)
+    interlock_trip(
+        logic, index, _TRIP_EXERCISE if kind == _TRIPK_EXERCISE else _TRIP_MANUAL, now)
     return _RESULT_DONE
 
 

@@ -57,6 +57,10 @@ class InterlockView(NamedTuple):
     demands: int
     legs: int  # 2 bits each, Truth; kept up to date in every scan
     last_seq: int
+    withheld_demands: int = 0
+    bypass_until_ns: int = 0  # boottime, 0: none
+    bypass_from_ns: int = 0
+    bypass_id: bytes = bytes(16)  # of the command that began it
 
 class OutputView(NamedTuple):
     key: int
@@ -72,6 +76,15 @@ class OutputView(NamedTuple):
     wire_ns: int
     confirm_ns: int
     cause_key: int
+    demands: int = 0  # OutputDemand
+    silence_until_ns: int = 0  # boottime, 0: not silenced
+
+class TagBypassView(NamedTuple):
+    key: int
+    until_ns: int  # boottime
+    from_ns: int
+    id: bytes  # of the command that began it
+    flags: int  # 1: its end was announced
 
 class SlotView(NamedTuple):
     value: float
@@ -81,6 +94,7 @@ class SlotView(NamedTuple):
     utc_ns: int
     source_utc_ns: int
     owner: int
+    flags: int = 0  # SlotFlag
 
 class DeviceView(NamedTuple):
     key: int
@@ -94,6 +108,7 @@ class DeviceView(NamedTuple):
     rtt_ns_max: int
     good_ns: int  # monotonic
     polls_missed: int
+    flags: int = 0  # DeviceStatsFlag
 
 class GuardView:
     """A read-only map of a guard.shm. Never waits: a record that is being written is skipped."""
@@ -111,6 +126,8 @@ class GuardView:
         """
     def interlock(self, index: int) -> InterlockView: ...
     def output(self, index: int) -> OutputView: ...
+    def tag_bypasses(self) -> list[TagBypassView]:
+        """Those that are whole; a damaged one is none."""
     def device(self, index: int) -> DeviceView: ...
     def slot(self, index: int) -> SlotView: ...
     def slots(self, count: int) -> Sequence[SlotView]: ...

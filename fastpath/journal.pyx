@@ -399,6 +399,10 @@ class InterlockView(NamedTuple):
     demands: int
     legs: int
     last_seq: int
+    withheld_demands: int = 0
+    bypass_until_ns: int = 0
+    bypass_from_ns: int = 0
+    bypass_id: bytes = bytes(16)
 
 
 class OutputView(NamedTuple):
@@ -415,6 +419,16 @@ class OutputView(NamedTuple):
     wire_ns: int
     confirm_ns: int
     cause_key: int
+    demands: int = 0
+    silence_until_ns: int = 0
+
+
+class TagBypassView(NamedTuple):
+    key: int
+    until_ns: int
+    from_ns: int
+    id: bytes
+    flags: int
 
 
 class SlotView(NamedTuple):
@@ -425,6 +439,7 @@ class SlotView(NamedTuple):
     utc_ns: int
     source_utc_ns: int
     owner: int
+    flags: int = 0
 
 
 class DeviceView(NamedTuple):
@@ -439,6 +454,7 @@ class DeviceView(NamedTuple):
     rtt_ns_max: int
     good_ns: int
     polls_missed: int
+    flags: int = 0
 
 
 cdef class GuardView:
@@ -580,7 +596,8 @@ cdef class GuardView:
         return InterlockView(
             latch.key, latch.state if good else _ILS_TRIPPED, latch.flags, latch.generation,
             latch.reason if good else _TRIP_RESTORED, latch.since_ns, latch.tripped_utc_ns,
-            latch.demands, latch.legs, latch.last_seq)
+            latch.demands, latch.legs, latch.last_seq, latch.withheld_demands,
+            latch.bypass_until_ns, latch.bypass_from_ns, <bytes>latch.bypass_id[:16])
 
     def output(self, Py_ssize_t index) -> OutputView:
         self._check(index, _OUTPUTS_MAX)
@@ -595,7 +612,25 @@ cdef class GuardView:
             latch.key, latch.state if good else _OUTS_TRIPPING, latch.demand & 1,
             latch.generation, latch.fails, latch.commanded, latch.confirmed, latch.since_ns,
             latch.last_reply_ns, latch.demand_ns, latch.wire_ns, latch.confirm_ns,
-            latch.cause_key)
+            latch.cause_key, latch.demand, latch.silence_until_ns)
+
+    def tag_bypasses(self) -> list:
+        self._check(0, 1)
+        cdef TagBypassLatch* pair = <TagBypassLatch*>(self.base + _region_offset[1])
+        cdef TagBypassLatch latch
+        cdef int i
+        found = []
+        for i in range(_TAG_BYPASSES_MAX):
+            memcpy(&latch, &pair[2 * i], sizeof(TagBypassLatch))
+            if (
+                latch.until_ns != 0
+                and memcmp(&latch, &pair[2 * i + 1], sizeof(TagBypassLatch)) == 0
+                and latch.crc == crc32_of(&latch, sizeof(TagBypassLatch) - 8)
+                and latch.not_until == ~<uint32_t>latch.until_ns
+            ):
+                found.append(TagBypassView(
+                    latch.key, latch.until_ns, latch.from_ns, <bytes>latch.id[:16], latch.flags))
+        return found
 
     def device(self, Py_ssize_t index) -> DeviceView:
         self._check(index, _DEVICES_MAX)
@@ -603,7 +638,7 @@ cdef class GuardView:
         return DeviceView(
             d.key, d.state, d.errno_last, d.since_ns, d.requests, d.timeouts,
             tuple([d.refused[i] for i in range(12)]), d.rtt_ns_last, d.rtt_ns_max, d.good_ns,
-            d.polls_missed)
+            d.polls_missed, d.flags)
 
     def slot(self, Py_ssize_t index) -> SlotView:
         self._check(index, _TAGS_MAX)
@@ -611,7 +646,7 @@ cdef class GuardView:
         if not slot_read(&self.shm.image[index], &s):
             return SlotView(float("nan"), _Q_BAD, _REASON_UNREADABLE, 0, 0, 0, 0)
         return SlotView(
-            s.value, s.quality, s.reason, s.mono_ns, s.utc_ns, s.source_utc_ns, s.owner)
+            s.value, s.quality, s.reason, s.mono_ns, s.utc_ns, s.source_utc_ns, s.owner, s.flags)
 
     def slots(self, Py_ssize_t count) -> list:
         return [self.slot(i) for i in range(count)]

@@ -201,6 +201,11 @@ cdef enum:  # TripReason
     _TRIP_OVERRUN = 5
     _TRIP_FAULT = 6
     _TRIP_BYPASS_END = 7
+    _TRIP_EXERCISE = 8
+
+cdef enum:  # TripKind
+    _TRIPK_MANUAL = 1
+    _TRIPK_EXERCISE = 2
 
 cdef enum:  # OutputState
     _OUTS_RELEASED = 1
@@ -245,6 +250,11 @@ cdef enum:  # Refusal
     _REFUSED_EXCEPTION_BUSY = 9
     _REFUSED_EXCEPTION_GATEWAY = 10
     _REFUSED_EXCEPTION_OTHER = 11
+
+cdef enum:  # DeviceStatsFlag
+    _DEVST_HEARTBEAT_WITHHELD = 1
+    _DEVST_LEASE_LOST = 2
+    _DEVST_WATCHDOG_WRONG = 4
 
 cdef enum:  # DownReason
     _DOWN_CONNECT = 1
@@ -641,7 +651,8 @@ cdef struct DeviceStats:  # 128 bytes
     int64_t rtt_ns_max
     int64_t good_ns  # monotonic: last good exchange
     uint64_t polls_missed
-    uint8_t pad[8]
+    uint32_t flags  # DeviceStatsFlag
+    uint8_t pad[4]
 
 cdef struct Event:  # 128 bytes
     uint64_t seq

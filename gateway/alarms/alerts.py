@@ -40,6 +40,7 @@ _REASONS: Final = {
     TripReason.OVERRUN: "scans took longer than the response time",
     TripReason.FAULT: "a broken internal check of the guard",
     TripReason.BYPASS_END: "the bypass ended with the cause present",
+    TripReason.EXERCISE: "tripped by hand as a proof test",
 }
 _DOWN: Final = {
     DownReason.CONNECT: "cannot be connected",
