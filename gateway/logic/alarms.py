@@ -68,7 +68,7 @@ def compile_alarms(config: Config) -> AlarmProgram:
         ],
         names={"tags": order.ids},
     )
-    emitter = Emitter(order.index, program.code, program.nodes)
+    emitter = Emitter(order.index, program.code, program.nodes, program.windows)
     alarms: list[AlarmDef] = []
     for tag in limited:
         alarms += _alarms_of(tag, emitter)

@@ -1,7 +1,7 @@
 """What the grammar found -> tree, with the rules that a grammar cannot explain to people.
 
-The binding of ``until`` and ``for``, the arguments of calls, and what is not offered yet. Flaws are
-collected; the tree is built all the same, so that later stages find theirs too.
+The binding of ``until``, ``for`` and ``hold``, and the arguments of calls. Flaws are collected; the
+tree is built all the same, so that later stages find theirs too.
 """
 
 import math
@@ -12,14 +12,20 @@ from typing import Final
 from lark import Token, Tree
 
 from gateway.logic import tree
-from gateway.logic.tree import FUNCTIONS, VOTES_MAX, Expr
+from gateway.logic.tree import FUNCTIONS, VOTES_MAX, WINDOWS, Expr
 from gateway.site.complaints import did_you_mean, shown
-from gateway.site.durations import parse_duration
+from gateway.site.durations import DURATION_NS_MAX, DURATION_UNITS, format_duration, parse_duration
 
 DEPTH_MAX: Final = 64  # levels of a tree
-WINDOWS: Final = ("mean", "rate", "delta", "lowest", "highest", "total")
+SPAN_NS_MIN: Final = 100_000_000  # of a window: 64 buckets of a few milliseconds
+SPAN_NS_MAX: Final = 366 * DURATION_UNITS["d"]
 QUALITIES: Final = ("bad", "good")
-LATER: Final = "which this version does not offer yet"
+OTHER_NAMES: Final = {  # what other tools call them
+    "avg": "mean", "average": "mean", "minimum": "min", "maximum": "max", "sum": "total",
+    "slope": "rate", "derivative": "rate", "roc": "rate", "change": "delta", "diff": "delta",
+    "low": "lowest", "high": "highest", "isbad": "bad", "isgood": "good", "quality": "good",
+}  # fmt: skip
+CALLS: Final = (*FUNCTIONS, *QUALITIES, *WINDOWS)
 
 Node = Tree[Token] | Token | None
 
@@ -34,20 +40,20 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A built node with its place in the text, and what ``until`` and ``for`` may follow."""
+    """A built node with its place in the text, and what may follow it."""
 
     expr: Expr
     at: int
     end: int
     group: bool = False  # in parentheses
-    closed: bool = False  # a call or in parentheses, also with ``for`` behind it
+    closed: bool = False  # a call or in parentheses, also with ``for`` or ``hold`` behind it
     until_at: int = -1  # where a loose ``until`` begins
-    for_at: int = -1  # where a loose ``for`` begins
+    delay_at: int = -1  # where a loose ``for`` or ``hold`` begins
 
     @property
     def loose(self) -> bool:
-        """Whether it ends in an ``until`` or ``for`` that follows no call and no parenthesis."""
-        return self.until_at >= 0 or self.for_at >= 0
+        """Whether it ends in a word that follows no call and no parenthesis."""
+        return self.until_at >= 0 or self.delay_at >= 0
 
 
 class Builder:
@@ -67,7 +73,7 @@ class Builder:
             "compare": self._compare,
             "until": self._until,
             "delay": self._delay,
-            "hold": self._hold,
+            "hold": self._delay,
             "negation_not": self._not,
             "conjunction": self._chain,
             "disjunction": self._chain,
@@ -125,9 +131,7 @@ class Builder:
     def _call(self, node: Tree[Token], at: int, end: int) -> _Bound:
         name = _token(node, 0)
         if name in WINDOWS:
-            self._flaw(at, f"found {name}(…), {LATER} (windows over time)")
-            inner = self._arguments(node.children[1], name, windows=True)
-            return _Bound(inner[0] if inner else tree.Number(0.0), at, end, closed=True)
+            return self._window(node, name, at, end)
         inner = self._arguments(node.children[1], name)
         if name in QUALITIES:
             self._check_count(name, len(inner), (1, 1))
@@ -136,19 +140,54 @@ class Builder:
                 tree.Quality(name == "bad", operand, at=at, end=end), at, end, closed=True
             )
         if name not in FUNCTIONS:
-            near = did_you_mean(name, (*FUNCTIONS, *QUALITIES))
-            known = near or f" ({', '.join((*FUNCTIONS, *QUALITIES))}, 2oo3)"
+            near = did_you_mean(OTHER_NAMES.get(name.lower(), name), CALLS)
+            known = near or f" ({', '.join(CALLS)}, 2oo3)"
             self._flaw(at, f"found {shown(str(name))}, expected a known call{known}")
         else:
             self._check_count(name, len(inner), FUNCTIONS[name])
         expr = tree.Call(str(name), tuple(inner), at=at, end=end)
         return _Bound(expr, at, end, closed=True)
 
+    def _window(self, node: Tree[Token], name: Token, at: int, end: int) -> _Bound:
+        """``mean(x, 60s)``: one tag, one span."""
+        wanted = f"expected {name}(x, 60s)"
+        children = node.children[1].children if isinstance(node.children[1], Tree) else []
+        if len(children) != 2:
+            self._flaw(at, f"found {_operands(len(children))} of {name}, {wanted}")
+        spans = [item for item in children if isinstance(item, Tree) and item.data == "window"]
+        inner = [self._bound(item).expr for item in children if item not in spans]
+        tag = inner[0] if inner else None
+        if len(children) == 2 and (len(spans) != 1 or children[1] is not spans[0]):
+            place = children[1].meta.start_pos if isinstance(children[1], Tree) else at
+            self._flaw(place, f"found no duration there, {wanted}")
+        elif tag is not None and not isinstance(tag, tree.TagRef):
+            self._flaw(tag.at, f"found an expression in {name}(…), expected a measured tag")
+        if not isinstance(tag, tree.TagRef) or not spans:
+            return _Bound(tag or tree.Number(0.0, at=at, end=end), at, end, closed=True)
+        span = _token(spans[0], 0)
+        span_at = span.start_pos or 0
+        ns = self._duration(span, SPAN_NS_MIN, SPAN_NS_MAX)
+        expr = tree.Window(str(name), tag, ns, at=at, end=end, span_at=span_at)
+        return _Bound(expr, at, end, closed=True)
+
+    def _duration(self, token: Token, low: int = 1, high: int = DURATION_NS_MAX) -> int:
+        """Nanoseconds within bounds; 0 where a flaw was told."""
+        try:
+            ns = int(parse_duration(token))
+        except ValueError:
+            ns = 0
+        if low <= ns <= high:
+            return ns
+        top = "ten years" if high == DURATION_NS_MAX else format_duration(high)
+        self._flaw(token.start_pos or 0, f"found {token}, expected {format_duration(low)} to {top}")
+        return 0
+
     def _check_count(self, name: Token, count: int, bounds: tuple[int, int]) -> None:
         low, high = bounds
         if not low <= count <= high:
             wanted = str(low) if low == high else f"{low} to {high}"
-            self._flaw(name.start_pos or 0, f"found {count} operands of {name}, expected {wanted}")
+            found = f"found {_operands(count)} of {name}, expected {wanted}"
+            self._flaw(name.start_pos or 0, found)
 
     def _vote(self, node: Tree[Token], at: int, end: int) -> _Bound:
         name = _token(node, 0)
@@ -163,14 +202,14 @@ class Builder:
         needed_count = int(needed[-2:])
         return _Bound(tree.Vote(needed_count, tuple(votes), at=at, end=end), at, end, closed=True)
 
-    def _arguments(self, node: Node, name: Token, *, windows: bool = False) -> list[Expr]:
+    def _arguments(self, node: Node, name: Token) -> list[Expr]:
         if not isinstance(node, Tree):
             return []
         found = []
         for child in node.children:
             if isinstance(child, Tree) and child.data == "window":
                 span = _token(child, 0)
-                if not windows:
+                if name in CALLS or name[0].isdigit():
                     text = f"found {shown(str(span))} in {name}(…), expected a tag or a number"
                     self._flaw(span.start_pos or 0, text)
             else:
@@ -199,28 +238,17 @@ class Builder:
 
     def _delay(self, node: Tree[Token], at: int, end: int) -> _Bound:
         base = self._bound(node.children[0])
-        duration = _token(node, 1)
-        try:
-            ns = int(parse_duration(duration))
-        except ValueError:
-            ns = 0
-        if ns == 0:
-            self._flaw(duration.start_pos or 0, f"found {duration}, expected 1ns to ten years")
-        for_at = base.for_at if base.for_at >= 0 else self._word_behind(base)
+        ns = self._duration(_token(node, 1))
+        make = tree.For if node.data == "delay" else tree.Hold
+        delay_at = base.delay_at if base.delay_at >= 0 else self._word_behind(base)
         return _Bound(
-            tree.For(base.expr, ns, at=at, end=end),
+            make(base.expr, ns, at=at, end=end),
             at,
             end,
             closed=base.closed,
             until_at=base.until_at,
-            for_at=-1 if base.closed else for_at,
+            delay_at=-1 if base.closed else delay_at,
         )
-
-    def _hold(self, node: Tree[Token], _at: int, end: int) -> _Bound:
-        base = self._bound(node.children[0])
-        place = self._word_behind(base)
-        self._flaw(place, f'found "hold {_token(node, 1)}", {LATER} (off-delays)')
-        return _Bound(base.expr, base.at, end, base.group, closed=True)
 
     def _word_behind(self, base: _Bound) -> int:
         rest = self.text[base.end :]
@@ -250,7 +278,7 @@ class Builder:
         return _Bound(tree.Or(exprs, at=at, end=end), at, end)
 
     def _readings(self, terms: Sequence[_Bound], number: int, word: str) -> list[str]:
-        """The ways in which people could read a loose ``for`` among the terms of a chain."""
+        """The ways in which people could read a loose word among the terms of a chain."""
         texts = [self._source(term) for term in terms]
         before, own, after = texts[:number], texts[number], texts[number + 1 :]
         joined = f" {word} "
@@ -262,18 +290,18 @@ class Builder:
         return readings
 
     def _parts(self, bound: _Bound) -> tuple[str, str]:
-        """What stands before the ``for``, and from it on (empty where there is none)."""
-        if bound.for_at < 0:
+        """What stands before a ``for`` or ``hold``, and from it on (empty where there is none)."""
+        if bound.delay_at < 0:
             return self._source(bound), ""
-        head = _one_line(self.text[bound.at : bound.for_at])
-        tail = _one_line(self.text[bound.for_at : bound.end])
+        head = _one_line(self.text[bound.at : bound.delay_at])
+        tail = _one_line(self.text[bound.delay_at : bound.end])
         return (f"({head})" if bound.until_at >= 0 else head), tail
 
     def _source(self, bound: _Bound) -> str:
         return _one_line(self.text[bound.at : bound.end])
 
     def _loose(self, bound: _Bound, word: str, readings: list[str]) -> None:
-        place = bound.until_at if bound.until_at >= 0 else bound.for_at
+        place = bound.until_at if bound.until_at >= 0 else bound.delay_at
         found = self.text[place:].split(maxsplit=1)[0]
         either = "either " if len(readings) > 1 else ""
         self._flaw(
@@ -289,6 +317,10 @@ def _token(node: Tree[Token], number: int) -> Token:
         msg = f"the grammar gave {child!r} where a word was due"
         raise TypeError(msg)
     return child
+
+
+def _operands(count: int) -> str:
+    return "1 operand" if count == 1 else f"{count} operands"
 
 
 def _one_line(text: str) -> str:

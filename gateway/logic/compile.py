@@ -248,14 +248,15 @@ class _Compiler:
     # ---- interlocks
 
     def _add_interlocks(self, program: blob.Program) -> None:
-        emitter = Emitter(self.tag_order.index, program.code, program.nodes)
+        emitter = Emitter(self.tag_order.index, program.code, program.nodes, program.windows)
         order = {interlock.id: place for place, interlock in enumerate(self.config.interlock)}
         texts: dict[str, list[str]] = {"legs": [], "causes": [], "permissives": []}
         for number, ident in enumerate(self.interlock_order.ids):
             interlock, cause = self.interlocks[ident], self.causes[ident]
             permissive = self.permissives[ident]
             emitter.begin(ident, number)
-            cause_register = emitter.truth(cause)
+            votes_trip = interlock.bypass_votes == "trip"
+            cause_register = emitter.cause(cause, votes_trip=votes_trip)
             legs = [self._leg(number, emitter.register_of(leg), leg) for leg in legs_of(cause)]
             texts["legs"] += [canonical(leg) for leg in legs_of(cause)]
             texts["causes"].append(canonical(cause))

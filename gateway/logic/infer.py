@@ -15,8 +15,12 @@ from gateway.logic.tree import Expr
 from gateway.site.complaints import did_you_mean, shown
 from gateway.site.durations import exact_duration
 
+SPAN_NS_MAX: Final = 600_000_000_000  # of a window that the guard keeps
+
 _UP: Final = (">", ">=")
 _DOWN: Final = ("<", "<=")
+_WITHIN_RANGE: Final = ("mean", "lowest", "highest")  # windows that stay within their tag's range
+_SINGLE: Final = (tree.TagRef, tree.Number, tree.Call, tree.Window, tree.Quality, tree.Vote)
 
 
 class Kind(Enum):
@@ -45,6 +49,7 @@ class Scope:
     lost: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     open: bool = False  # there may be tags that nobody could read
+    span_ns_max: int | None = SPAN_NS_MAX  # of windows; None: a computed tag's, of any span
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,10 @@ def canonical(node: Expr) -> str:
             return f"{node.needed}oo{len(node.votes)}({votes})"
         case tree.For():
             return f"{_closed(node.condition)} for {exact_duration(node.duration_ns)}"
+        case tree.Hold():
+            return f"{_closed(node.condition)} hold {exact_duration(node.duration_ns)}"
+        case tree.Window():
+            return f"{node.name}({node.tag.id}, {exact_duration(node.span_ns)})"
         case tree.Until():
             return f"{canonical(node.condition)} until {node.op} {_closed(node.limit)}"
         case tree.Compare() | tree.Arithmetic():
@@ -102,7 +111,7 @@ def number_text(value: float) -> str:
 def _closed(node: Expr) -> str:
     """The text of an operand, in parentheses unless nothing can come between its parts."""
     text = canonical(node)
-    single = isinstance(node, tree.TagRef | tree.Number | tree.Call | tree.Quality | tree.Vote)
+    single = isinstance(node, _SINGLE)
     return text if single else f"({text})"
 
 
@@ -122,7 +131,7 @@ class _Checker:
             case tree.Not() | tree.And() | tree.Or() | tree.Vote():
                 for operand in node.operands:
                     self.truth(operand)
-            case tree.For():
+            case tree.For() | tree.Hold():
                 self.truth(node.condition)
             case tree.Until():
                 self.until(node)
@@ -165,9 +174,12 @@ class _Checker:
 
     def _can_be_true(self, node: tree.Compare) -> None:
         """A comparison that the tag's range never lets happen protects nobody."""
-        if not isinstance(node.left, tree.TagRef) or not isinstance(node.right, tree.Number):
+        within = node.left
+        if isinstance(within, tree.Window) and within.name in _WITHIN_RANGE:
+            within = within.tag
+        if not isinstance(within, tree.TagRef) or not isinstance(node.right, tree.Number):
             return
-        symbol = self.scope.symbols.get(node.left.id)
+        symbol = self.scope.symbols.get(within.id)
         if symbol is None or symbol.range is None:
             return
         low, high = symbol.range
@@ -183,7 +195,7 @@ class _Checker:
             bounds = f"[{number_text(low)}, {number_text(high)}]"
             self.flaw(
                 node.right,
-                f"found {number_text(limit)}, which {node.left.id} never reaches within its range "
+                f"found {number_text(limit)}, which {within.id} never reaches within its range "
                 f"{bounds}, expected a limit that it can reach",
             )
 
@@ -254,6 +266,8 @@ class _Checker:
                 return self.operand(node.operand)
             case tree.Call():
                 return self.call(node)
+            case tree.Window():
+                return self.window(node)
             case tree.Arithmetic():
                 return self.arithmetic(node)
             case _:
@@ -279,6 +293,22 @@ class _Checker:
             self.same_unit(argument, _Typed(Kind.NUMBER, unit), typed)
             unit = unit or typed.unit
         return _Typed(kind, unit)
+
+    def window(self, node: tree.Window) -> _Typed:
+        typed = self.operand(node.tag)
+        longest = self.scope.span_ns_max
+        if longest is not None and node.span_ns > longest:
+            self.flaws.append(
+                Flaw(
+                    node.span_at,
+                    f"found {exact_duration(node.span_ns)}, expected at most "
+                    f"{exact_duration(longest)} in an interlock (a computed tag may look back "
+                    f"further)",
+                )
+            )
+        if node.name == "rate":
+            return _Typed(typed.kind, f"{typed.unit}/s" if typed.unit else None)
+        return typed
 
     def arithmetic(self, node: tree.Arithmetic) -> _Typed:
         left, right = self.operand(node.left), self.operand(node.right)

@@ -27,6 +27,7 @@ _SLIPS: Final = {
     "AND": "and", "OR": "or", "NOT": "not", "UNTIL": "until", "FOR": "for",
     "And": "and", "Or": "or", "Not": "not",
 }  # fmt: skip
+_SLIPPED_WORD: Final = re.compile(r"(?<![\w.-])(AND|OR|NOT|UNTIL|FOR|And|Or|Not)\s*\Z")
 _ONE_BLANK: Final = "; a unit follows its number after one blank, as in 10 m"
 _OPERAND: Final = {"NAME", "NUMBER", "QUANTITY", "VOTE", "LPAR", "NOT"}
 _WORDS: Final = {
@@ -109,6 +110,8 @@ def _unexpected_token(text: str, error: UnexpectedToken) -> Flaw:
     slip = _slip(text, at)
     if slip is not None:
         return _slipped(text, at, slip)
+    if "AND" in accepted and (slipped := _SLIPPED_WORD.search(text[:at])):
+        return _slipped(text, at, (slipped.start(1), slipped[1]))
     hint = _advice(text, token, accepted)
     if not hint and token.type == "NAME":
         hint = did_you_mean(str(token), [word for word in KEYWORDS if word.upper() in accepted])
@@ -121,6 +124,12 @@ def _unexpected_text(text: str, at: int) -> Flaw:
         return _slipped(text, at, slip)
     word = re.match(r"[^\s(),]+|.", text[at:], re.DOTALL)
     found = shown(word[0] if word else text[at])
+    if re.search(r"(?:for|hold)\s+\Z", text[:at]):
+        meant = near_duration(word[0]) if word else None
+        hint = f'; did you mean "{meant}"?' if meant else ""
+        return Flaw(at, f"found {found}, expected {_WORDS['DURATION']}{hint}")
+    if re.match(r"[0-9]+oo\s*\(", text[at:]):
+        return Flaw(at, f"found {found}, expected MooN such as 2oo3")
     vote = re.match(r"([0-9]+)[A-Za-z]+([0-9]+)\s*\(", text[at:])
     if vote:
         near = f"{vote[1]}oo{vote[2]}"
@@ -173,6 +182,10 @@ def _advice(text: str, token: Token, accepted: set[str]) -> str:
         return _ONE_BLANK
     if token.type == "NAME" and re.search(r"[0-9]\s{2,}\Z", text[:at]):
         return _ONE_BLANK
+    if near := _word_taken_for_unit(text[:at]):
+        return near
+    if token.type == "NAME" and (minus := re.search(r"([\w.]+)-\s+\Z", text[:at])):
+        return f"; a minus has blanks around it: {minus[1]} - {token}"
     if token.type == "COMPARE" and "COMPARE" not in accepted and "AND" in accepted:
         return "; two comparisons are joined by and: 1 < x and x < 5"
     if token.type == "COMMA" and re.search(r"[0-9]\Z", text[:at]):
@@ -181,3 +194,10 @@ def _advice(text: str, token: Token, accepted: set[str]) -> str:
         near = near_duration(str(token)) or near_duration(f"{token}s")
         return f'; did you mean "{near}"?' if near else ""
     return ""
+
+
+def _word_taken_for_unit(before: str) -> str:
+    """``x > 5 unti < 3``: what stands behind a number and a blank reads as its unit."""
+    unit = re.search(r"[0-9] ([A-Za-z]+)\s*\Z", before)
+    near = did_you_mean(unit[1], KEYWORDS) if unit and unit[1] not in KEYWORDS else ""
+    return f"; {shown(unit[1])} reads as a unit{near}" if unit and near else ""

@@ -3,11 +3,12 @@
 ``at`` and ``end`` are places in the text, for errors; trees are compared without them.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
 
 VOTES_MAX: Final = 32
+WINDOWS: Final = ("mean", "rate", "delta", "lowest", "highest", "total")
 FUNCTIONS: Final = {"abs": (1, 1), "min": (2, VOTES_MAX), "max": (2, VOTES_MAX)}  # arguments
 
 
@@ -71,6 +72,16 @@ class Call(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Window(Expr):
+    """``mean(x, 60s)``: what a measured tag did in the time just past."""
+
+    name: str  # of WINDOWS
+    tag: TagRef
+    span_ns: int
+    span_at: int = field(default=0, compare=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Quality(Expr):
     """``bad(x)``, or ``good(x)`` where not ``bad``."""
 
@@ -99,6 +110,14 @@ class Until(Expr):
 @dataclass(frozen=True, slots=True)
 class For(Expr):
     """On-delay: true once ``condition`` was true for the whole duration."""
+
+    condition: Expr
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Expr):
+    """Off-delay: true while ``condition`` is, and for the duration after it last was."""
 
     condition: Expr
     duration_ns: int
@@ -140,6 +159,25 @@ def walk(tree: Expr) -> Iterator[Expr]:
         node = waiting.pop()
         yield node
         waiting.extend(reversed(node.operands))
+
+
+def mapped(tree: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The tree with every node replaced by what ``change`` makes of it, leaves first.
+
+    What ``change`` gives back as it is stays the very same object.
+    """
+    new: dict[str, Any] = {}
+    for each in fields(tree):
+        value = getattr(tree, each.name)
+        if isinstance(value, Expr):
+            other = mapped(value, change)
+            if other is not value:
+                new[each.name] = other
+        elif isinstance(value, tuple):
+            items = tuple(mapped(item, change) for item in value)
+            if any(a is not b for a, b in zip(items, value, strict=True)):
+                new[each.name] = items
+    return change(replace(tree, **new) if new else tree)
 
 
 def tags_of(tree: Expr) -> list[str]:

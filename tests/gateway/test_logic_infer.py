@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from gateway.logic import tree
 from gateway.logic.infer import Kind, Scope, Symbol, check
 from gateway.logic.parse import parse
-from tests.helpers.trees import BOOLEANS, NUMBERS, truths
+from tests.helpers.trees import BOOLEANS, NUMBERS, conditions
 
 SCOPE = Scope(
     symbols={
@@ -42,6 +42,15 @@ GOOD = [
     "ch4 >= 1.5 until < 1.5",
     "ch4 > 1.5 until <= 1.5",
     "ch4 >= speed / speed until < 1",
+    "mean(ch4, 60s) >= 1.5 %CH4 until < 1.0",
+    "rate(ch4, 10s) > 0.1 %CH4/s",
+    "rate(plain, 10s) > 0.1 1/s",
+    "ch4 - mean(ch4, 10m) > 0.5 %CH4 hold 10s",
+    "max(lowest(ch4, 1m), highest(ch4.b, 1m)) > 1 %CH4",
+    "delta(plain, 10m) > total(plain, 10m)",
+    "bad(mean(ch4, 60s)) or (fan hold 2s)",
+    "total(ch4, 1m) > 100 and delta(ch4, 1m) > 10 and rate(ch4, 1m) > 5",
+    "mean(swallowed, 1m) > 1 and mean(broken, 1m) > 2 bar",
 ]
 
 FLAWED = {
@@ -84,6 +93,16 @@ FLAWED = {
     "ch4 = 1 until < 1": [(0, "behind <, <=, > or >=")],
     "1 <= ch4 until < 1": [(0, "expected the tag there")],
     "ch4 > 1 until < fan": [(16, "expected a number")],
+    "mean(fan, 60s) > 0.5": [(5, "a boolean tag")],
+    "mean(ch5, 60s) > 0.5": [(5, 'did you mean "ch4"?')],
+    "mean(ch4, 11m) > 0.5": [(10, "found 11m, expected at most 10m in an interlock")],
+    "mean(ch4, 60s)": [(0, "which is a number")],
+    "rate(ch4, 10s) > 0.1 %CH4": [(17, 'expected "%CH4/s"')],
+    "rate(ch4, 10s) > speed": [(0, '"%CH4/s" beside "m/s"')],
+    "mean(ch4, 10s) > 4": [(17, "never reaches")],
+    "lowest(ch4, 10s) < 0": [(19, "never reaches")],
+    "highest(ch4, 10s) > 1 until > 0.5": [(30, "expected < or <=")],
+    "(ch4) hold 2s": [(1, "which is a number")],
     "what and ever > 1": [(0, "expected a tag"), (9, "expected a tag")],
 }
 
@@ -106,7 +125,7 @@ def test_a_site_with_unread_tags_blames_no_name() -> None:
     assert check(parse("a > 1 and b"), scope) == []
 
 
-@given(truths)
+@given(conditions())
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_well_typed_passes(condition: tree.Expr) -> None:
     """Trees that are made right have no flaw of type or name."""

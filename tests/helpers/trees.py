@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from gateway.logic import tree
-from gateway.logic.tree import Expr
+from gateway.logic.tree import WINDOWS, Expr
 
 NUMBERS = ("n1", "n2", "n3-x")
 BOOLEANS = ("b1", "b2.on")
@@ -128,12 +128,20 @@ def _compared(op: str, left: Expr, right: Expr, values: Values) -> Truth:
 
 
 # ---- strategies ----------------------------------------------------------------------------------
+#
+# ``truths`` and ``numbers`` have no windows and no ``hold``; ``conditions`` makes what is asked.
+
+SPANS_NS = tuple(n * 1_000_000 for n in (100, 250, 1_000, 1_500, 10_000, 600_000))
 
 literals = st.builds(
     tree.Number, st.one_of(st.integers(-5, 9).map(float), st.sampled_from([0.5, 1e-7, 2.25e30]))
 )
 number_tags = st.sampled_from(NUMBERS).map(tree.TagRef)
 boolean_tags = st.sampled_from(BOOLEANS).map(tree.TagRef)
+durations_ns = st.integers(1, 9).map(lambda n: n * 1_000_000)
+windows_over_time = st.builds(
+    tree.Window, st.sampled_from(WINDOWS), number_tags, st.sampled_from(SPANS_NS)
+)
 
 
 def _more_numbers(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
@@ -149,16 +157,12 @@ def _more_numbers(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     )
 
 
-numbers: st.SearchStrategy[Expr] = st.recursive(
-    st.one_of(number_tags, literals), _more_numbers, max_leaves=4
-)
-compares = st.builds(tree.Compare, st.sampled_from(COMPARISONS), numbers, numbers)
-leaves: st.SearchStrategy[Expr] = st.one_of(
-    boolean_tags,
-    compares,
-    st.builds(tree.Until, compares, st.sampled_from(COMPARISONS), numbers),
-    st.builds(tree.Quality, st.booleans(), st.one_of(numbers, boolean_tags)),
-)
+def number_trees(*, windows: bool) -> st.SearchStrategy[Expr]:
+    """Numbers: tags, literals, arithmetic, calls, and windows where they are asked for."""
+    single: list[st.SearchStrategy[Expr]] = [number_tags, literals]
+    return st.recursive(
+        st.one_of(*single, *([windows_over_time] if windows else [])), _more_numbers, max_leaves=4
+    )
 
 
 @st.composite
@@ -167,15 +171,32 @@ def _votes(draw: st.DrawFn, inner: st.SearchStrategy[Expr]) -> Expr:
     return tree.Vote(draw(st.integers(1, len(votes))), tuple(votes))
 
 
-def _more_truths(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
-    terms = st.lists(inner, min_size=2, max_size=3).map(tuple)
-    return st.one_of(
-        st.builds(tree.Not, inner),
-        st.builds(tree.And, terms),
-        st.builds(tree.Or, terms),
-        _votes(inner),
-        st.builds(tree.For, inner, st.integers(1, 9).map(lambda n: n * 1_000_000)),
+def conditions(
+    *, windows: bool = True, hold: bool = True, max_leaves: int = 6
+) -> st.SearchStrategy[Expr]:
+    """Conditions of every kind of node; typed right, but for limits that may make no sense."""
+    inner_numbers = number_trees(windows=windows)
+    compares = st.builds(tree.Compare, st.sampled_from(COMPARISONS), inner_numbers, inner_numbers)
+    leaves: st.SearchStrategy[Expr] = st.one_of(
+        boolean_tags,
+        compares,
+        st.builds(tree.Until, compares, st.sampled_from(COMPARISONS), inner_numbers),
+        st.builds(tree.Quality, st.booleans(), st.one_of(inner_numbers, boolean_tags)),
     )
 
+    def more(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+        terms = st.lists(inner, min_size=2, max_size=3).map(tuple)
+        grown = [
+            st.builds(tree.Not, inner),
+            st.builds(tree.And, terms),
+            st.builds(tree.Or, terms),
+            _votes(inner),
+            st.builds(tree.For, inner, durations_ns),
+        ]
+        return st.one_of(*grown, *([st.builds(tree.Hold, inner, durations_ns)] if hold else []))
 
-truths: st.SearchStrategy[Expr] = st.recursive(leaves, _more_truths, max_leaves=6)
+    return st.recursive(leaves, more, max_leaves=max_leaves)
+
+
+numbers: st.SearchStrategy[Expr] = number_trees(windows=False)
+truths: st.SearchStrategy[Expr] = conditions(windows=False, hold=False)
