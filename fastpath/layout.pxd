@@ -70,5 +70,8 @@ cdef int program_open(const uint8_t* blob, size_t size, ProgramView* view) noexc
 # 0: rules 1 (but the hash) and 2 hold; else the number of the one that does not.
 cdef int layout_rule(const uint8_t* blob, size_t size) noexcept nogil
 
+# Whether the padding within the records is zero (rule 2): a later version's fields stand there.
+cdef bint records_padded(const ProgramView* p) noexcept nogil
+
 # _REG_* that an operation writes, 0 for an unknown one.
 cdef int op_result(int op) noexcept nogil

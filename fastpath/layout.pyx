@@ -38,10 +38,9 @@ _record_bytes[:] = [
     sizeof(DecodeDef), 1,
 ]
 _count_max[:] = [
-    _TAGS_MAX, _CODE_MAX, _NODES_MAX, 0,  # no windows yet
-    _INTERLOCKS_MAX, _EFFECTS_MAX, _LEGS_MAX, _OUTPUTS_MAX,
-    _FALLBACKS_MAX, _GROUPS_MAX, _DEVICES_MAX, _REQUESTS_MAX,
-    _DECODE_MAX, _BLOB_BYTES_MAX,
+    _TAGS_MAX, _CODE_MAX, _NODES_MAX, _WINDOWS_MAX, _INTERLOCKS_MAX, _EFFECTS_MAX, _LEGS_MAX,
+    _OUTPUTS_MAX, _FALLBACKS_MAX, _GROUPS_MAX, _DEVICES_MAX, _REQUESTS_MAX, _DECODE_MAX,
+    _BLOB_BYTES_MAX,
 ]
 
 RECORD_BYTES = tuple(_record_bytes)
@@ -150,9 +149,46 @@ cdef bint _rule_2_sections(const uint8_t* blob, size_t size) noexcept nogil:
     return at != size
 
 
+cdef bint records_padded(const ProgramView* p) noexcept nogil:
+    cdef uint32_t i
+    for i in range(p.tag_count):
+        if not _zero(p.tags[i].pad, sizeof(p.tags[i].pad)):
+            return False
+    for i in range(p.node_count):
+        if not _zero(p.nodes[i].pad, sizeof(p.nodes[i].pad)):
+            return False
+    for i in range(p.window_count):
+        if p.windows[i].pad0:
+            return False
+    for i in range(p.interlock_count):
+        if not _zero(p.interlocks[i].pad, sizeof(p.interlocks[i].pad)):
+            return False
+    for i in range(p.leg_count):
+        if p.legs[i].pad0 or not _zero(p.legs[i].pad, sizeof(p.legs[i].pad)):
+            return False
+    for i in range(p.output_count):
+        if not _zero(p.outputs[i].pad, sizeof(p.outputs[i].pad)):
+            return False
+    for i in range(p.group_count):
+        if p.groups[i].pad:
+            return False
+    for i in range(p.device_count):
+        if not _zero(p.devices[i].pad0, sizeof(p.devices[i].pad0)):
+            return False
+        if not _zero(p.devices[i].pad, sizeof(p.devices[i].pad)):
+            return False
+    for i in range(p.request_count):
+        if p.requests[i].pad0 or not _zero(p.requests[i].pad, sizeof(p.requests[i].pad)):
+            return False
+    for i in range(p.decode_count):
+        if not _zero(p.decode[i].pad, sizeof(p.decode[i].pad)):
+            return False
+    return True
+
+
 cdef int op_result(int op) noexcept nogil:
-    if _OP_CONST <= op <= _OP_MAX:
+    if _OP_CONST <= op <= _OP_WINDOW:
         return _REG_NUMBER
-    if _OP_FALSE <= op <= _OP_IS_GOOD and op != _OP_HOLD:
+    if _OP_FALSE <= op <= _OP_IS_GOOD:
         return _REG_TRUTH
-    return _REG_COUNT if op == _OP_VOTE else 0
+    return _REG_COUNT if op == _OP_VOTE or op == _OP_VOTE_TRIP else 0

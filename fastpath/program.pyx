@@ -6,6 +6,8 @@ evaluates its alarms, ``check`` its conditions and the tests theirs.
 """
 
 import hashlib
+import json
+import re
 
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -19,12 +21,14 @@ from fastpath.evaluate cimport (
 )
 from fastpath.image cimport TagImage, slot_write
 from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, op_result, program_open
-from fastpath.types cimport _Q_BAD, _Q_GOOD, NodeState, SampleRecord
+from fastpath.types cimport _DEVICE_MODBUS_RTU, _Q_BAD, _Q_GOOD, NodeState, SampleRecord
 from fastpath.verify cimport program_verify
 
 cdef enum:
     _HASH_AT = 16
     _HASH_END = 48
+
+_TTY = re.compile("/[\\x21-\\x7e]{1,254}")
 
 _RULES = {
     1: "size, magic, format or hash is wrong",
@@ -32,11 +36,11 @@ _RULES = {
     3: "an instruction is unknown or reads what is not before it or not of its kind",
     4: "a constant, range or duration is not finite, not in order or negative",
     5: "keys are not strictly ascending",
-    6: "an index or code is out of range, or a node is not used exactly once",
+    6: "an index or code is out of range, or a node or window is not used exactly once",
     7: "a tag of the guard is not decoded exactly once, or another's is",
     8: "a vote is not M of N with 1 <= M <= N <= 32",
     9: "outputs fall back on themselves or more than 4 deep",
-    10: "outputs and heartbeats share an address",
+    10: "outputs, heartbeats and leases share an address",
     11: "a request is beyond the limits of Modbus or a point beyond its request",
     12: "an output's trip and normal values are equal",
     13: "an armed interlock has no effect",
@@ -68,8 +72,32 @@ def verify(bytes blob not None) -> None:
         raise BlobRefused(1)
     with nogil:
         rule = program_verify(data, size)
+    if rule == 0 and not _ttys_named(data, size):
+        rule = 6
     if rule != 0:
         raise BlobRefused(rule)
+
+
+cdef bint _ttys_named(const uint8_t* data, size_t size) except -1:
+    """Whether the names have a path for every serial line; they are read where there is one."""
+    cdef ProgramView view
+    cdef uint32_t i
+    program_open(data, size, &view)
+    lines = {view.devices[i].tty for i in range(view.device_count) if (
+        view.devices[i].kind == _DEVICE_MODBUS_RTU
+    )}
+    if not lines:
+        return True
+    try:
+        paths = json.loads(view.names[:view.names_bytes])["ttys"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    if not isinstance(paths, list) or len(set(map(str, paths))) != len(paths):
+        return False
+    return all(
+        line < len(paths) and isinstance(paths[line], str) and _TTY.fullmatch(paths[line])
+        for line in lines
+    )
 
 
 cdef class Conditions:

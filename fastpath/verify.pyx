@@ -3,9 +3,9 @@
 
 ``layout`` has rules 1 and 2, ``indices`` 6, 7 and 10.
 
-What this guard cannot run yet (windows, ``hold``, serial lines, outputs through the gateway) is
-refused as well, never half obeyed. A code that stands for nothing breaks rule 6 like an index
-out of range.
+What this guard does not know is refused, never half obeyed: a code that stands for nothing breaks
+rule 6 like an index out of range, a field that only a later guard has rule 2 like padding that is
+not zero.
 """
 
 from libc.math cimport isfinite
@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from fastpath.decode cimport decode_width
-from fastpath.indices cimport indices_rule_6, indices_rule_7, indices_rule_10
+from fastpath.indices cimport indices_rule_6, indices_rule_7, indices_rule_10, unit_answers
 from fastpath.layout cimport (
     _REG_COUNT,
     _REG_NUMBER,
@@ -22,6 +22,7 @@ from fastpath.layout cimport (
     layout_rule,
     op_result,
     program_open,
+    records_padded,
 )
 from fastpath.modbus cimport _READ_BITS_MAX, _READ_REGISTERS_MAX
 from fastpath.types cimport *
@@ -36,6 +37,8 @@ cdef int64_t _TICK_NS_MIN = 1000000
 cdef int64_t _TICK_NS_MAX = 1000000000
 cdef int64_t _TIMEOUT_NS_MIN = 10000000
 cdef int64_t _TIMEOUT_NS_MAX = 10000000000
+cdef int64_t _WINDOW_NS_MIN = 64  # a bucket is one of 64
+cdef int64_t _WINDOW_NS_MAX = 600000000000  # of an interlock
 
 
 cdef int program_verify(const uint8_t* blob, size_t size) noexcept nogil:
@@ -45,6 +48,8 @@ cdef int program_verify(const uint8_t* blob, size_t size) noexcept nogil:
         return rule
     if not program_open(blob, size, &p):
         return 1
+    if not records_padded(&p):
+        return 2
     if _rule_3_code(&p):
         return 3
     if _rule_4_numbers(&p):
@@ -81,15 +86,17 @@ cdef int _kind_of_a(int op) noexcept nogil:
         return _REG_NUMBER
     if op == _OP_IS_BAD or op == _OP_IS_GOOD:
         return _REG_NUMBER
-    if op == _OP_NOT or op == _OP_AND or op == _OP_OR or op == _OP_UNTIL or op == _OP_FOR:
+    if op == _OP_NOT or op == _OP_AND or op == _OP_OR or _OP_UNTIL <= op <= _OP_HOLD:
         return _REG_TRUTH
-    return _REG_COUNT if op == _OP_MOON or op == _OP_VOTE else 0
+    return _REG_COUNT if op == _OP_MOON or op == _OP_VOTE or op == _OP_VOTE_TRIP else 0
 
 
 cdef int _kind_of_b(int op) noexcept nogil:
     if _OP_ADD <= op <= _OP_DIV or op == _OP_MIN or op == _OP_MAX or _OP_LT <= op <= _OP_NE:
         return _REG_NUMBER
-    if op == _OP_AND or op == _OP_OR or op == _OP_UNTIL or op == _OP_VOTE:
+    if op == _OP_AND or op == _OP_OR or op == _OP_UNTIL:
+        return _REG_TRUTH
+    if op == _OP_VOTE or op == _OP_VOTE_TRIP:
         return _REG_TRUTH
     return 0
 
@@ -107,8 +114,8 @@ cdef bint _rule_3_code(const ProgramView* p) noexcept nogil:
         if ins.dst != i or op_result(ins.op) == 0:
             return True
         kind = _kind_of_a(ins.op)
-        if ins.op == _OP_VOTE and ins.a == _NONE_U16:
-            kind = 0
+        if kind == _REG_COUNT and ins.op != _OP_MOON and ins.a == _NONE_U16:
+            kind = 0  # the first vote of its count
         if not _operand(p, ins.a, i, kind) or not _operand(p, ins.b, i, _kind_of_b(ins.op)):
             return True
     return False
@@ -119,6 +126,13 @@ cdef bint _rule_3_code(const ProgramView* p) noexcept nogil:
 
 cdef inline bint _duration(int64_t ns) noexcept nogil:
     return 0 <= ns <= _DURATION_NS_MAX
+
+
+cdef inline bint _span(const WindowDef* window) noexcept nogil:
+    cdef int64_t most = _DURATION_NS_MAX
+    if window.interlock != <uint32_t>_NONE_U32:
+        most = _WINDOW_NS_MAX
+    return _WINDOW_NS_MIN <= window.span_ns <= most
 
 
 cdef bint _rule_4_numbers(const ProgramView* p) noexcept nogil:
@@ -136,6 +150,9 @@ cdef bint _rule_4_numbers(const ProgramView* p) noexcept nogil:
             return True
     for i in range(p.node_count):
         if not _duration(p.nodes[i].duration_ns):
+            return True
+    for i in range(p.window_count):
+        if not _span(&p.windows[i]):
             return True
     for i in range(p.effect_count):
         if not _duration(p.effects[i].delay_ns):
@@ -178,6 +195,7 @@ cdef bint _rule_4_durations(const ProgramView* p) noexcept nogil:
         if not (
             _duration(device.settle_ns) and _duration(device.watchdog_ns)
             and _duration(device.request_delay_ns) and _duration(device.connected_within_ns)
+            and _duration(device.every_ns) and _duration(device.lease_ns)
         ):
             return True
     return False
@@ -216,7 +234,7 @@ cdef bint _rule_8_votes(const ProgramView* p) noexcept nogil:
     for i in range(p.code_count):
         ins = &p.code[i]
         votes[i] = 0
-        if ins.op == _OP_VOTE:
+        if ins.op == _OP_VOTE or ins.op == _OP_VOTE_TRIP:
             votes[i] = 1 if ins.a == _NONE_U16 else votes[ins.a] + 1
             if votes[i] > _LEGS_PER_INTERLOCK_MAX:
                 return True
@@ -265,6 +283,8 @@ cdef bint _rule_11_requests(const ProgramView* p) noexcept nogil:
         most = _READ_BITS_MAX if request.function <= 2 else _READ_REGISTERS_MAX
         if request.count < 1 or request.count > most:
             return True
+        if not unit_answers(p, request.device, request.unit):
+            return True
         if <int>request.address + request.count > _ADDRESSES:
             return True
     for i in range(p.decode_count):
@@ -310,7 +330,11 @@ cdef bint _rule_14_times(const ProgramView* p) noexcept nogil:
         device = &p.devices[i]
         if not _timeout(device.connect_timeout_ns) or not _timeout(device.timeout_ns):
             return True
-        if device.flags & _DEVICE_HAS_HEARTBEAT and device.every_ns < _POLL_NS_MIN:
+        if device.flags & (_DEVICE_HAS_HEARTBEAT | _DEVICE_HAS_LEASE):
+            if device.every_ns < _POLL_NS_MIN:
+                return True
+        # A lease that is not refreshed twice in its time is lost by every late reply.
+        if device.flags & _DEVICE_HAS_LEASE and device.lease_ns < 2 * device.every_ns:
             return True
     for i in range(p.request_count):
         if not _POLL_NS_MIN <= p.requests[i].period_ns <= _DURATION_NS_MAX:

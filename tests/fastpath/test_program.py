@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpath import blob as blobs
-from fastpath.codes import NONE_U32, NodeKind, Op, Quality, Reason, TagFlag, Truth
+from fastpath.codes import NONE_U32, Op, Quality, Reason, TagFlag, Truth
 from fastpath.messages import SAMPLE
 from fastpath.program import BlobRefused, Conditions
 from fastpath.reference import Reference
@@ -603,11 +603,3 @@ def test_the_program_of_the_guard_runs_here_too() -> None:
     runs.write(1, 1.0, GOOD, 0, SECOND)
     runs.evaluate(SECOND)
     assert runs.truth(cause) == T
-
-
-def test_hold_has_a_place_in_the_layout_but_none_in_a_program_yet() -> None:
-    code = conditions(0)
-    code.op(Op.HOLD, code.op(Op.TRUE), imm=float(code.node(NodeKind.HOLD)))
-    with pytest.raises(BlobRefused) as refused:
-        built(code)
-    assert refused.value.rule == 3

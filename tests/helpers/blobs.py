@@ -19,9 +19,11 @@ from fastpath.codes import (
     OutputKind,
     OutputPath,
     Owner,
+    Parity,
     PointType,
     RecordMode,
     TagFlag,
+    WindowKind,
 )
 
 MS = 1_000_000
@@ -53,7 +55,7 @@ class Code:
         return self.op(op, self.tag(slot), self.const(limit))
 
     def node(self, kind: NodeKind, duration_ns: int = 0) -> int:
-        """A node for the next ``until`` or ``for``."""
+        """A node for the next ``until``, ``for`` or ``hold``."""
         index = len(self.program.nodes)
         self.program.nodes.append(blobs.Node(kind, NONE_U32, duration_ns, 1000 + index))
         return index
@@ -66,11 +68,21 @@ class Code:
         """A truth ``for`` a duration."""
         return self.op(Op.FOR, a, imm=self.node(NodeKind.FOR, duration_ns))
 
-    def moon(self, least: int, votes: list[int]) -> int:
+    def held(self, a: int, duration_ns: int) -> int:
+        """A truth ``hold`` a duration."""
+        return self.op(Op.HOLD, a, imm=self.node(NodeKind.HOLD, duration_ns))
+
+    def window(self, kind: WindowKind, slot: int, span_ns: int, interlock: int = NONE_U32) -> int:
+        """A window over a tag."""
+        index = len(self.program.windows)
+        self.program.windows.append(blobs.Window(kind, interlock, span_ns, slot, 2000 + index))
+        return self.op(Op.WINDOW, index)
+
+    def moon(self, least: int, votes: list[int], *, vote: Op = Op.VOTE) -> int:
         """M of N."""
         count = NONE_U16
-        for vote in votes:
-            count = self.op(Op.VOTE, count, vote)
+        for operand in votes:
+            count = self.op(vote, count, operand)
         return self.op(Op.MOON, count, least, len(votes))
 
 
@@ -132,6 +144,47 @@ def guard_program() -> blobs.Program:
         blobs.Decode(1, 1, 7, PointType.BOOL, ByteOrder.ABCD),
     ]
     program.names = {"tags": ["ch4.t1", "fan.running", "sys.plc.connected"]}
+    return program
+
+
+def wide_program() -> blobs.Program:
+    """Beside the other's device a serial one with a lease; windows, ``hold``, fallbacks."""
+    program = guard_program()
+    code = Code(program)
+    slope = code.window(WindowKind.RATE, 0, 10 * SECOND, 0)
+    rising = code.held(code.op(Op.GT, slope, code.const(0.1)), 2 * SECOND)
+    votes = code.moon(1, [rising, code.compare(Op.GT, 3, 50.0)], vote=Op.VOTE_TRIP)
+    either = code.op(Op.OR, program.interlocks[0].cause, votes)
+    program.interlocks[0] = replace(program.interlocks[0], cause=either)
+    program.tags += [
+        blobs.Tag(40, 0.0, 100.0, SECOND, 0, 0, Owner.GUARD, RecordMode.ALL, TagFlag.HAS_RANGE, 1),
+        blobs.Tag(
+            50, 30.0, 30.0, SECOND, 0, 0, Owner.GUARD, RecordMode.CHANGE,
+            TagFlag.HAS_RANGE | TagFlag.WATCHDOG, 1,
+        ),
+    ]  # fmt: skip
+    coil = program.outputs[0]
+    program.outputs += [
+        replace(coil, key=5, device=1, unit=3, address=4, kind=OutputKind.REGISTER, trip=7),
+        replace(coil, key=6, device=NONE_U32, unit=0, address=0, path=OutputPath.GATEWAY),
+    ]
+    program.fallbacks = [blobs.Fallback(0, 2), blobs.Fallback(2, 3)]
+    program.effects.append(blobs.Effect(0, 3, 2 * SECOND))
+    program.interlocks[0] = replace(program.interlocks[0], effects_count=3)
+    program.devices.append(
+        replace(
+            program.devices[0], key=2, address=bytes(16), port=0, unit=3,
+            kind=DeviceKind.MODBUS_RTU, tty=0, baud=9600, data_bits=8, parity=Parity.EVEN,
+            stop_bits=1, lease_address=200, lease_ns=3 * SECOND,
+            flags=DeviceFlag.HAS_HEARTBEAT | DeviceFlag.HAS_LEASE | DeviceFlag.RS485,
+        )
+    )  # fmt: skip
+    program.requests.append(blobs.Request(1, 2, 2, 200 * MS, 10, 4, 3, 3))
+    program.decode += [
+        blobs.Decode(3, 2, 0, PointType.FLOAT32, ByteOrder.CDAB),
+        blobs.Decode(4, 2, 3, PointType.UINT16, ByteOrder.ABCD),
+    ]
+    program.names["ttys"] = ["/dev/serial/by-id/usb-one"]
     return program
 
 
