@@ -21,7 +21,9 @@ from fastpath.mailbox cimport (
 )
 from fastpath.outputs cimport outputs_confirmed
 from fastpath.poller cimport poller_due, poller_event, poller_turn
-from fastpath.runtime cimport Runtime, runtime_load, runtime_locked, runtime_map
+from fastpath.runtime cimport (
+    Runtime, runtime_latches, runtime_load, runtime_locked, runtime_map,
+)
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport (
     LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Load, Scanner,
@@ -407,22 +409,5 @@ cdef class Engine:
         return <bytes>self.loop.scanner.current.program.hash[:32]
 
     def latches(self) -> tuple:
-        """(interlocks, outputs): key -> latch bytes, after the scan thread has ended.
-
-        Another boot has another clock: the times of the interlocks are relative to now.
-        """
-        cdef Runtime* rt = self.loop.scanner.current
-        cdef int64_t now_ns = boot_ns()
-        cdef InterlockLatch latch
-        cdef uint32_t i
-        interlocks = {}
-        outputs = {}
-        for i in range(rt.program.interlock_count):
-            latch = rt.interlocks[i].latch
-            latch.since_ns -= now_ns
-            latch.trip_boot_ns -= now_ns
-            interlocks[rt.program.interlocks[i].key] = (<char*>&latch)[:sizeof(latch)]
-        for i in range(rt.program.output_count):
-            outputs[rt.program.outputs[i].key] = (
-                <char*>&rt.outputs[i].latch)[:sizeof(rt.outputs[i].latch)]
-        return interlocks, outputs
+        """(interlocks, outputs): key -> latch bytes, after the scan thread has ended."""
+        return runtime_latches(self.loop.scanner.current, boot_ns())

@@ -67,3 +67,4 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
 cdef uint32_t runtime_recover(
     Parts* parts, Runtime* rt, dict interlocks, dict outputs, bint power_loss,
     const Stamp* now) except? 0xFFFFFFFF
+cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns)

@@ -380,6 +380,26 @@ cdef uint32_t runtime_recover(
     return restored
 
 
+cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns):
+    """(interlocks, outputs) for a clean stop: key -> latch bytes.
+
+    Another boot has another clock: the times of the interlocks are relative to ``boot_ns``.
+    """
+    cdef InterlockLatch latch
+    cdef uint32_t i
+    interlocks = {}
+    outputs = {}
+    for i in range(rt.program.interlock_count):
+        latch = rt.interlocks[i].latch
+        latch.since_ns -= boot_ns
+        latch.trip_boot_ns -= boot_ns
+        interlocks[rt.program.interlocks[i].key] = (<char*>&latch)[:sizeof(latch)]
+    for i in range(rt.program.output_count):
+        outputs[rt.program.outputs[i].key] = (
+            <char*>&rt.outputs[i].latch)[:sizeof(rt.outputs[i].latch)]
+    return interlocks, outputs
+
+
 cdef bytes _rebased(const char* stored, const Stamp* now):
     """A latch of a clean stop: its times, relative to the stop, in this boot; no seq as yet."""
     cdef InterlockLatch latch

@@ -18,6 +18,12 @@ def inside() -> Any:
     return builder.load()
 
 
+@pytest.fixture(scope="session")
+def stepping() -> Any:
+    """The guard without its loop: one scan at a time (tests/helpers/stepper.pyx)."""
+    return builder.load("stepper")
+
+
 @pytest_asyncio.fixture
 async def device() -> AsyncIterator[Device]:
     """The mine's device in the test's own loop."""
