@@ -1,7 +1,7 @@
 # cython: cdivision=True
 """The loop: wait, read, scan. The one nogil block of the guard.
 
-The scan thread sleeps in one ppoll over all sockets and scans when something came in, and at the
+The scan thread sleeps in one epoll set of all sockets and scans when something came in, and at the
 latest every tick. What a scan is: ``scan``.
 """
 
@@ -15,20 +15,23 @@ from posix.time cimport timespec
 from fastpath.clock cimport boot_ns, mono_ns, utc_ns
 from fastpath.commands cimport command_answer
 from fastpath.journal cimport SharedFile, Shm, Stamp, journal_write
-from fastpath.link cimport LINK_CONNECTING, Link
 from fastpath.mailbox cimport (
-    SESSIONS_MAX, mailbox_accept, mailbox_close_all, mailbox_event, mailbox_nudge,
+    mailbox_accept, mailbox_close_all, mailbox_event, mailbox_nudge,
 )
 from fastpath.outputs cimport outputs_confirmed
 from fastpath.poller cimport poller_due, poller_event, poller_turn
 from fastpath.runtime cimport (
-    Runtime, runtime_latches, runtime_load, runtime_locked, runtime_map,
+    Runtime, runtime_latches, runtime_load, runtime_locked, runtime_map, runtime_watch,
 )
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport (
     LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Load, Scanner,
 )
 from fastpath.types cimport *
+from fastpath.watch cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, WATCH_LISTEN, WATCH_READ, WATCH_SESSION, WATCH_TRIP, WATCH_WAKE,
+    epoll_create1, epoll_event, epoll_pwait2, watch, watch_token,
+)
 from fastpath.writer cimport writer_due, writer_event, writer_turn
 
 cdef extern from "atomics.h" nogil:
@@ -40,8 +43,6 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
-    #include <errno.h>
-    #include <poll.h>
     #include <pthread.h>
     #include <sched.h>
     #include <sys/mman.h>
@@ -74,12 +75,6 @@ cdef extern from *:
         return send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
     """
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    short POLLIN, POLLOUT
-    int ppoll(pollfd* fds, unsigned long n, const timespec* timeout, const void* mask) nogil
     int sw_realtime(int priority) nogil
     int sw_lock_stack() nogil
     void sw_exact_timers() nogil
@@ -89,8 +84,7 @@ cdef extern from *:
     ssize_t write(int fd, const void* data, size_t n) nogil
 
 cdef enum:
-    FIXED_FDS = 2 + SESSIONS_MAX
-    POLL_FDS_MAX = FIXED_FDS + 2 * _DEVICES_MAX
+    READY_MAX = 64  # descriptors per wake
     REALTIME_PRIORITY = 40
 
 STOP_SIGNAL = 1  # GUARD_STOP's reason: SIGTERM or SIGINT
@@ -120,9 +114,8 @@ cdef struct Loop:  # the scan thread's own
     uint32_t restored
     uint32_t clean
     int64_t gap_ns
-    pollfd fds[POLL_FDS_MAX]
-    uint32_t device_of[POLL_FDS_MAX]
-    uint32_t fd_count
+    int poll_fd
+    epoll_event ready[READY_MAX]
 
 
 # ---- clocks --------------------------------------------------------------------------------------
@@ -137,68 +130,46 @@ cdef Stamp _stamp() noexcept nogil:
 
 # ---- waiting -------------------------------------------------------------------------------------
 
-cdef void _add_fd(Loop* loop, int fd, short events, uint32_t device) noexcept nogil:
-    loop.fds[loop.fd_count].fd = fd
-    loop.fds[loop.fd_count].events = events
-    loop.fds[loop.fd_count].revents = 0
-    loop.device_of[loop.fd_count] = device
-    loop.fd_count += 1
-
-
-cdef void _add_link(Loop* loop, const Link* link, uint32_t device) noexcept nogil:
-    """A closed link has fd -1, which ppoll passes over."""
-    _add_fd(loop, link.fd, POLLOUT if link.state == LINK_CONNECTING else POLLIN, device)
-
-
-cdef void _wait(Loop* loop, int64_t now_ns) noexcept nogil:
+cdef int _wait(Loop* loop, int64_t now_ns) noexcept nogil:
     """Sleep until a descriptor is ready, something is due, or the tick has passed."""
     cdef Runtime* rt = loop.scanner.current
     cdef int64_t due = loop.scanner.last_scan_ns + rt.program.tick_ns
     cdef timespec timeout
     cdef uint32_t i
-    loop.fd_count = 0
-    _add_fd(loop, loop.wake_fd, POLLIN, 0)
-    _add_fd(loop, loop.scanner.box.listen_fd, POLLIN, 0)
-    for i in range(<uint32_t>SESSIONS_MAX):
-        _add_fd(loop, loop.scanner.box.sessions[i].fd, POLLIN, i)
     for i in range(rt.program.device_count):
-        _add_link(loop, &rt.pollers[i].link, i)
-        _add_link(loop, &rt.writers[i].link, i)
         due = min(due, poller_due(&loop.scanner.parts.polls, i))
         due = min(due, writer_due(&loop.scanner.parts.writers, i))
     due = max(due - now_ns, 0)
     timeout.tv_sec = due // 1_000_000_000
     timeout.tv_nsec = due % 1_000_000_000
-    if ppoll(loop.fds, loop.fd_count, &timeout, NULL) < 0:
-        for i in range(loop.fd_count):
-            loop.fds[i].revents = 0
+    return epoll_pwait2(loop.poll_fd, loop.ready, READY_MAX, &timeout, NULL)
 
 
-cdef bint _receive(Loop* loop, const Stamp* now) noexcept nogil:
+cdef bint _receive(Loop* loop, int count, const Stamp* now) noexcept nogil:
     """Everything that is ready, each bounded; True where a scan has reason to run at once."""
     cdef uint64_t counter
     cdef bint any = False
-    cdef uint32_t i
-    if loop.fds[0].revents:
-        read(loop.wake_fd, &counter, sizeof(counter))
-        any = True
-    for i in range(FIXED_FDS, loop.fd_count):
-        if not loop.fds[i].revents:
-            continue
-        if (i - FIXED_FDS) % 2 == 0:
-            if poller_event(
-                &loop.scanner.parts.polls, loop.device_of[i], loop.fds[i].revents, now
-            ):
-                any = True
-        elif writer_event(&loop.scanner.parts.writers, loop.device_of[i], loop.fds[i].revents, now):
+    cdef bint knocked = False
+    cdef uint32_t kind, index
+    cdef short revents
+    cdef int i
+    for i in range(count):
+        kind = <uint32_t>(loop.ready[i].data.u64 >> 32)
+        index = <uint32_t>loop.ready[i].data.u64
+        revents = <short>loop.ready[i].events
+        if kind == WATCH_READ:
+            any |= poller_event(&loop.scanner.parts.polls, index, revents, now)
+        elif kind == WATCH_TRIP:
+            any |= writer_event(&loop.scanner.parts.writers, index, revents, now)
+        elif kind == WATCH_SESSION:
+            any |= mailbox_event(&loop.scanner.box, index, revents, now)
+        elif kind == WATCH_WAKE:
+            read(loop.wake_fd, &counter, sizeof(counter))
             any = True
-    for i in range(2, <uint32_t>FIXED_FDS):
-        if loop.fds[i].revents and mailbox_event(
-            &loop.scanner.box, loop.device_of[i], loop.fds[i].revents, now
-        ):
-            any = True
-    if loop.fds[1].revents:
-        mailbox_accept(&loop.scanner.box, now)
+        elif kind == WATCH_LISTEN:
+            knocked = True
+    if knocked:
+        mailbox_accept(&loop.scanner.box, now)  # last: it may take the place of one that ended
     return any
 
 
@@ -273,10 +244,11 @@ cdef void _run(Loop* loop) noexcept nogil:
     cdef Stamp now = _stamp()
     cdef bint scan
     cdef uint32_t i
+    cdef int count
     while not _ended(loop, &now):
-        _wait(loop, now.mono_ns)
+        count = _wait(loop, now.mono_ns)
         now = _stamp()
-        scan = _receive(loop, &now)
+        scan = _receive(loop, count, &now)
         for i in range(loop.scanner.current.program.device_count):
             poller_turn(&loop.scanner.parts.polls, i, &now)
             writer_turn(&loop.scanner.parts.writers, i, &now)
@@ -322,12 +294,30 @@ cdef class Engine:
         loop.clean = clean
         loop.scanner.main_fd = main_fd
         loop.scanner.box.listen_fd = listen_fd
+        self._watch()
         loop.scanner.box.own_uid = own_uid
         loop.scanner.box.gateway_uid = gateway_uid
         loop.scanner.box.operators_gid = operators_gid
         if loop.scanner.shm.live.scan_mono_ns != 0:
             loop.gap_ns = max(now.mono_ns - loop.scanner.shm.live.scan_mono_ns, 0)
         self._count()
+
+    cdef int _watch(self) except -1:
+        """The one epoll set; raises OSError."""
+        cdef Loop* loop = &self.loop
+        cdef int poll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if not (
+            watch(poll_fd, EPOLL_CTL_ADD, loop.wake_fd, False, watch_token(WATCH_WAKE, 0))
+            and watch(
+                poll_fd, EPOLL_CTL_ADD, loop.scanner.box.listen_fd, False,
+                watch_token(WATCH_LISTEN, 0))
+        ):
+            raise OSError("the guard's descriptors cannot be watched")
+        loop.poll_fd = poll_fd
+        loop.scanner.box.poll_fd = poll_fd
+        loop.scanner.parts.poll_fd = poll_fd
+        runtime_watch(&loop.scanner.parts, loop.scanner.current)
+        return 0
 
     cdef void _count(self) noexcept:
         """Header fields of a new life."""

@@ -15,6 +15,8 @@ cdef struct Link:
     int state
     int error  # errno of the last failure
     int rx_have
+    int poll_fd  # the epoll set that it is watched by, -1: none
+    uint64_t token
     int64_t next_try_ns  # closed: not before
     int64_t backoff_ns
     int64_t deadline_ns  # connecting: give up at
@@ -22,6 +24,7 @@ cdef struct Link:
     uint8_t rx[LINK_RX_BYTES]
 
 cdef void link_init(Link* link) noexcept nogil
+cdef void link_watch(Link* link, int poll_fd, uint64_t token) noexcept nogil
 cdef void link_connect(
     Link* link, const uint8_t* address, uint16_t port, int64_t timeout_ns, int64_t now_ns,
 ) noexcept nogil

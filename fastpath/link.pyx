@@ -9,6 +9,8 @@ from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, ETIMEDOUT, err
 from libc.string cimport memcmp, memcpy, memmove, memset
 from posix.unistd cimport close
 
+from fastpath.watch cimport EPOLL_CTL_ADD, EPOLL_CTL_MOD, watch
+
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     struct sockaddr:
@@ -52,7 +54,15 @@ cdef const uint8_t* V4_MAPPED = <const uint8_t*>b"\x00\x00\x00\x00\x00\x00\x00\x
 cdef void link_init(Link* link) noexcept nogil:
     memset(link, 0, sizeof(Link))
     link.fd = -1
+    link.poll_fd = -1
     link.state = LINK_CLOSED
+
+
+cdef void link_watch(Link* link, int poll_fd, uint64_t token) noexcept nogil:
+    """Be watched under this token from now on, open or not."""
+    link.poll_fd = poll_fd
+    link.token = token
+    watch(poll_fd, EPOLL_CTL_MOD, link.fd, link.state == LINK_CONNECTING, token)
 
 
 cdef void link_connect(
@@ -91,8 +101,10 @@ cdef void link_connect(
     if connect(link.fd, to, length) == 0:
         link.state = LINK_OPEN
         link.opened_ns = now_ns
+        watch(link.poll_fd, EPOLL_CTL_ADD, link.fd, False, link.token)
     elif errno == EINPROGRESS or errno == EINTR:
         link.state = LINK_CONNECTING
+        watch(link.poll_fd, EPOLL_CTL_ADD, link.fd, True, link.token)
     else:
         link.error = errno
         close(link.fd)
@@ -126,6 +138,7 @@ cdef bint link_finish(Link* link, int64_t now_ns) noexcept nogil:
         return False
     link.state = LINK_OPEN
     link.opened_ns = now_ns
+    watch(link.poll_fd, EPOLL_CTL_MOD, link.fd, False, link.token)
     return True
 
 

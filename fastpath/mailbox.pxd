@@ -39,6 +39,7 @@ cdef struct Mailbox:
     const ProgramView* program
     Intake* intake
     int listen_fd
+    int poll_fd  # the epoll set that watches the sessions, -1: none
     uint32_t own_uid
     uint32_t gateway_uid  # _NONE_U32: none besides our own
     uint32_t operators_gid  # _NONE_U32: no such group

@@ -13,6 +13,7 @@ from fastpath.image cimport slot_touch
 from fastpath.intake cimport intake_store
 from fastpath.journal cimport crc32_of, journal_write
 from fastpath.types cimport *
+from fastpath.watch cimport EPOLL_CTL_ADD, WATCH_SESSION, watch, watch_token
 
 cdef extern from "atomics.h" nogil:
     void sw_store_release(uint64_t* p, uint64_t value)
@@ -198,6 +199,8 @@ cdef void mailbox_accept(Mailbox* box, const Stamp* now) noexcept nogil:
             box.sessions[i].full = full
             box.serial += 1
             box.sessions[i].serial = box.serial
+            watch(
+                box.poll_fd, EPOLL_CTL_ADD, fd, False, watch_token(WATCH_SESSION, i))
             return
     box.shm.live.counters[_COUNT_SESSION_REFUSED] += 1
     close(fd)

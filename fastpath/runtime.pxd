@@ -47,6 +47,7 @@ cdef struct Parts:  # what the scan works on, bound to one Runtime
     PollBank polls
     WriterBank writers
     Shm* shm
+    int poll_fd  # the epoll set that watches the devices, -1: none
     Register* registers
     Slot* spare_image
     NodeState* spare_nodes
@@ -63,6 +64,7 @@ cdef bint swap_allowed(const Parts* parts, const Runtime* old, const Runtime* ne
 cdef void swap_merge(
     Parts* parts, Runtime* old, Runtime* new, const uint8_t* command_id, const Stamp* now,
 ) noexcept nogil
+cdef void runtime_watch(Parts* parts, Runtime* rt) noexcept nogil
 cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil
 cdef uint32_t runtime_recover(
     Parts* parts, Runtime* rt, dict interlocks, dict outputs, bint power_loss,

@@ -16,11 +16,12 @@ from fastpath.interlock cimport interlock_trip, interlocks_quiet, interlocks_reg
 from fastpath.journal cimport (
     event_valid, interlock_load, interlock_store, journal_write, output_load, output_store,
 )
-from fastpath.link cimport link_close, link_init
+from fastpath.link cimport link_close, link_init, link_watch
 from fastpath.outputs cimport output_restore_trip, outputs_link_down, outputs_quiet
 from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport node_begin, program_open
 from fastpath.types cimport *
+from fastpath.watch cimport WATCH_READ, WATCH_TRIP, watch_token
 from fastpath.writer cimport writers_plan
 
 cdef extern from "atomics.h" nogil:
@@ -75,6 +76,7 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
 
 cdef bint parts_alloc(Parts* parts) noexcept:
     memset(parts, 0, sizeof(Parts))
+    parts.poll_fd = -1
     parts.registers = <Register*>calloc(_CODE_MAX, sizeof(Register))
     parts.spare_image = <Slot*>calloc(_TAGS_MAX, sizeof(Slot))
     parts.spare_nodes = <NodeState*>calloc(_NODES_MAX, sizeof(NodeState))
@@ -471,6 +473,14 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
     writers_plan(&parts.writers)
 
 
+cdef void runtime_watch(Parts* parts, Runtime* rt) noexcept nogil:
+    """Have the connections of every device of this program watched, under its index."""
+    cdef uint32_t i
+    for i in range(rt.program.device_count):
+        link_watch(&rt.pollers[i].link, parts.poll_fd, watch_token(WATCH_READ, i))
+        link_watch(&rt.writers[i].link, parts.poll_fd, watch_token(WATCH_TRIP, i))
+
+
 cdef void _name_program(Shm* shm, const ProgramView* program) noexcept nogil:
     """The running program's hash, under its lock."""
     cdef uint64_t lock = shm.live.program_lock | 1
@@ -615,6 +625,7 @@ cdef void swap_merge(
     _swap_image(parts, old, new)
     _swap_devices(parts, old, new, now)
     runtime_bind(parts, new)
+    runtime_watch(parts, new)
     for i in range(new.program.interlock_count):
         interlock_store(&shm.interlocks[i], &new.interlocks[i].latch)
     for i in range(new.program.output_count):

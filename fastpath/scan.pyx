@@ -213,6 +213,7 @@ cdef uint32_t scanner_begin(
     scanner.box.program = &scanner.current.program
     scanner.box.intake = &scanner.parts.intake
     scanner.box.listen_fd = -1
+    scanner.box.poll_fd = -1
     for i in range(<uint32_t>SESSIONS_MAX):
         scanner.box.sessions[i].fd = -1
     scanner.parts.polls.random = <uint64_t>now.utc_ns | 1
