@@ -1,26 +1,28 @@
 """The operator's hands: every command goes through here, whoever asks.
 
-What weakens protection (reset, release, stop) is durable in the ledger first and goes to the guard
-with its ledger seq and an end of 30 s; what strengthens it (trip) goes at once and is written down
-after. The answer says what was read back, not what was asked for.
+What weakens protection (reset, release, bypass, stop) is durable in the ledger first and goes to
+the guard with its ledger seq and an end of 30 s; what strengthens it (trip, the end of a bypass)
+goes at once and is written down after. The answer says what was read back, not what was asked for.
 """
 
 import asyncio
 import logging
 import os
 import pwd
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from fastpath import blob, messages
+from fastpath import blob
 from fastpath.codes import MessageType, ResultCode, ResultDetail
+from gateway.bypasses import Bypasses
 from gateway.confirm import GUARD_END_S_MAX, Confirmation
-from gateway.errors import GuardError, StoreError
+from gateway.drills import Drills
+from gateway.errors import StoreError
 from gateway.guard_board import GuardBoard, interlock_word
-from gateway.guardlink import COMMAND_TIMEOUT_S
+from gateway.guard_orders import GuardOrders
+from gateway.hands import Hands
 from gateway.outcome import (
     Exit,
     Outcome,
@@ -33,6 +35,7 @@ from gateway.outcome import (
 )
 from gateway.program_text import Programs
 from gateway.refusal import plain_refusal, reset_refusal
+from gateway.times import boot_ns, moment_words, span_words
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-NOT_AFTER_NS: Final = 30_000_000_000
 _STOP_CONFIRMED: Final = 0  # a STOP's detail; 1: not every output has confirmed
 UNARMED_TEXT: Final = "UNARMED: no output was moved"
 Answered = Callable[[], Awaitable[None]]
@@ -53,7 +55,7 @@ async def _nobody() -> None:
 
 
 class Commands:
-    """Trip, reset, release and stop. Every method returns an Outcome and raises nothing of ours.
+    """Trip, reset, release, stop; bypasses and drills. Each gives an Outcome and raises nothing.
 
     ``view`` gives the mapped guard.shm or None, ``program`` the blob of a program's hash or None.
     ``answered`` is awaited as soon as the guard has answered, before the outputs confirm.
@@ -68,9 +70,17 @@ class Commands:
         program: Callable[[bytes], bytes | None],
     ) -> None:
         self._ledger = ledger
-        self._link = link
         self._programs = Programs(program)
-        self._confirmation = Confirmation(view, self._programs)
+        self._confirmation = confirmation = Confirmation(view, self._programs)
+        self._orders = orders = GuardOrders(ledger, link)
+        self._hands = hands = Hands()
+        self.bypasses: Final = Bypasses(orders, confirmation)
+        self.drills: Final = Drills(orders, ledger, confirmation, hands)
+
+    @property
+    def hands(self) -> Hands:
+        """Who tripped what by hand a moment ago."""
+        return self._hands
 
     @property
     def programs(self) -> Programs:
@@ -84,14 +94,14 @@ class Commands:
         state = self._confirmation.state()
         if state and ident not in state.text.interlock_index:
             return unknown("interlock", ident, [item.id for item in state.text.interlocks])
-        body = messages.command(blob.key_of("interlock", ident), who=who)
-        try:
-            result = await self._link.command(MessageType.TRIP, body)
-        except GuardError as error:
-            return not_reached(str(error))
+        key = blob.key_of("interlock", ident)
+        self._hands.note(key, who, reason)
+        result = await self._orders.strengthen(MessageType.TRIP, key, who)
+        if isinstance(result, Outcome):
+            return result
         await answered()
         _, outcome = await asyncio.gather(
-            self._write_down(who, "trip", ident, {"reason": reason}, result),
+            self._orders.write_down(who, "trip", ident, {"reason": reason}, result),
             tripped_outcome(self._confirmation, ident, result),
         )
         return outcome
@@ -118,7 +128,7 @@ class Commands:
         seen = {"state": interlock_word(latch.state), "generation": latch.generation}
         detail = {"generation": wanted, "reason": reason}
         key = state.text.interlocks[index].key
-        sent = await self._weaken(
+        sent = await self._orders.weaken(
             MessageType.RESET, key, ident, detail, who, not_after_ns, generation=wanted
         )
         if isinstance(sent, Outcome):
@@ -141,7 +151,7 @@ class Commands:
         not_after_ns: int | None = None,
         answered: Answered = _nobody,
     ) -> Outcome:
-        """Let an output that is HELD go to its normal value."""
+        """Let an output that is HELD go to its normal value; a siren falls silent for a time."""
         state = self._confirmation.state()
         if state is None:
             return not_reached("the guard's state cannot be read")
@@ -151,7 +161,7 @@ class Commands:
         item = state.text.outputs[index]
         generation = state.output(index).generation
         detail = {"generation": generation, "reason": reason}
-        sent = await self._weaken(
+        sent = await self._orders.weaken(
             MessageType.RELEASE, item.key, ident, detail, who, not_after_ns, generation=generation
         )
         if isinstance(sent, Outcome):
@@ -159,8 +169,10 @@ class Commands:
         await answered()
         if sent.code != ResultCode.DONE:
             return self._release_refused(ident, index, sent)
-        shown = await self._confirmation.released([ident])
-        return settled(sent, f"{ident} is released", shown, {})
+        silence = bool(item.silence_ns)
+        shown = await self._confirmation.released([ident], silence=silence)
+        text, details = self._released_words(ident, index)
+        return settled(sent, text, shown, details)
 
     async def stop_gateway(self, who: str, end: Callable[[], None]) -> Outcome:
         """End this gateway; ``end`` begins it. A ledger that is full does not keep it running."""
@@ -187,7 +199,7 @@ class Commands:
         trips = state is None or state.text.stop_trips
         outputs = [item.id for item in state.text.outputs] if state and trips else []
         within_s = self._confirmation.within_ns(outputs) / 1e9 + GUARD_END_S_MAX
-        sent = await self._weaken(
+        sent = await self._orders.weaken(
             MessageType.STOP, 0, "guard", {"reason": reason}, who, not_after_ns, timeout_s=within_s
         )
         if isinstance(sent, Outcome):
@@ -206,69 +218,6 @@ class Commands:
             return outcome
         return msgspec.structs.replace(outcome, exit_code=Exit.UNCONFIRMED, confirmed=False)
 
-    async def _weaken(
-        self,
-        kind: MessageType,
-        key: int,
-        target: str,
-        detail: Mapping[str, Any],
-        who: str,
-        not_after_ns: int | None,
-        *,
-        generation: int = 0,
-        timeout_s: float = COMMAND_TIMEOUT_S,
-    ) -> "Result | Outcome":
-        """Ledger first, then the guard; an Outcome where the guard gave no answer."""
-        action = kind.name.lower()
-        ours_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + NOT_AFTER_NS
-        limit_ns = ours_ns if not_after_ns is None else min(ours_ns, not_after_ns)
-        try:
-            seq = await self._ledger.command(who, action, target, detail)
-        except StoreError as error:
-            text = f"not done: the ledger cannot take it ({error}); nothing was sent to the guard"
-            return Outcome(exit_code=Exit.FAILED, code=0, text=text)
-        body = messages.command(
-            key,
-            who=who,
-            generation=generation,
-            not_after_ns=limit_ns,
-            ledger_seq=seq,
-        )
-        try:
-            result = await self._send_twice(kind, body, timeout_s)
-        except GuardError as error:
-            await self._write_result(seq, 0, str(error))
-            return not_reached(str(error))
-        await self._write_result(seq, result.code, result.text)
-        return result
-
-    async def _send_twice(self, kind: MessageType, body: bytes, timeout_s: float) -> "Result":
-        """The same id twice is one action, so a lost answer is asked for once more."""
-        ident = os.urandom(16)
-        try:
-            return await self._link.command(kind, body, ident=ident, timeout_s=timeout_s)
-        except GuardError:
-            if not self._link.state().connected:
-                raise
-            return await self._link.command(kind, body, ident=ident, timeout_s=timeout_s)
-
-    async def _write_down(
-        self, who: str, action: str, target: str, detail: Mapping[str, Any], result: "Result"
-    ) -> None:
-        """The audit of what is done already; the guard's journal has it too."""
-        try:
-            seq = await self._ledger.command(who, action, target, detail)
-        except StoreError as error:
-            _LOGGER.warning("%s of %s by %s is not in the audit: %s", action, target, who, error)
-            return
-        await self._write_result(seq, result.code, result.text)
-
-    async def _write_result(self, seq: int, code: int, text: str) -> None:
-        try:
-            await self._ledger.command_result(seq, code, text)
-        except StoreError as error:
-            _LOGGER.warning("the result of command %d is not in the audit: %s", seq, error)
-
     def _reset_refused(
         self, ident: str, result: "Result", generation: int, details: dict[str, Any]
     ) -> Outcome:
@@ -279,6 +228,19 @@ class Commands:
         else:
             text = reset_refusal(state, index, result, generation)
         return refused(result, text, details)
+
+    def _released_words(self, ident: str, index: int) -> tuple[str, dict[str, Any]]:
+        """Released, or only silenced while whoever demands it still does."""
+        state = self._confirmation.state()
+        until_ns = state.silenced_until_ns(index) if state else 0
+        if not until_ns:
+            return f"{ident} is released", {}
+        left = span_words(until_ns - boot_ns())
+        text = (
+            f"{ident} is silenced until {moment_words(until_ns)} ({left}); a new trip, or the end "
+            "of that time with the trip still there, sounds it again"
+        )
+        return text, {"silenced_until": moment_words(until_ns)}
 
     def _release_refused(self, ident: str, index: int, result: "Result") -> Outcome:
         state = self._confirmation.state()

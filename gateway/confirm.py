@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import Struct
 
 from fastpath.codes import OutputState
@@ -46,11 +47,17 @@ class Confirmation:
         """Wait until each output is TRIPPED and confirmed."""
         return await self._until(outputs, _see_tripped)
 
-    async def released(self, outputs: Sequence[str], *, besides: str = "") -> list[OutputSeen]:
-        """Wait until each output is RELEASED, or is held by an interlock ``besides`` this one."""
+    async def released(
+        self, outputs: Sequence[str], *, besides: str = "", silence: bool = False
+    ) -> list[OutputSeen]:
+        """Wait until each output is RELEASED, or is held by an interlock ``besides`` this one.
+
+        ``silence``: whoever holds them still may, they are to be silenced all the same.
+        """
 
         def see(state: GuardBoard, index: int) -> OutputSeen:
-            return _see_released(state, index, besides)
+            seen = _see_released(state, index, besides)
+            return seen if not silence else msgspec.structs.replace(seen, held_by=())
 
         return await self._until(outputs, see)
 

@@ -1,5 +1,6 @@
-"""TRIP straight to the guard's socket: for an operator's command with the gateway dead.
+"""What strengthens, straight to the guard's socket: a TRIP, the end of a bypass.
 
+For an operator's command with the gateway dead.
 Needs neither the gateway nor an event loop, so that it starts fast.
 """
 
@@ -16,14 +17,22 @@ from gateway.errors import GuardError
 _ANSWERS_MAX: Final = 64  # messages that are looked at for the one RESULT
 
 
-def send_trip_directly(path: Path, key: int, who: str, timeout_s: float = 2.0) -> Result:
-    """TRIP straight to the guard's socket, without the gateway; blocks at most ``timeout_s``.
+def send_directly(
+    path: Path,
+    message_type: MessageType,
+    key: int,
+    who: str,
+    *,
+    kind: int = 1,
+    timeout_s: float = 2.0,
+) -> Result:
+    """TRIP or BYPASS_END straight to the guard's socket; blocks at most ``timeout_s``.
 
-    Strengthening, so it needs no ledger. Raises GuardError when the guard is not reached, refuses
-    this user, or does not answer.
+    Strengthening, so neither needs the ledger. ``kind``: BypassKind of what ends. Raises GuardError
+    when the guard is not reached, refuses this user, or does not answer.
     """
     ident = os.urandom(16)
-    message = messages.pack(MessageType.TRIP, messages.command(key, who=who), ident)
+    message = messages.pack(message_type, messages.command(key, who=who, kind=kind), ident)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(timeout_s)
         try:
@@ -34,8 +43,8 @@ def send_trip_directly(path: Path, key: int, who: str, timeout_s: float = 2.0) -
                 if not answer:
                     msg = "the guard closed the connection: is this user allowed?"
                     raise GuardError(msg)
-                kind, answered, body = messages.unpack(answer)
-                if kind == MessageType.RESULT and answered == ident:
+                answer_type, answered, body = messages.unpack(answer)
+                if answer_type == MessageType.RESULT and answered == ident:
                     return messages.result_of(body)
         except TimeoutError as error:
             msg = f"no answer from the guard within {timeout_s:g} s"

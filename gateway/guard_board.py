@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from fastpath.codes import (
+    NONE_U32,
     InterlockLatchFlag,
     InterlockState,
+    OutputDemand,
     OutputState,
     Quality,
     Reason,
@@ -38,6 +40,14 @@ class LegState(NamedTuple):
         if self.slot is None:
             return f"'{self.text}'"
         return f"'{self.text}' ({self.tag} is {value_words(self.slot, self.unit)})"
+
+
+class BypassState(NamedTuple):
+    """A live bypass of an interlock or of a tag; times are boot time."""
+
+    until_ns: int
+    from_ns: int
+    ident: bytes  # of the command that began it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,8 @@ class GuardBoard:
 
     def holders(self, output: int) -> list[str]:
         """Ids of the interlocks that hold this output at its trip value now."""
+        if self.silenced_until_ns(output):
+            return []
         held = []
         for index in self.text.holders[output]:
             latch = self.view.interlock(index)
@@ -93,6 +105,42 @@ class GuardBoard:
                     continue
                 held.append(self.text.interlocks[index].id)
         return held
+
+    def silenced_until_ns(self, output: int) -> int:
+        """Boot time at which a silenced output sounds again; 0: it is not silenced."""
+        latch = self.view.output(output)
+        return latch.silence_until_ns if latch.demands & OutputDemand.SILENCED else 0
+
+    def bypass(self, index: int) -> BypassState | None:
+        """The bypass of an interlock, None where there is none."""
+        latch = self.view.interlock(index)
+        if not latch.flags & InterlockLatchFlag.BYPASSED or not latch.bypass_until_ns:
+            return None
+        return BypassState(latch.bypass_until_ns, latch.bypass_from_ns, latch.bypass_id)
+
+    def tag_bypasses(self) -> dict[int, BypassState]:
+        """The bypassed tags of the running program, by slot."""
+        slots = self.text.tag_keys
+        return {
+            slots[found.key]: BypassState(found.until_ns, found.from_ns, found.id)
+            for found in self.view.tag_bypasses()
+            if found.key in slots
+        }
+
+    def bypassed_with(self, index: int) -> list[str]:
+        """Ids of what is bypassed in the group of an interlock: interlocks, and tags they read."""
+        group = self.text.interlocks[index].group
+        members = (index,) if group == NONE_U32 else self.text.groups[group].members
+        interlocks = [self.text.interlocks[i].id for i in members if self.bypass(i)]
+        read = {slot for i in members for slot in self.text.interlocks[i].reads}
+        return interlocks + [self.text.tags[slot] for slot in self.tag_bypasses() if slot in read]
+
+    def bypass_limit(self, index: int) -> tuple[str, int]:
+        """Where an interlock's bypasses are counted, in words, and how many may be live there."""
+        group = self.text.interlocks[index].group
+        if group == NONE_U32:
+            return f"of {self.text.interlocks[index].id}", 1
+        return f"of group {self.text.groups[group].id}", self.text.groups[group].max_bypassed
 
     def readback(self, output: OutputText) -> bool | None:
         """What the read-back says of the output itself, None where it says nothing."""

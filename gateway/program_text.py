@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from fastpath import blob
-from fastpath.codes import NONE_U32, InterlockFlag, OutputFlag, OutputKind
+from fastpath.codes import (
+    NONE_U32,
+    InterlockFlag,
+    OutputFlag,
+    OutputKind,
+    OutputPath,
+)
+from gateway.program_reads import slots_read
 
 NEAR_NAMES_MAX: Final = 3
 _ON_STOP: Final = 8  # place of on_stop in blob.HEADER
@@ -37,6 +44,21 @@ class InterlockText:
     permissive: str
     legs: tuple[LegText, ...]
     outputs: tuple[int, ...]
+    delays_ns: tuple[int, ...]  # of the outputs, after the trip
+    reads: frozenset[int]  # slots of its cause
+    group: int  # index or NONE_U32
+    no_bypass: bool
+    bypass_max_ns: int
+    response_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupText:
+    """Interlocks that share a first-out; ``members`` are indices."""
+
+    id: str
+    max_bypassed: int
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,9 @@ class OutputText:
     coil: bool
     readback: int  # slot or NONE_U32
     readback_inverted: bool
+    silence_ns: int  # 0: it cannot be silenced
+    reassert_ns: int
+    via_gateway: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +101,16 @@ class ProgramText:
         self.interlocks: Final = _interlocks(data, names)
         self.outputs: Final = _outputs(data, names.get("outputs", []))
         self.devices: Final = _devices(data, names.get("devices", []))
+        self.groups: Final = _groups(data, names, self.interlocks)
         records: list[blob.Tag] = blob.section(data, "tags")
         self.tag_devices: Final = _tag_devices(records, names.get("devices", []))
         self.stale_after_ns: Final = tuple(tag.stale_after_ns for tag in records)
         self.interlock_index: Final = {item.id: i for i, item in enumerate(self.interlocks)}
         self.output_index: Final = {item.id: i for i, item in enumerate(self.outputs)}
         self.tag_index: Final = {ident: i for i, ident in enumerate(self.tags)}
+        self.tag_keys: Final = {tag.key: i for i, tag in enumerate(records)}
         self.holders: Final = _holders(self.interlocks, len(self.outputs))
+        self.readers: Final = _readers(self.interlocks)
 
     @classmethod
     def of(cls, data: bytes, program: bytes) -> Self | None:
@@ -125,6 +153,7 @@ def _interlocks(data: bytes, names: dict[str, list[str]]) -> tuple[InterlockText
     records: list[blob.Interlock] = blob.section(data, "interlocks")
     effects: list[blob.Effect] = blob.section(data, "effects")
     legs: list[blob.Leg] = blob.section(data, "legs")
+    reads = slots_read(data, [record.cause for record in records])
     ids = names.get("interlocks", [])
     leg_texts = _padded(names.get("legs", []), len(legs))
     causes = _padded(names.get("causes", []), len(records))
@@ -143,6 +172,12 @@ def _interlocks(data: bytes, names: dict[str, list[str]]) -> tuple[InterlockText
                 permissive=permissives[i],
                 legs=tuple(LegText(leg_texts[j], legs[j].slot, legs[j].limit) for j in own_legs),
                 outputs=tuple(effect.output for effect in own_effects),
+                delays_ns=tuple(effect.delay_ns for effect in own_effects),
+                reads=reads[i],
+                group=record.group,
+                no_bypass=bool(record.flags & InterlockFlag.NO_BYPASS),
+                bypass_max_ns=record.bypass_max_ns,
+                response_ns=record.response_ns,
             )
         )
     return tuple(items)
@@ -160,6 +195,9 @@ def _outputs(data: bytes, ids: list[str]) -> tuple[OutputText, ...]:
             coil=record.kind == OutputKind.COIL,
             readback=record.readback,
             readback_inverted=bool(record.flags & OutputFlag.READBACK_INVERTED),
+            silence_ns=record.silence_ns,
+            reassert_ns=record.reassert_ns,
+            via_gateway=record.path == OutputPath.GATEWAY,
         )
         for ident, record in zip(ids, records, strict=True)
     )
@@ -170,6 +208,30 @@ def _devices(data: bytes, ids: list[str]) -> tuple[DeviceText, ...]:
     return tuple(
         DeviceText(id=ident, key=record.key) for ident, record in zip(ids, records, strict=True)
     )
+
+
+def _groups(
+    data: bytes, names: dict[str, list[str]], interlocks: tuple[InterlockText, ...]
+) -> tuple[GroupText, ...]:
+    records: list[blob.Group] = blob.section(data, "groups")
+    ids = _padded(names.get("groups", []), len(records))
+    return tuple(
+        GroupText(
+            id=ids[i],
+            max_bypassed=record.max_bypassed,
+            members=tuple(j for j, item in enumerate(interlocks) if item.group == i),
+        )
+        for i, record in enumerate(records)
+    )
+
+
+def _readers(interlocks: tuple[InterlockText, ...]) -> dict[int, tuple[int, ...]]:
+    """Which interlocks (indices) read each slot in their cause."""
+    readers: dict[int, list[int]] = {}
+    for i, interlock in enumerate(interlocks):
+        for slot in interlock.reads:
+            readers.setdefault(slot, []).append(i)
+    return {slot: tuple(items) for slot, items in readers.items()}
 
 
 def _tag_devices(records: list[blob.Tag], ids: list[str]) -> tuple[str | None, ...]:

@@ -1,10 +1,12 @@
 """What a refusal by the guard means, in words: what stands against it and what to do next."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from fastpath.codes import Quality, ResultCode, Truth
+from fastpath.codes import BypassKind, Quality, ResultCode, Truth
 from gateway.guard_board import GuardBoard, interlock_word, value_words
+from gateway.times import boot_ns, moment_words, span_words
 
 if TYPE_CHECKING:
     from fastpath.messages import Result
@@ -43,10 +45,57 @@ def reset_refusal(state: GuardBoard, index: int, result: "Result", generation: i
     return plain_refusal(result)
 
 
+def bypass_refusal(
+    state: GuardBoard, kind: BypassKind, ident: str, result: "Result", duration_ns: int
+) -> str:
+    """Why a bypass was refused: the limit, who uses it up, or what forbids it."""
+    if kind == BypassKind.TAG:
+        slot = state.text.tag_index[ident]
+        readers, bypass = state.text.readers.get(slot, ()), state.tag_bypasses().get(slot)
+    else:
+        index = state.text.interlock_index[ident]
+        readers, bypass = (index,), state.bypass(index)
+    if result.code == ResultCode.ALREADY and bypass is not None:
+        until = f"{moment_words(bypass.until_ns)} ({span_words(bypass.until_ns - boot_ns())} left)"
+        return f"{ident} is bypassed already, until {until}; end it first, then begin anew"
+    if result.code == ResultCode.NOT_ALLOWED:
+        return _bypass_forbidden(state, ident, readers)
+    if result.code == ResultCode.LIMIT:
+        return _bypass_limit(state, ident, readers, duration_ns)
+    return plain_refusal(result)
+
+
 def plain_refusal(result: "Result") -> str:
     """The words of a result code that need no look at the guard's state."""
     words = _PLAIN.get(result.code, f"the guard refused with code {result.code}")
     return f"{words} ({result.text})" if result.text else words
+
+
+def _bypass_forbidden(state: GuardBoard, ident: str, readers: Sequence[int]) -> str:
+    if not readers:
+        return f"no interlock reads {ident}: there is nothing to bypass"
+    named = [state.text.interlocks[i].id for i in readers if state.text.interlocks[i].no_bypass]
+    if not named:
+        return f"the guard does not allow a bypass of {ident}"
+    who = "it" if named == [ident] else ", ".join(named)
+    return f"the site file forbids a bypass of {ident} ({who}: no_bypass = true)"
+
+
+def _bypass_limit(state: GuardBoard, ident: str, readers: Sequence[int], duration_ns: int) -> str:
+    longest = min((state.text.interlocks[i].bypass_max_ns for i in readers), default=0)
+    if not 0 < duration_ns <= longest:
+        found, most = span_words(duration_ns), span_words(longest)
+        return f"{found} is not possible for {ident}: its longest bypass is {most} (bypass_max)"
+    for i in readers:
+        where, allowed = state.bypass_limit(i)
+        used = [other for other in state.bypassed_with(i) if other != ident]
+        if len(used) >= allowed:
+            named = ", ".join(used) or "none is live"
+            return (
+                f"{allowed} bypasses {where} may be live at a time (max_bypassed), and that is "
+                f"used up: {named}; end one first"
+            )
+    return f"the limit of bypasses is reached; {ident} was not bypassed"
 
 
 def _cause_present(state: GuardBoard, index: int) -> str:

@@ -1,4 +1,4 @@
-"""``trip``, ``reset``, ``release``, ``stop``: the operator's hands, through the gateway.
+"""``trip``, ``reset``, ``release``, ``drill``, ``stop``: the operator's hands, through the gateway.
 
 Trip alone does not need it: where the gateway does not answer in half a second, it goes straight to
 the guard.
@@ -25,23 +25,29 @@ LOOK_S: Final = 0.05
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this family to the parser."""
-    parser = _command(commands, "trip", "trip an interlock now", trip)
+    parser = command(commands, "trip", "trip an interlock now", trip)
     parser.add_argument("id", metavar="INTERLOCK")
     parser.add_argument("--reason", default="", metavar="TEXT")
 
-    parser = _command(commands, "reset", "reset an interlock whose cause has gone", reset)
+    parser = command(commands, "reset", "reset an interlock whose cause has gone", reset)
     parser.add_argument("id", metavar="INTERLOCK")
     parser.add_argument(
         "--generation", type=int, metavar="N", help="the latch that was looked at (default: now's)"
     )
     parser.add_argument("--reason", default="", metavar="TEXT")
 
-    parser = _command(commands, "release", "let a held output go to its normal value", release)
+    text = "let a held output go to its normal value; silence a siren"
+    parser = command(commands, "release", text, release)
     parser.add_argument("id", metavar="OUTPUT")
     parser.add_argument("--reason", default="", metavar="TEXT")
 
+    text = "prove an interlock: trip it on purpose, measure its outputs, keep the result"
+    parser = command(commands, "drill", text, drill)
+    parser.add_argument("id", metavar="INTERLOCK")
+    parser.add_argument("--reason", default="", metavar="TEXT")
+
     text = "end the gateway and its guard; with --guard end protection on purpose"
-    parser = _command(commands, "stop", text, stop)
+    parser = command(commands, "stop", text, stop)
     parser.add_argument("--guard", metavar="REASON", help="trip the outputs, then end the guard")
 
 
@@ -53,14 +59,14 @@ def trip(args: argparse.Namespace) -> int:
     before = generation_of(paths, args.id)
     body = {"id": args.id, "reason": args.reason}
     try:
-        outcome = _outcome(post(paths, "/trip", body, answer_s=TRIP_ANSWER_S))
+        outcome = outcome_of(post(paths, "/trip", body, answer_s=TRIP_ANSWER_S))
         if outcome.exit_code != Exit.NOT_REACHED:
-            return _tell(args, outcome)
+            return tell(args, outcome)
         why = outcome.text
     except GatewayError as error:
         why = str(error)
     complain(f"{why}; going straight to the guard")
-    return _tell(args, trip_directly(paths, args.id, before))
+    return tell(args, trip_directly(paths, args.id, before))
 
 
 def reset(args: argparse.Namespace) -> int:
@@ -68,17 +74,23 @@ def reset(args: argparse.Namespace) -> int:
     body: dict[str, Any] = {"id": args.id, "reason": args.reason}
     if args.generation is not None:
         body["generation"] = args.generation
-    outcome = _outcome(post(paths_of(args), "/reset", body))
+    outcome = outcome_of(post(paths_of(args), "/reset", body))
     seen = outcome.details.get("seen")
     if seen and not args.json:
         print(plain(f"saw {args.id} {seen['state']}, generation {seen['generation']}"))
-    return _tell(args, outcome)
+    return tell(args, outcome)
 
 
 def release(args: argparse.Namespace) -> int:
     """Release a held output."""
     body = {"id": args.id, "reason": args.reason}
-    return _tell(args, _outcome(post(paths_of(args), "/release", body)))
+    return tell(args, outcome_of(post(paths_of(args), "/release", body)))
+
+
+def drill(args: argparse.Namespace) -> int:
+    """Carry out a proof test."""
+    body = {"id": args.id, "reason": args.reason}
+    return tell(args, outcome_of(post(paths_of(args), "/drill", body)))
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -88,9 +100,9 @@ def stop(args: argparse.Namespace) -> int:
         if not args.guard.strip():
             complain("stop --guard needs a reason, such as --guard 'valve replacement'")
             return Exit.USAGE
-        return _tell(args, _outcome(post(paths, "/stop", {"guard": True, "reason": args.guard})))
-    outcome = _outcome(post(paths, "/stop", {}))
-    return _tell(args, _ended(paths, int(outcome.details["pid"])))
+        return tell(args, outcome_of(post(paths, "/stop", {"guard": True, "reason": args.guard})))
+    outcome = outcome_of(post(paths, "/stop", {}))
+    return tell(args, _ended(paths, int(outcome.details["pid"])))
 
 
 def _ended(paths: Paths, pid: int) -> Outcome:
@@ -118,12 +130,13 @@ def _guard_alive(paths: Paths) -> bool:
         return False
 
 
-def _command(
+def command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
+    """Add one command with the options that all of them take."""
     parser = commands.add_parser(name, help=text, description=text)
     add_json(parser)
     add_directories(parser)
@@ -131,11 +144,12 @@ def _command(
     return parser
 
 
-def _outcome(answer: bytes) -> Outcome:
+def outcome_of(answer: bytes) -> Outcome:
+    """What the gateway says became of a command."""
     return msgspec.json.decode(answer, type=Outcome)
 
 
-def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
+def tell(args: argparse.Namespace, outcome: Outcome) -> int:
     """Say what became of it: on stdout where it is done, else on stderr with the code."""
     if args.json:
         show_json(outcome)

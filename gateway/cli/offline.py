@@ -7,12 +7,13 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from fastpath import blob
-from fastpath.codes import ResultCode
+from fastpath.codes import BypassKind, MessageType, ResultCode
 from gateway.apply import program_blob
+from gateway.bypasses import ended_outcome
 from gateway.cli.client import NotReached
 from gateway.commands import tripped_outcome, who_of
 from gateway.confirm import Confirmation
-from gateway.direct import send_trip_directly
+from gateway.direct import send_directly
 from gateway.errors import GuardError
 from gateway.guard_board import GuardBoard
 from gateway.outcome import Outcome, not_reached, unknown
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastpath.journal import GuardView
+    from fastpath.messages import Result
 
 DIRECT_S: Final = 2.0
 
@@ -74,7 +76,7 @@ def trip_directly(paths: Paths, ident: str, before: int | None) -> Outcome:
 def _trip(paths: Paths, ident: str, before: int | None, confirmation: Confirmation) -> Outcome:
     key = blob.key_of("interlock", ident)
     try:
-        result = send_trip_directly(paths.guard_sock, key, who_of(os.getuid()), DIRECT_S)
+        result = _send(paths, MessageType.TRIP, key)
     except GuardError as error:
         return not_reached(str(error))
     if result.code == ResultCode.UNKNOWN_KEY:
@@ -83,6 +85,35 @@ def _trip(paths: Paths, ident: str, before: int | None, confirmation: Confirmati
     if result.code == ResultCode.ALREADY and before is not None and result.generation > before:
         result = result._replace(code=ResultCode.DONE)
     return asyncio.run(tripped_outcome(confirmation, ident, result))
+
+
+def end_bypass_directly(paths: Paths, ident: str, *, tag: bool) -> Outcome:
+    """BYPASS_END straight to the guard, then what guard.shm shows of it."""
+    programs = programs_of(paths)
+    try:
+        with guard_view(paths) as view:
+            return _end_bypass(paths, ident, Confirmation(lambda: view, programs), tag=tag)
+    except NotReached:
+        return _end_bypass(paths, ident, Confirmation(lambda: None, programs), tag=tag)
+
+
+def _end_bypass(paths: Paths, ident: str, confirmation: Confirmation, *, tag: bool) -> Outcome:
+    key = blob.key_of("tag" if tag else "interlock", ident)
+    kind = BypassKind.TAG if tag else BypassKind.INTERLOCK
+    try:
+        result = _send(paths, MessageType.BYPASS_END, key, kind)
+    except GuardError as error:
+        return not_reached(str(error))
+    if result.code == ResultCode.UNKNOWN_KEY:
+        state = confirmation.state()
+        known = (state.text.tag_index if tag else state.text.interlock_index) if state else {}
+        return unknown("tag" if tag else "interlock", ident, list(known))
+    return asyncio.run(ended_outcome(confirmation, ident, result, tag=tag))
+
+
+def _send(paths: Paths, message: MessageType, key: int, kind: int = 1) -> "Result":
+    who = who_of(os.getuid())
+    return send_directly(paths.guard_sock, message, key, who, kind=kind, timeout_s=DIRECT_S)
 
 
 def _why(paths: Paths, error: OSError) -> str:

@@ -20,8 +20,9 @@ from msgspec import Struct
 
 from gateway.errors import StoreError
 from gateway.store.alert import ActiveAlert, AlertDraft, AlertItem
+from gateway.store.audit import COMMAND, PROOF, AuditEntry, AuditMemory
 from gateway.store.database import Database
-from gateway.store.ledger_state import EVENTS, SAMPLES, AuditEntry, Batch, LedgerState, Stamp
+from gateway.store.ledger_state import EVENTS, SAMPLES, Batch, LedgerState, Stamp
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
 RESERVE_BYTES: Final = 176 * 1024 * 1024  # 100,000 alerts of 1.2 KB with their pages, the -wal
@@ -168,11 +169,20 @@ class Ledger:
 
     async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
         """Write a command down; gives its place in the audit (from 1), the guard's ledger seq."""
-        return await self._audit("command", None, who, action, target, dict(detail))
+        return await self._audit(COMMAND, None, who, action, target, dict(detail))
 
     async def command_result(self, seq: int, code: int, text: str) -> None:
         """Write down what became of the command ``seq``; ``code`` 0: no answer."""
         await self._audit("result", seq, "", "", "", {"code": code, "text": text})
+
+    async def proof_test(self, who: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Write down the result of a proof test; ``detail`` says ``passed``."""
+        await self._audit(PROOF, None, who, "proof test", target, dict(detail))
+
+    @property
+    def audit(self) -> AuditMemory:
+        """Who ordered what, and the newest proof tests: what of the audit is at hand."""
+        return self._state.audit
 
     async def verify_audit(self) -> int:
         """Number of entries of the chain. Raises StoreError naming the first that does not fit."""
@@ -304,6 +314,7 @@ class Ledger:
         def then(result: tuple[AuditEntry, bytes]) -> None:
             entry, self._state.audit_hash = result
             self._state.audit_seq = entry.seq
+            self._state.audit.take(entry)
             self._bytes_written += len(entry.detail)
 
         entry, _ = await self._db.transact(body, then)

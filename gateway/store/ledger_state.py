@@ -6,7 +6,6 @@ the commit.
 """
 
 import asyncio
-import hashlib
 import time
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ import msgspec
 from aiosqlite import Connection
 
 from gateway.store.alert import ActiveAlert, Alert, AlertDraft, Source, rfc3339
+from gateway.store.audit import AuditEntry, AuditMemory
 from gateway.store.owner import Opened
 from gateway.store.salvage import Salvage, salvage_ledger
 from gateway.store.sqlite_file import Schema, value_of
@@ -47,28 +47,6 @@ class Stamp:
 
 
 @dataclass(slots=True)
-class AuditEntry:
-    """One link of the chain."""
-
-    seq: int
-    utc_ns: int
-    kind: str
-    ref: int | None
-    who: str
-    action: str
-    target: str
-    detail: str
-
-    def chained(self, before: bytes) -> bytes:
-        """The chain's head after this entry."""
-        content = _ENCODER.encode(
-            (self.seq, self.utc_ns, self.kind, self.ref, self.who, self.action, self.target,
-             self.detail)
-        )  # fmt: skip
-        return hashlib.blake2b(before + content, digest_size=32).digest()
-
-
-@dataclass(slots=True)
 class Batch:
     """What one transaction adds."""
 
@@ -91,6 +69,7 @@ class LedgerState:
         self.head = 0
         self.audit_seq = 0
         self.audit_hash = b""
+        self.audit = AuditMemory()
         self.active: dict[str, ActiveAlert] = {}
         self.positions: dict[tuple[int, str], int] = {}
         self.cursors: dict[tuple[str, str], int] = {}
@@ -116,6 +95,7 @@ class LedgerState:
             "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
         ):
             self.audit_seq, self.audit_hash = seq, digest
+        await self.audit.load(connection)
         for subject, ident, body in await connection.execute_fetchall("SELECT * FROM active"):
             self.active[subject] = ActiveAlert(subject, ident, body)
         for journal_id, stream, seq in await connection.execute_fetchall(
@@ -148,6 +128,7 @@ class LedgerState:
     def _forget(self) -> None:
         self.epoch = self.head = self.audit_seq = 0
         self.audit_hash = b""
+        self.audit = AuditMemory()
         self.active = {}
         self.positions = {}
         self.cursors = {}

@@ -34,7 +34,7 @@ CREATE TABLE journal (
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY,
     utc_ns INTEGER NOT NULL,
-    kind TEXT NOT NULL,  -- command, result, note
+    kind TEXT NOT NULL,  -- command, result, note, proof
     ref INTEGER,  -- result: the command's seq
     who TEXT NOT NULL,
     action TEXT NOT NULL,

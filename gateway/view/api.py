@@ -59,6 +59,9 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     generation: int | None = None
     reason: str = ""
     guard: bool = False  # stop: the guard, not the gateway
+    tag: bool = False  # bypass: of a tag, not of an interlock
+    for_ns: int = 0  # bypass: how long
+    end: bool = False  # bypass: end it
     not_after_ns: int | None = None  # boot time at which the client gives up
 
 
@@ -91,6 +94,8 @@ class Api:
         application.router.add_post("/trip", self.trip)
         application.router.add_post("/reset", self.reset)
         application.router.add_post("/release", self.release)
+        application.router.add_post("/bypass", self.bypass)
+        application.router.add_post("/drill", self.drill)
         application.router.add_post("/stop", self.stop)
         return application
 
@@ -142,14 +147,43 @@ class Api:
             request, partial(self._commands.release, order.id, order.reason, who)
         )
 
+    async def bypass(self, request: web.Request) -> web.StreamResponse:
+        """Begin or end a bypass of an interlock or of a tag."""
+        order = await _order(request)
+        who = await self._who(request)
+        bypasses = self._commands.bypasses
+        if order.end:
+            end = partial(bypasses.end, order.id, order.reason, who, tag=order.tag)
+            return await self._act(request, end)
+        if order.for_ns <= 0:
+            msg = "a bypass needs its time (for_ns)"
+            raise _Refusal(msg)
+        _need_reason(order, "a bypass needs a reason")
+        begin = partial(
+            bypasses.begin,
+            order.id,
+            order.for_ns,
+            order.reason,
+            who,
+            tag=order.tag,
+            not_after_ns=order.not_after_ns,
+        )
+        return await self._act(request, begin)
+
+    async def drill(self, request: web.Request) -> web.StreamResponse:
+        """Prove an interlock by tripping it."""
+        order = await _order(request)
+        who = await self._who(request)
+        return await self._act(
+            request, partial(self._commands.drills.run, order.id, order.reason, who)
+        )
+
     async def stop(self, request: web.Request) -> web.StreamResponse:
         """End the guard for a reason, or this gateway."""
         order = await _order(request)
         who = await self._who(request)
         if order.guard:
-            if not order.reason.strip():
-                msg = "a reason is needed to end the guard"
-                raise _Refusal(msg)
+            _need_reason(order, "a reason is needed to end the guard")
             act = partial(self._commands.stop_guard, order.reason, who)
             return await self._act(request, partial(act, not_after_ns=order.not_after_ns))
         _LOGGER.info("stopped by %s", who)
@@ -262,6 +296,12 @@ async def _order(request: web.Request) -> Order:
         msg = f"a reason has at most {TEXT_CHARACTERS_MAX} characters"
         raise _Refusal(msg)
     return order
+
+
+def _need_reason(order: Order, text: str) -> None:
+    """Raises _Refusal where the order gives none."""
+    if not order.reason.strip():
+        raise _Refusal(text)
 
 
 def _peer_uid(request: web.Request) -> int:

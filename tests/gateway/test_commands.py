@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from fastpath.codes import InterlockState, OutputState, ResultCode
+from fastpath.codes import (
+    Counter,
+    EventType,
+    InterlockState,
+    OutputState,
+    ResultCode,
+    TripReason,
+)
 from fastpath.messages import Result
+from fastpath.records import payload_of
 from gateway.commands import Commands, who_of
 from gateway.errors import GuardError, StoreError
 from gateway.outcome import Exit
@@ -25,13 +33,20 @@ class Ledger:
     def __init__(self) -> None:
         self.commands: list[tuple[str, str, str, dict[str, Any]]] = []
         self.results: list[tuple[int, int, str]] = []
+        self.proofs: list[tuple[str, str, dict[str, Any]]] = []
         self.full = False
 
     async def command(self, who: str, action: str, target: str, detail: Mapping[str, Any]) -> int:
         if self.full:
             raise StoreError("disk full")
-        self.commands.append((who, action, target, dict(detail)))
+        told = {key: value for key, value in detail.items() if key != "id"}
+        self.commands.append((who, action, target, told))
         return len(self.commands)
+
+    async def proof_test(self, who: str, target: str, detail: Mapping[str, Any]) -> None:
+        if self.full:
+            raise StoreError("disk full")
+        self.proofs.append((who, target, dict(detail)))
 
     async def command_result(self, seq: int, code: int, text: str) -> None:
         self.results.append((seq, code, text))
@@ -218,6 +233,64 @@ async def test_stop_trips_confirms_and_ends(guard: LiveGuard, server: ModbusServ
     assert await server.get("c", POWER, 2) == [0, 0]
     assert ledger.commands == [(WHO, "stop", "guard", {"reason": "valve replacement"})]
     assert guard.paths.clean_stop.exists()
+
+
+async def nobody() -> None:
+    """Who waits for nothing."""
+
+
+async def test_a_drill_measures_each_output_and_keeps_the_result(
+    guard: LiveGuard, server: ModbusServer
+) -> None:
+    ledger = Ledger()
+    commands = commands_of(guard, ledger)
+    outcome = await commands.drills.run("gas-high", "yearly", WHO, answered=nobody)
+    assert outcome.exit_code == Exit.DONE, outcome
+    assert "proof test of gas-high passed (response 2 s)" in outcome.text
+    assert "sitewarden reset gas-high" in outcome.text
+    assert await server.get("c", POWER, 2) == [0, 0]
+    assert ledger.commands == [(WHO, "drill", "gas-high", {"reason": "yearly"})]
+    ((who, target, kept),) = ledger.proofs
+    assert (who, target, kept["passed"], kept["reason"]) == (WHO, "gas-high", True, "yearly")
+    for output in kept["outputs"]:
+        assert output["before"] == "RELEASED"
+        assert 0 < output["confirm_ns"] < 2_000_000_000
+    trip = [e for e in guard.map().events(1, 1000) if e.type == EventType.TRIP][-1]
+    assert payload_of(trip)["reason"] == TripReason.EXERCISE
+
+    again = await commands.drills.run("gas-high", "", WHO, answered=nobody)
+    assert again.exit_code == Exit.ALREADY
+    assert "reset it first" in again.text
+    other = await commands.drills.run("fan-stopped", "", WHO, answered=nobody)
+    assert other.exit_code == Exit.UNCONFIRMED  # its output was tripped before
+    assert "power was TRIPPED before: nothing proved" in other.text
+    assert not ledger.proofs[-1][2]["passed"]
+
+
+async def test_a_drill_of_a_stuck_breaker_does_not_pass(
+    tmp_path: Path, server: ModbusServer
+) -> None:
+    async with LiveGuard.at(tmp_path, server, stuck=True) as guard:
+        ledger = Ledger()
+        outcome = await commands_of(guard, ledger).drills.run("gas-high", "", WHO, answered=nobody)
+        assert outcome.exit_code == Exit.UNCONFIRMED
+        assert "NOT PASSED" in outcome.text
+        assert "power TRIP_FAILED, NOT confirmed in time" in outcome.text
+        assert not ledger.proofs[0][2]["passed"]
+
+
+async def test_a_drill_that_proves_nothing_is_not_made(guard: LiveGuard) -> None:
+    ledger = Ledger()
+    commands = commands_of(guard, ledger)
+    unarmed = await commands.drills.run("watch-gas", "", WHO, answered=nobody)
+    assert unarmed.exit_code == Exit.UNCONFIRMED
+    assert unarmed.text.startswith("UNARMED")
+    ledger.full = True
+    unwritten = await commands.drills.run("gas-high", "", WHO, answered=nobody)
+    assert unwritten.exit_code == Exit.FAILED
+    assert "nothing was sent" in unwritten.text
+    assert guard.map().header().counters[Counter.TRIPS] == 0
+    assert ledger.proofs == []
 
 
 class DeafLink:

@@ -14,7 +14,7 @@ import pytest
 from fastpath import messages
 from fastpath.codes import MessageType, ResultCode
 from gateway import guardlink
-from gateway.direct import send_trip_directly
+from gateway.direct import send_directly
 from gateway.errors import GuardError
 from gateway.guardlink import GuardLink, LinkState
 
@@ -302,7 +302,7 @@ async def test_nudge_and_nonsense(guard: FakeGuard) -> None:
 
 def test_direct_trip_without_a_guard(directory: Path) -> None:
     with pytest.raises(GuardError, match="not reached"):
-        send_trip_directly(directory / "guard.sock", 5, "0", 0.2)
+        send_directly(directory / "guard.sock", MessageType.TRIP, 5, "0", timeout_s=0.2)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -327,10 +327,10 @@ def test_direct_trip(directory: Path, answers: bool) -> None:
     thread.start()
     try:
         if answers:
-            assert send_trip_directly(path, 5, "uid 7").code == ResultCode.ALREADY
+            assert send_directly(path, MessageType.TRIP, 5, "uid 7").code == ResultCode.ALREADY
         else:
             with pytest.raises(GuardError, match="closed the connection"):
-                send_trip_directly(path, 5, "uid 7")
+                send_directly(path, MessageType.TRIP, 5, "uid 7")
     finally:
         thread.join()
         listener.close()

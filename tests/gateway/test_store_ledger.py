@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from gateway.errors import StoreError
 from gateway.store.alert import Alert, AlertDraft, Source, rfc3339
+from gateway.store.audit import ORDERS_MAX, AuditEntry, AuditMemory
 from gateway.store.ledger import Ledger
 
 JOURNAL = 0xFFFF_FFFF_0000_0001  # beyond a signed 64-bit number, as half of the random ids are
@@ -272,3 +273,41 @@ async def test_the_connection_is_as_it_must_be(ledger: Ledger) -> None:
 
 def test_times_have_nine_digits() -> None:
     assert rfc3339(1) == "1970-01-01T00:00:00.000000001Z"
+
+
+async def test_who_ordered_what_and_the_proof_tests_are_at_hand_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    ledger = await open_ledger(tmp_path)
+    ident = bytes(range(16))
+    seq = await ledger.command(
+        "uid:ann", "bypass_start", "face", {"id": ident.hex(), "reason": "new sensor"}
+    )
+    await ledger.proof_test("uid:ann", "face", {"passed": True})
+    await ledger.proof_test("uid:ann", "face", {"passed": False})
+    for _ in range(2):
+        order = ledger.audit.order(ident)
+        assert order is not None
+        assert order == ledger.audit.order_at(seq)
+        assert (order.who, order.target, order.reason) == ("uid:ann", "face", "new sensor")
+        proof = ledger.audit.proofs()["face"]
+        assert (proof.made, proof.passed) == (2, False)
+        assert 0 < proof.passed_utc_ns <= proof.utc_ns
+        assert ledger.audit.order(bytes(16)) is None
+        await ledger.close()
+        ledger = await open_ledger(tmp_path)
+    await ledger.close()
+
+
+def test_only_the_newest_orders_are_kept() -> None:
+    memory = AuditMemory()
+    for seq in range(1, ORDERS_MAX + 3):
+        detail = f'{{"id": "{seq:032x}", "reason": "r{seq}"}}'
+        memory.take(AuditEntry(seq, 0, "command", None, "who", "reset", "face", detail))
+    assert memory.order_at(2) is None
+    assert memory.order(bytes.fromhex(f"{2:032x}")) is None
+    newest = memory.order(bytes.fromhex(f"{ORDERS_MAX + 2:032x}"))
+    assert newest is not None
+    assert newest.reason == f"r{ORDERS_MAX + 2}"
+    memory.take(AuditEntry(ORDERS_MAX + 3, 0, "command", None, "who", "x", "y", "[no json"))
+    assert memory.order_at(ORDERS_MAX + 3) is not None

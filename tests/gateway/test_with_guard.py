@@ -17,7 +17,7 @@ from fastpath.codes import Counter, InterlockState, MessageType, Owner, RecordMo
 from gateway import paths as paths_module
 from gateway import supervise
 from gateway.apply import Applier, Running
-from gateway.direct import send_trip_directly
+from gateway.direct import send_directly
 from gateway.guardlink import GuardLink
 from gateway.paths import Paths
 from gateway.problems import Problems
@@ -178,7 +178,9 @@ async def test_commands_and_the_direct_trip_are_answered(guarded: Bench) -> None
     body = messages.command(KEY, who="0", generation=1, ledger_seq=1)
     unknown = messages.command(KEY ^ 1, who="0")
     assert (await guarded.link.command(MessageType.TRIP, unknown)).code == ResultCode.UNKNOWN_KEY
-    result = await asyncio.to_thread(send_trip_directly, guarded.paths.guard_sock, KEY, "0")
+    result = await asyncio.to_thread(
+        send_directly, guarded.paths.guard_sock, MessageType.TRIP, KEY, "0"
+    )
     assert (result.code, result.type) == (ResultCode.DONE, MessageType.TRIP)
     assert guarded.link.state().connected
     refused = await guarded.link.command(

@@ -1,0 +1,126 @@
+"""The audit's entries, and what of them people are shown again: who ordered what, proof tests."""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from aiosqlite import Connection
+
+COMMAND: Final = "command"
+PROOF: Final = "proof"  # the result of a proof test
+ORDERS_MAX: Final = 4_096  # commands whose words are kept at hand, the newest
+
+_PROOFS: Final = (
+    "SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit WHERE kind = ? "
+    "ORDER BY seq"
+)
+_ORDERS: Final = (
+    "SELECT * FROM (SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit "
+    "WHERE kind = ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
+)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+@dataclass(slots=True)
+class AuditEntry:
+    """One link of the chain."""
+
+    seq: int
+    utc_ns: int
+    kind: str
+    ref: int | None
+    who: str
+    action: str
+    target: str
+    detail: str
+
+    def chained(self, before: bytes) -> bytes:
+        """The chain's head after this entry."""
+        content = _ENCODER.encode(
+            (self.seq, self.utc_ns, self.kind, self.ref, self.who, self.action, self.target,
+             self.detail)
+        )  # fmt: skip
+        return hashlib.blake2b(before + content, digest_size=32).digest()
+
+
+class Order(NamedTuple):
+    """A command as somebody gave it; ``ident`` is its id in the mailbox, hexadecimal."""
+
+    seq: int
+    utc_ns: int
+    who: str
+    action: str
+    target: str
+    reason: str
+    ident: str
+
+
+class ProofTest(NamedTuple):
+    """The newest proof test of an interlock; ``passed_utc_ns`` 0: none has ever passed."""
+
+    utc_ns: int
+    passed: bool
+    passed_utc_ns: int
+    made: int  # how many ever
+
+
+class AuditMemory:
+    """Fed with every entry, in order."""
+
+    def __init__(self) -> None:
+        self._orders: OrderedDict[int, Order] = OrderedDict()  # by seq, oldest first
+        self._by_ident: dict[str, int] = {}
+        self._proofs: dict[str, ProofTest] = {}
+
+    async def load(self, connection: Connection) -> None:
+        """Read what is at hand again after a start."""
+        for query, arguments in ((_PROOFS, (PROOF,)), (_ORDERS, (COMMAND, ORDERS_MAX))):
+            for row in await connection.execute_fetchall(query, arguments):
+                self.take(AuditEntry(*row))
+
+    def take(self, entry: AuditEntry) -> None:
+        """One entry that is durable now."""
+        if entry.kind == COMMAND:
+            self._take_order(entry)
+        elif entry.kind == PROOF:
+            before = self._proofs.get(entry.target, ProofTest(0, False, 0, 0))
+            passed = bool(_detail(entry).get("passed"))
+            passed_ns = entry.utc_ns if passed else before.passed_utc_ns
+            self._proofs[entry.target] = ProofTest(entry.utc_ns, passed, passed_ns, before.made + 1)
+
+    def order(self, ident: bytes) -> Order | None:
+        """The command with this id in the mailbox, None where it is not at hand."""
+        seq = self._by_ident.get(ident.hex())
+        return self._orders.get(seq) if seq is not None else None
+
+    def order_at(self, seq: int) -> Order | None:
+        """The command that is this entry of the audit, None where it is not at hand."""
+        return self._orders.get(seq)
+
+    def proofs(self) -> dict[str, ProofTest]:
+        """By interlock; those that were never tested are left out."""
+        return dict(self._proofs)
+
+    def _take_order(self, entry: AuditEntry) -> None:
+        detail = _detail(entry)
+        ident = str(detail.get("id", ""))
+        self._orders[entry.seq] = Order(
+            entry.seq, entry.utc_ns, entry.who, entry.action, entry.target,
+            str(detail.get("reason", "")), ident,
+        )  # fmt: skip
+        if ident:
+            self._by_ident[ident] = entry.seq
+        while len(self._orders) > ORDERS_MAX:
+            _, oldest = self._orders.popitem(last=False)
+            self._by_ident.pop(oldest.ident, None)
+
+
+def _detail(entry: AuditEntry) -> dict[str, Any]:
+    """The JSON of an entry; empty where it is none of ours."""
+    try:
+        found = msgspec.json.decode(entry.detail)
+    except msgspec.DecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}

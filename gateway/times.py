@@ -1,0 +1,30 @@
+"""Boot times and spans in words: when a bypass or a silence ends, and how long that is."""
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+_NS_PER_S: Final = 1_000_000_000
+
+
+def boot_ns() -> int:
+    """Boot time now, ns: it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def moment_words(stamp_boot_ns: int) -> str:
+    """``2026-05-04 14:32:05 UTC`` of a boot-time stamp, by today's clock."""
+    utc_ns = time.time_ns() + stamp_boot_ns - boot_ns()
+    return f"{datetime.fromtimestamp(utc_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span_words(span_ns: int) -> str:
+    """``2 h 5 min``, ``4 min 10 s``, ``12 s``: the two largest units that are not zero."""
+    left = (max(0, span_ns) + _NS_PER_S // 2) // _NS_PER_S
+    parts: list[tuple[int, str]] = []
+    for unit_s, word in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, unit_s)
+        if count or parts:
+            parts.append((count, word))
+    told = [f"{count} {word}" for count, word in parts[:2] if count]
+    return " ".join(told) or "0 s"
