@@ -76,8 +76,7 @@ def _compiled(draft: Draft, conditions: Conditions, paths: list[WorstPath]) -> C
         raise ConfigError([f"{draft.file}:1: {error}"]) from error
     summary = summary_of(
         config,
-        conditions.causes,
-        conditions.permissives,
+        conditions,
         paths,
         alarms=len(alarms.alarms),
         program=program[blob.HASH_AT : blob.HASH_AT + 32],

@@ -28,10 +28,9 @@ from fastpath.codes import (
 )
 from gateway.errors import GatewayError
 from gateway.logic import fingerprint
-from gateway.logic.conditions import GATEWAY_ALIVE
+from gateway.logic.conditions import GATEWAY_ALIVE, conditions_of
 from gateway.logic.emit import Emitter, lead_of, legs_of
 from gateway.logic.infer import canonical
-from gateway.logic.parse import parse
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
 from gateway.site.places import packed_address, point_of
@@ -81,10 +80,10 @@ class _Compiler:
         self.devices: dict[str, Device] = by_id(config.device)
         self.interlocks: dict[str, Interlock] = by_id(config.interlock)
         self.outputs: dict[str, Output] = by_id(config.output)
-        self.causes = {item.id: parse(item.cause) for item in config.interlock}
+        conditions = conditions_of(config)
+        self.causes = conditions.causes
         self.permissives: dict[str, Expr | None] = {
-            item.id: parse(item.permissive) if item.permissive is not None else None
-            for item in config.interlock
+            item.id: conditions.permissives.get(item.id) for item in config.interlock
         }
         self.read = self._read_by_interlocks()
         self.device_order = Keyed("device", self._guard_devices())

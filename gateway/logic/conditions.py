@@ -1,18 +1,21 @@
-"""The conditions of a draft: each read once, every flaw a complaint with its line and column."""
+"""The conditions of a site: each read once, every flaw a complaint with its line and column.
+
+Their trees have their literals in the units of their tags.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.logic import infer
 from gateway.logic.build import Flaw
-from gateway.logic.infer import Kind, Scope, Symbol
-from gateway.logic.parse import read
+from gateway.logic.kinds import Conversion, Kind, Scope, Symbol
+from gateway.logic.parse import parse, read
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
-from gateway.site.model import Interlock, Tag
-from gateway.site.places import Places
+from gateway.site.model import Config, Device, Interlock, Tag, by_id
+from gateway.site.places import Places, point_of
 from gateway.site.references import SYSTEM_PREFIX
 
 GATEWAY_ALIVE: Final = f"{SYSTEM_PREFIX}gateway.alive"
@@ -29,6 +32,7 @@ class Conditions:
 
     causes: dict[str, Expr] = field(default_factory=dict)
     permissives: dict[str, Expr] = field(default_factory=dict)
+    converted: dict[str, list[Conversion]] = field(default_factory=dict)
 
 
 def check_conditions(draft: Draft, places: Places) -> Conditions:
@@ -40,11 +44,43 @@ def check_conditions(draft: Draft, places: Places) -> Conditions:
             text = getattr(entry.item, key)
             if not isinstance(text, str) or not entry.ok(key):
                 continue
-            tree = _read(entry, key, text, scope, draft.complaints)
-            if tree is not None:
-                trees[entry.id] = tree
-                _require_ranges(draft, entry, tree, places)
+            checked = _read(entry, key, text, scope, draft.complaints)
+            if checked is not None:
+                trees[entry.id] = checked.tree
+                found.converted.setdefault(entry.id, []).extend(checked.conversions)
+                _require_ranges(draft, entry, checked.tree, places)
     return found
+
+
+def conditions_of(config: Config) -> Conditions:
+    """The conditions of a site that was found good."""
+    scope = _scope_of_config(config)
+    found = Conditions()
+    for interlock in config.interlock:
+        cause = infer.resolve(parse(interlock.cause), scope)
+        found.causes[interlock.id] = cause.tree
+        conversions = [*cause.conversions]
+        if interlock.permissive is not None:
+            permissive = infer.resolve(parse(interlock.permissive), scope)
+            found.permissives[interlock.id] = permissive.tree
+            conversions += permissive.conversions
+        found.converted[interlock.id] = conversions
+    return found
+
+
+def _scope_of_config(config: Config) -> Scope:
+    devices: dict[str, Device] = by_id(config.device)
+    symbols = {GATEWAY_ALIVE: Symbol(Kind.BOOLEAN, "")}
+    symbols |= {connected_tag(ident): Symbol(Kind.BOOLEAN, "") for ident in devices}
+    for tag in config.tag:
+        device = devices.get(tag.device or "")
+        if device is None or tag.point is None:
+            continue
+        if point_of(device, tag.point, None).boolean:
+            symbols[tag.id] = Symbol(Kind.BOOLEAN, "")
+        else:
+            symbols[tag.id] = Symbol(Kind.NUMBER, tag.unit, tag.range, tag.molar_mass)
+    return Scope(symbols)
 
 
 def scope_of(draft: Draft, places: Places) -> Scope:
@@ -73,23 +109,29 @@ def _symbol(entry: Entry[Tag], places: Places) -> Symbol:
         return Symbol(Kind.ANY)
     if boolean:
         return Symbol(Kind.BOOLEAN, "")
-    unit = entry.item.unit if entry.ok("unit") else None
-    return Symbol(Kind.NUMBER, unit, entry.item.range if entry.ok("range") else None)
+    tag = entry.item
+    return Symbol(
+        Kind.NUMBER,
+        tag.unit if entry.ok("unit") else None,
+        tag.range if entry.ok("range") else None,
+        tag.molar_mass if entry.ok("molar_mass") else None,
+    )
 
 
 def _read(
     entry: Entry[Interlock], key: str, text: str, scope: Scope, complaints: Complaints
-) -> Expr | None:
+) -> infer.Checked | None:
     reading = read(text)
     flaws: list[Flaw] = list(reading.flaws)
-    if reading.tree is not None:
-        flaws += infer.check(reading.tree, scope)
+    checked = infer.resolve(reading.tree, scope) if reading.tree is not None else None
+    if checked is not None:
+        flaws += checked.flaws
     for flaw in flaws:
         _complain(entry, key, text, flaw, complaints)
     if flaws:
         entry.bad.add(key)
         return None
-    return reading.tree
+    return checked
 
 
 def _complain(entry: Entry[Any], key: str, text: str, flaw: Flaw, complaints: Complaints) -> None:

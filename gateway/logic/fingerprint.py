@@ -6,7 +6,7 @@ The guard carries nodes and windows over a swap only where the fingerprint is th
 from collections.abc import Mapping
 
 from drivers.points import describe
-from gateway.logic.infer import number_text
+from gateway.logic.units import number_text
 from gateway.site.model import Device, Interlock, Tag
 from gateway.site.places import point_of
 

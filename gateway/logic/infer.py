@@ -1,70 +1,67 @@
 """Types, units and names of a condition, and its one canonical text.
 
-A condition is checked against a :class:`Scope` of tags. The canonical text is fully
-parenthesised, says the same whoever wrote it, and parses to the same tree again.
+A condition is checked against a :class:`Scope` of tags; literals in another unit than their tag
+become literals of the tag's. The canonical text is fully parenthesised, says the same whoever
+wrote it, and parses to the same tree again.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.logic import tree
+from gateway.logic import tree, units
 from gateway.logic.build import Flaw
+from gateway.logic.kinds import Conversion, Kind, Scale, Scope, Typed, difference_only, sum_scale
 from gateway.logic.tree import Expr
+from gateway.logic.units import number_text
 from gateway.site.complaints import did_you_mean, shown
 from gateway.site.durations import exact_duration
-
-SPAN_NS_MAX: Final = 600_000_000_000  # of a window that the guard keeps
 
 _UP: Final = (">", ">=")
 _DOWN: Final = ("<", "<=")
 _WITHIN_RANGE: Final = ("mean", "lowest", "highest")  # windows that stay within their tag's range
+_TRUTHS: Final = (
+    tree.Not, tree.And, tree.Or, tree.Vote, tree.For, tree.Hold, tree.Until, tree.Compare,
+    tree.Quality,
+)  # fmt: skip
 _SINGLE: Final = (tree.TagRef, tree.Number, tree.Call, tree.Window, tree.Quality, tree.Vote)
 
 
-class Kind(Enum):
-    """What an expression is. ANY: an error told already, or a tag whose table has one."""
-
-    NUMBER = "a number"
-    BOOLEAN = "a boolean tag"  # a tag; as a condition it is what it is
-    TRUTH = "a condition"
-    ANY = "anything"
-
-
 @dataclass(frozen=True, slots=True)
-class Symbol:
-    """A tag as conditions see it. ``unit`` and ``range`` None: not known."""
+class Checked:
+    """A condition with its literals in their tags' units, and everything that is wrong with it."""
 
-    kind: Kind
-    unit: str | None = None
-    range: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The tags of a site. ``lost`` may be tags too; ``refused`` says why an id cannot be used."""
-
-    symbols: Mapping[str, Symbol]
-    lost: frozenset[str] = frozenset()
-    refused: Mapping[str, str] = field(default_factory=dict)
-    open: bool = False  # there may be tags that nobody could read
-    span_ns_max: int | None = SPAN_NS_MAX  # of windows; None: a computed tag's, of any span
-
-
-@dataclass(frozen=True, slots=True)
-class _Typed:
-    """Kind and unit; a unit of None goes with every other."""
-
-    kind: Kind
+    tree: Expr
+    flaws: Sequence[Flaw]
+    conversions: Sequence[Conversion]
+    kind: Kind = Kind.TRUTH
     unit: str | None = None
 
 
 def check(condition: Expr, scope: Scope) -> list[Flaw]:
     """Everything that is wrong with a condition's names, types and units."""
+    return list(resolve(condition, scope).flaws)
+
+
+def resolve(condition: Expr, scope: Scope, *, number: bool = False) -> Checked:
+    """Check a condition and convert its literals. With ``number`` it may be a number, too."""
     checker = _Checker(scope)
-    checker.truth(condition)
-    return sorted(set(checker.flaws))
+    typed = checker.anything(condition) if number else checker.truth(condition)
+    found = checker.conversions
+
+    def converted(node: Expr) -> Expr:
+        conversion = found.get(id(node)) if isinstance(node, tree.Number) else None
+        if conversion is None:
+            return node
+        return tree.Number(conversion.value, conversion.unit, at=node.at, end=node.end)
+
+    return Checked(
+        tree.mapped(condition, converted),
+        sorted(set(checker.flaws)),
+        sorted(found.values(), key=lambda item: item.at),
+        typed.kind,
+        typed.unit,
+    )
 
 
 def canonical(node: Expr) -> str:
@@ -102,12 +99,6 @@ def canonical(node: Expr) -> str:
     raise TypeError(msg)
 
 
-def number_text(value: float) -> str:
-    """A number as short as it can be and still be the same number."""
-    text = repr(value)
-    return text.removesuffix(".0")
-
-
 def _closed(node: Expr) -> str:
     """The text of an operand, in parentheses unless nothing can come between its parts."""
     text = canonical(node)
@@ -119,13 +110,21 @@ class _Checker:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.flaws: list[Flaw] = []
+        self.conversions: dict[int, Conversion] = {}  # by id of the literal
+        self._odd: set[int] = set()  # literals whose unit was refused
 
     def flaw(self, node: Expr, text: str) -> None:
         self.flaws.append(Flaw(node.at, text))
 
     # ---- conditions
 
-    def truth(self, node: Expr) -> None:
+    def anything(self, node: Expr) -> Typed:
+        """Check a number or a condition; a boolean tag stays one."""
+        if isinstance(node, _TRUTHS):
+            return self.truth(node)
+        return self.value(node)
+
+    def truth(self, node: Expr) -> Typed:
         """Check a node that must be true or false."""
         match node:
             case tree.Not() | tree.And() | tree.Or() | tree.Vote():
@@ -140,27 +139,31 @@ class _Checker:
             case tree.Quality():
                 self.quality(node)
             case _:
-                typed = self.value(node)
-                if typed.kind is Kind.NUMBER:
-                    text = canonical(node)
-                    self.flaw(
-                        node,
-                        f"found {shown(text)}, which is a number, expected a condition such as "
-                        f"{text} > 1",
-                    )
+                self._stands_alone(node)
+        return Typed(Kind.TRUTH)
+
+    def _stands_alone(self, node: Expr) -> None:
+        """A tag or a number where a condition is due."""
+        typed = self.value(node)
+        if typed.kind is Kind.NUMBER:
+            text = canonical(node)
+            self.flaw(
+                node,
+                f"found {shown(text)}, which is a number, expected a condition such as {text} > 1",
+            )
 
     def compare(self, node: tree.Compare) -> None:
         left, right = self.number(node.left), self.number(node.right)
         if left.kind is Kind.BOOLEAN or right.kind is Kind.BOOLEAN:
             self._boolean_compared(node, left, right)
             return
-        self.same_unit(node, left, right)
+        self.same_unit(node, (node.left, left), (node.right, right))
         if not any(isinstance(below, tree.TagRef) for below in tree.walk(node)):
             self.flaw(node, f"found {canonical(node)}, expected a tag in the comparison")
             return
         self._can_be_true(node)
 
-    def _boolean_compared(self, node: tree.Compare, left: _Typed, right: _Typed) -> None:
+    def _boolean_compared(self, node: tree.Compare, left: Typed, right: Typed) -> None:
         side = node.left if left.kind is Kind.BOOLEAN else node.right
         other = node.right if left.kind is Kind.BOOLEAN else node.left
         name = canonical(side)
@@ -180,10 +183,10 @@ class _Checker:
         if not isinstance(within, tree.TagRef) or not isinstance(node.right, tree.Number):
             return
         symbol = self.scope.symbols.get(within.id)
-        if symbol is None or symbol.range is None:
+        if symbol is None or symbol.range is None or id(node.right) in self._odd:
             return
         low, high = symbol.range
-        limit = node.right.value
+        limit = self._number_of(node.right)
         never = {
             ">": limit >= high,
             ">=": limit > high,
@@ -212,7 +215,7 @@ class _Checker:
             )
             self.flaw(left, text)
             return
-        self.same_unit(node, self._quietly(left), limit)
+        self.same_unit(node, (left, self._quietly(left)), (node.limit, limit))
         self._band(node)
 
     def _band(self, node: tree.Until) -> None:
@@ -229,14 +232,17 @@ class _Checker:
         right, limit = node.condition.right, node.limit
         if not isinstance(right, tree.Number) or not isinstance(limit, tree.Number):
             return
-        both = set_op in (">=", "<=") and clear_op in (">=", "<=") and right.value == limit.value
-        over = limit.value > right.value if set_op in _UP else limit.value < right.value
+        if {id(right), id(limit)} & self._odd:
+            return
+        begin, end = self._number_of(right), self._number_of(limit)
+        both = set_op in (">=", "<=") and clear_op in (">=", "<=") and begin == end
+        over = end > begin if set_op in _UP else end < begin
         if over or both:
             side = "below" if set_op in _UP else "above"
             self.flaw(
                 limit,
-                f"found {clear_op} {number_text(limit.value)}, which is true together with "
-                f"{set_op} {number_text(right.value)}, expected a limit {side} it",
+                f"found {clear_op} {number_text(end)}, which is true together with "
+                f"{set_op} {number_text(begin)}, expected a limit {side} it",
             )
 
     def quality(self, node: tree.Quality) -> None:
@@ -247,23 +253,23 @@ class _Checker:
 
     # ---- numbers
 
-    def number(self, node: Expr) -> _Typed:
+    def number(self, node: Expr) -> Typed:
         """Check a node that must be a number; a boolean tag is the caller's to refuse."""
         typed = self.value(node)
         if typed.kind is Kind.TRUTH:
             text = f"found a condition, {shown(canonical(node))}, expected a number"
             self.flaw(node, text)
-            return _Typed(Kind.ANY)
+            return Typed(Kind.ANY)
         return typed
 
-    def value(self, node: Expr) -> _Typed:
+    def value(self, node: Expr) -> Typed:
         match node:
             case tree.Number():
-                return _Typed(Kind.NUMBER, node.unit)
+                return Typed(Kind.NUMBER, node.unit)
             case tree.TagRef():
                 return self.tag(node)
             case tree.Negate():
-                return self.operand(node.operand)
+                return difference_only(self.operand(node.operand))
             case tree.Call():
                 return self.call(node)
             case tree.Window():
@@ -272,29 +278,34 @@ class _Checker:
                 return self.arithmetic(node)
             case _:
                 self.truth(node)
-                return _Typed(Kind.TRUTH)
+                return Typed(Kind.TRUTH)
 
-    def operand(self, node: Expr) -> _Typed:
+    def operand(self, node: Expr) -> Typed:
         """An operand of arithmetic: a number, and no boolean tag."""
         typed = self.number(node)
         if typed.kind is Kind.BOOLEAN:
             text = f"found {shown(canonical(node))}, which is a boolean tag, expected a number"
             self.flaw(node, text)
-            return _Typed(Kind.ANY)
+            return Typed(Kind.ANY)
         return typed
 
-    def call(self, node: tree.Call) -> _Typed:
-        unit: str | None = None
-        kind = Kind.NUMBER
-        for argument in node.arguments:
-            typed = self.operand(argument)
-            if typed.kind is Kind.ANY:
-                kind = Kind.ANY
-            self.same_unit(argument, _Typed(Kind.NUMBER, unit), typed)
-            unit = unit or typed.unit
-        return _Typed(kind, unit)
+    def call(self, node: tree.Call) -> Typed:
+        typed = [self.operand(argument) for argument in node.arguments]
+        kind = Kind.ANY if any(each.kind is Kind.ANY for each in typed) else Kind.NUMBER
+        pairs = list(zip(node.arguments, typed, strict=True))
+        with_unit = [pair for pair in pairs if pair[1].unit is not None]
+        measured = [pair for pair in with_unit if not isinstance(pair[0], tree.Number)]
+        lead = next(iter(measured or with_unit), None)
+        if lead is None:
+            return Typed(kind)
+        for pair in pairs:
+            if pair is not lead:
+                self.same_unit(pair[0], lead, pair)
+        scales = {each.scale for node, each in pairs if not isinstance(node, tree.Number)}
+        same = replace(lead[1], kind=kind, scale=scales.pop() if len(scales) == 1 else None)
+        return difference_only(same) if node.name == "abs" else same
 
-    def window(self, node: tree.Window) -> _Typed:
+    def window(self, node: tree.Window) -> Typed:
         typed = self.operand(node.tag)
         longest = self.scope.span_ns_max
         if longest is not None and node.span_ns > longest:
@@ -307,30 +318,49 @@ class _Checker:
                 )
             )
         if node.name == "rate":
-            return _Typed(typed.kind, f"{typed.unit}/s" if typed.unit else None)
-        return typed
+            unit = f"{typed.unit}/s" if typed.unit else None
+            return Typed(typed.kind, unit, Scale.DIFFERENCE, typed.molar_mass)
+        if node.name in _WITHIN_RANGE:
+            return typed
+        return replace(typed, scale=Scale.DIFFERENCE if node.name == "delta" else None)
 
-    def arithmetic(self, node: tree.Arithmetic) -> _Typed:
+    def arithmetic(self, node: tree.Arithmetic) -> Typed:
         left, right = self.operand(node.left), self.operand(node.right)
         kind = Kind.ANY if Kind.ANY in (left.kind, right.kind) else Kind.NUMBER
         if node.op in ("+", "-"):
-            self.same_unit(node, left, right)
-            return _Typed(kind, left.unit or right.unit)
+            self._added(node, left, right)
+            lead = right if left.unit is None or isinstance(node.left, tree.Number) else left
+            if lead.unit is None:
+                lead = left
+            return replace(lead, kind=kind, scale=sum_scale(node, left, right))
         if node.op == "*":
             plain = left.unit is None or right.unit is None
-            unit = left.unit if left.unit is not None else right.unit
-            return _Typed(kind, unit if plain and kind is Kind.NUMBER else None)
-        return _Typed(kind, left.unit if right.unit is None else None)
+            lead = left if left.unit is not None else right
+            unit = lead.unit if plain and kind is Kind.NUMBER else None
+            return replace(difference_only(lead), kind=kind, unit=unit)
+        unit = left.unit if right.unit is None else None
+        return replace(difference_only(left), kind=kind, unit=unit)
 
-    def tag(self, node: tree.TagRef) -> _Typed:
+    def _added(self, node: tree.Arithmetic, left: Typed, right: Typed) -> None:
+        """A literal beside a reading is a step from it, but for ``reading - literal``: unclear."""
+        for literal, other in ((node.left, right), (node.right, left)):
+            if isinstance(literal, tree.Number) and other.scale is Scale.READING:
+                scale = Scale.DIFFERENCE if node.op == "+" else None
+                if literal is node.left:
+                    right = replace(right, scale=scale)
+                else:
+                    left = replace(left, scale=scale)
+        self.same_unit(node, (node.left, left), (node.right, right))
+
+    def tag(self, node: tree.TagRef) -> Typed:
         symbol = self.scope.symbols.get(node.id)
         if symbol is not None:
-            return _Typed(symbol.kind, symbol.unit)
+            return Typed(symbol.kind, symbol.unit, Scale.READING, symbol.molar_mass)
         if node.id in self.scope.refused:
             self.flaw(node, f"found {shown(node.id)}, {self.scope.refused[node.id]}")
         elif node.id not in self.scope.lost and not self.scope.open:
             self.flaw(node, f"found {shown(node.id)}, expected a tag{self._near(node.id)}")
-        return _Typed(Kind.ANY)
+        return Typed(Kind.ANY)
 
     def _near(self, ident: str) -> str:
         for place, sign in enumerate(ident):
@@ -338,25 +368,64 @@ class _Checker:
                 return f"; a minus has blanks around it: {ident[:place]} - {ident[place + 1 :]}"
         return did_you_mean(ident, self.scope.symbols)
 
-    def _quietly(self, node: Expr) -> _Typed:
+    def _quietly(self, node: Expr) -> Typed:
         """The type of a node that was checked already."""
         flaws, self.flaws = self.flaws, []
         typed = self.value(node)
         self.flaws = flaws
         return typed
 
-    def same_unit(self, node: Expr, left: _Typed, right: _Typed) -> None:
+    def _number_of(self, node: tree.Number) -> float:
+        """The literal's number in its tag's unit."""
+        conversion = self.conversions.get(id(node))
+        return node.value if conversion is None else conversion.value
+
+    # ---- units
+
+    def same_unit(self, node: Expr, *sides: tuple[Expr, Typed]) -> None:
+        """Two operands of one unit; a literal of another is converted where that is exact."""
+        (left_node, left), (right_node, right) = sides
         if left.unit is None or right.unit is None or left.unit == right.unit:
             return
-        literal = self._odd_literal(node, left.unit, right.unit)
-        if literal is None and "" in (left.unit, right.unit):
+        for literal, own, other_node, other in (
+            (left_node, left, right_node, right),
+            (right_node, right, left_node, left),
+        ):
+            if isinstance(literal, tree.Number) and not isinstance(other_node, tree.Number):
+                self._converted(literal, own.unit or "", other_node, other)
+                return
+        odd = self._odd_literal(node, left.unit, right.unit)
+        if odd is None and "" in (left.unit, right.unit):
             return  # a tag whose unit nobody wrote down
-        if literal is None:
+        if odd is None:
             text = f"found {_unit(left.unit)} beside {_unit(right.unit)}, expected one unit"
             self.flaw(node, text)
             return
-        other = left.unit if literal.unit == right.unit else right.unit
-        self.flaw(literal, f"found the unit {shown(literal.unit)}, expected {_unit(other)}")
+        other_unit = left.unit if odd.unit == right.unit else right.unit
+        self.flaw(odd, f"found the unit {shown(odd.unit)}, expected {_unit(other_unit)}")
+
+    def _converted(self, literal: tree.Number, unit: str, node: Expr, other: Typed) -> None:
+        """Convert a literal into the unit of what stands beside it, or say why not."""
+        target = other.unit or ""
+        value: float | None = None
+        missing = ""
+        if units.needs_molar_mass(unit, target):
+            missing = _declare(f"molar_mass = … (g/mol), by which {unit} converts", node)
+            if other.molar_mass is not None:
+                value = units.convert_gas(literal.value, unit, target, other.molar_mass)
+        elif units.has_offset(unit, target) and other.scale is None:
+            missing = ": here it may be a reading or a difference"
+        else:
+            difference = other.scale is Scale.DIFFERENCE
+            value = units.convert(literal.value, unit, target, difference=difference)
+        if value is None:
+            missing = missing or ("" if target else _declare(f'unit = "{unit}"', node))
+            text = f"found the unit {shown(unit)}, expected {_unit(target)}{missing}"
+            self.flaw(literal, text)
+            self._odd.add(id(literal))
+            return
+        written = f"{number_text(literal.value)} {unit}"
+        self.conversions[id(literal)] = Conversion(literal.at, written, value, target)
 
     def _odd_literal(self, node: Expr, *units: str) -> tree.Number | None:
         """The literal that brought in one of two units that do not go together."""
@@ -369,6 +438,12 @@ class _Checker:
         measured = {symbol.unit for symbol in symbols if symbol is not None}
         odd = [literal for literal in literals if literal.unit not in measured]
         return next(iter(odd or literals), None)
+
+
+def _declare(key: str, node: Expr) -> str:
+    """`` (or unit = "m" on tag x)``: what a site file may add so that a literal can stand."""
+    tags = tree.tags_of(node)
+    return f" (or {key}, on tag {tags[0]})" if tags else ""
 
 
 def _unit(unit: str) -> str:

@@ -182,8 +182,8 @@ def _advice(text: str, token: Token, accepted: set[str]) -> str:
         return _ONE_BLANK
     if token.type == "NAME" and re.search(r"[0-9]\s{2,}\Z", text[:at]):
         return _ONE_BLANK
-    if near := _word_taken_for_unit(text[:at]):
-        return near
+    if taken := _word_taken_for_unit(text[:at]):
+        return taken
     if token.type == "NAME" and (minus := re.search(r"([\w.]+)-\s+\Z", text[:at])):
         return f"; a minus has blanks around it: {minus[1]} - {token}"
     if token.type == "COMPARE" and "COMPARE" not in accepted and "AND" in accepted:

@@ -1,11 +1,12 @@
 """What a good site file will do, in numbers and conditions: what ``check`` says after OK."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gateway.logic.conditions import Conditions
 from gateway.logic.infer import canonical
+from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path
-from gateway.logic.tree import Expr
 from gateway.site.durations import format_duration
 from gateway.site.model import Config
 
@@ -18,6 +19,7 @@ class InterlockSummary:
     armed: bool
     cause: str
     permissive: str | None
+    converted: tuple[str, ...]  # "5 kPa = 0.005 MPa"
     response_ns: int
     paths: tuple[Path, ...]
 
@@ -56,14 +58,14 @@ class Summary:
 
 def summary_of(
     config: Config,
-    causes: Mapping[str, Expr],
-    permissives: Mapping[str, Expr],
+    conditions: Conditions,
     paths: list[Path],
     *,
     alarms: int,
     program: bytes,
 ) -> Summary:
     """The summary of a site without errors."""
+    causes, permissives = conditions.causes, conditions.permissives
     by_interlock: dict[str, list[Path]] = {}
     for path in paths:
         by_interlock.setdefault(path.interlock, []).append(path)
@@ -84,6 +86,7 @@ def summary_of(
                 armed=item.armed,
                 cause=canonical(causes[item.id]),
                 permissive=canonical(permissives[item.id]) if item.id in permissives else None,
+                converted=_texts(conditions.converted.get(item.id, ())),
                 response_ns=int(item.response),
                 paths=tuple(by_interlock.get(item.id, ())),
             )
@@ -92,11 +95,17 @@ def summary_of(
     )
 
 
+def _texts(conversions: Iterable[Conversion]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(conversion.text for conversion in conversions))
+
+
 def _interlock_lines(item: InterlockSummary) -> list[str]:
     lines = [f"interlock {item.id} ({'armed' if item.armed else 'NOT ARMED: moves no output'})"]
     lines.append(f"  trips when  {item.cause}")
     if item.permissive is not None:
         lines.append(f"  resets if   {item.permissive}")
+    if item.converted:
+        lines.append(f"  converted   {', '.join(item.converted)}")
     response = format_duration(item.response_ns)
     if not item.paths:
         lines.append(f"  response    {response}: no output to reach")

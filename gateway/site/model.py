@@ -93,6 +93,7 @@ class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     point: Point | None = None
     value: str | None = None  # computed tag: an expression
     unit: str = ""
+    molar_mass: Annotated[float, Meta(ge=1, le=1000)] | None = None  # g/mol: for mg/m3 and ppm
     range: tuple[float, float] | None = None
     poll: Duration | None = None
     stale_after: Duration | None = None  # 3 x poll + timeout

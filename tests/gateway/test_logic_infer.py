@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 
 from gateway.logic import tree
-from gateway.logic.infer import Kind, Scope, Symbol, check
+from gateway.logic.infer import check
+from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
 from tests.helpers.trees import BOOLEANS, NUMBERS, conditions
 
