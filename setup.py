@@ -29,6 +29,7 @@ MODULES = [
     "outputs",
     "poller",
     "program",
+    "rehearsal",
     "runtime",
     "scan",
     "verify",

@@ -20,6 +20,7 @@ from fastpath.mailbox cimport (
 )
 from fastpath.outputs cimport outputs_confirmed
 from fastpath.poller cimport poller_due, poller_event, poller_turn
+from fastpath.rehearsal cimport Rehearsal, rehearse
 from fastpath.runtime cimport (
     Runtime, runtime_latches, runtime_load, runtime_locked, runtime_map, runtime_watch,
 )
@@ -115,6 +116,7 @@ cdef struct Loop:  # the scan thread's own
     uint32_t clean
     int64_t gap_ns
     int poll_fd
+    Rehearsal rehearsal
     epoll_event ready[READY_MAX]
 
 
@@ -243,6 +245,7 @@ cdef void _end(Loop* loop) noexcept nogil:
 cdef void _run(Loop* loop) noexcept nogil:
     cdef Stamp now = _stamp()
     cdef bint scan
+    cdef uint64_t sent = 0
     cdef uint32_t i
     cdef int count
     while not _ended(loop, &now):
@@ -259,6 +262,9 @@ cdef void _run(Loop* loop) noexcept nogil:
             mailbox_nudge(&loop.scanner.box)
             _notify(loop, &now)
             _look_at_clock(loop, &now)
+        if loop.scanner.parts.polls.sent != sent:
+            sent = loop.scanner.parts.polls.sent
+            rehearse(&loop.rehearsal, &loop.scanner.parts, &now)
 
 
 cdef class Engine:

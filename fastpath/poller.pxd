@@ -45,6 +45,7 @@ cdef struct PollBank:
     Poller* pollers
     uint8_t* device_up
     uint64_t random
+    uint64_t sent  # requests so far
 
 cdef void pollers_plan(PollBank* bank, int64_t now_ns) noexcept nogil
 cdef void poller_turn(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil

@@ -165,6 +165,7 @@ cdef void _send(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogi
     if not link_send(&poller.link, poller.frame, poller.frame_length):
         _down(bank, device, _DOWN_CLOSED, poller.link.error, now)
         return
+    bank.sent += 1
     poller.outstanding = at
     poller.sent_ns = now.mono_ns
     poller.deadline_ns = now.mono_ns + bank.program.devices[device].timeout_ns

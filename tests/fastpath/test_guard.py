@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from fastpath import messages
 from fastpath.codes import (
+    Counter,
     EventFlag,
     EventType,
     InterlockState,
@@ -396,3 +397,23 @@ async def test_samples_from_the_gateway_are_checked_one_by_one(
     await guard.until(lambda: view.slot(5).value == 4.5)
     assert view.slot(0).value != 0.1
     await guard.until(lambda: view.slot(5).reason == Reason.STALE)  # nobody feeds it any more
+
+
+async def test_what_is_rehearsed_between_polls_leaves_no_trace(
+    guard: GuardProcess, server: ModbusServer
+) -> None:
+    await _protecting(guard, server)
+    assert guard.view is not None
+    view = guard.view
+    output = view.output(0)
+    before = (view.header(), view.interlock(0), guard.events())
+    polls = view.device(0).requests + 200
+    await guard.until(lambda: view.device(0).requests >= polls)
+    header = view.header()
+    assert guard.events() == before[2]
+    assert view.interlock(0) == before[1]
+    assert view.output(0)[1:2] + view.output(0)[3:8] == output[1:2] + output[3:8]
+    assert header.counters[Counter.TRIPS] == before[0].counters[Counter.TRIPS] == 0
+    await _trip(guard, server)
+    assert view.interlock(0).generation == before[1].generation + 1
+    assert [e.seq for e in guard.events()] == list(range(1, len(guard.events()) + 1))
