@@ -191,7 +191,10 @@ cdef bint _devices(const ProgramView* p) noexcept nogil:
         device = &p.devices[i]
         if device.flags & ~(_DEVICE_HAS_HEARTBEAT | _DEVICE_HAS_LEASE | _DEVICE_RS485):
             return True
-        if not device.flags & _DEVICE_HAS_LEASE and (device.lease_address or device.lease_ns):
+        if device.flags & _DEVICE_HAS_LEASE:  # refreshed with the heartbeat, over TCP alone
+            if not device.flags & _DEVICE_HAS_HEARTBEAT or device.kind != _DEVICE_MODBUS_TCP:
+                return True
+        elif device.lease_address or device.lease_ns:
             return True
         if device.kind == _DEVICE_MODBUS_TCP:
             if device.port == 0 or _has_line(device):

@@ -330,9 +330,8 @@ cdef bint _rule_14_times(const ProgramView* p) noexcept nogil:
         device = &p.devices[i]
         if not _timeout(device.connect_timeout_ns) or not _timeout(device.timeout_ns):
             return True
-        if device.flags & (_DEVICE_HAS_HEARTBEAT | _DEVICE_HAS_LEASE):
-            if device.every_ns < _POLL_NS_MIN:
-                return True
+        if device.flags & _DEVICE_HAS_HEARTBEAT and device.every_ns < _POLL_NS_MIN:
+            return True
         # A lease that is not refreshed twice in its time is lost by every late reply.
         if device.flags & _DEVICE_HAS_LEASE and device.lease_ns < 2 * device.every_ns:
             return True

@@ -472,6 +472,11 @@ def test_as_many_instructions_as_there_may_be() -> None:
 
 SERIAL = wide_program().devices[1]
 
+
+def lease_on_an_output(built: Program) -> None:
+    built.outputs[1] = replace(built.outputs[1], kind=2, address=202)
+
+
 WIDE_BROKEN: list[tuple[int, str, Change]] = [
     (3, "a window that is not in place", item("code", 14, dst=15)),
     (4, "a window of no time", item("windows", 0, span_ns=0)),
@@ -479,7 +484,7 @@ WIDE_BROKEN: list[tuple[int, str, Change]] = [
     (4, "a window of negative time", item("windows", 0, span_ns=-SECOND)),
     (4, "a window of an interlock beyond ten minutes", item("windows", 0, span_ns=601 * SECOND)),
     (4, "a negative hold", item("nodes", 2, duration_ns=-1)),
-    (4, "a negative lease", item("devices", 1, lease_ns=-1)),
+    (4, "a negative lease", item("devices", 0, lease_ns=-1)),
     (4, "a negative heartbeat", item("devices", 1, every_ns=-1)),
     (6, "a window of no kind", item("windows", 0, kind=0)),
     (6, "a window of a later kind", item("windows", 0, kind=7)),
@@ -509,11 +514,12 @@ WIDE_BROKEN: list[tuple[int, str, Change]] = [
     (11, "a request to all", item("requests", 2, unit=0)),
     (11, "a request to unit 248", item("requests", 2, unit=248)),
     (9, "a fallback that leads back", add("fallbacks", blobs.Fallback(3, 0))),
-    (10, "a lease past the end", item("devices", 1, lease_address=65534)),
-    (10, "a lease on its heartbeat", item("devices", 1, lease_address=88)),
-    (10, "a lease on an output", item("devices", 1, lease_address=2)),
-    (14, "a lease as short as its heartbeat", item("devices", 1, lease_ns=999 * MS)),
-    (14, "a lease that is never refreshed", item("devices", 1, flags=2, every_ns=0)),
+    (10, "a lease past the end", item("devices", 0, lease_address=65534)),
+    (10, "a lease on its heartbeat", item("devices", 0, lease_address=88)),
+    (10, "a lease on an output", lease_on_an_output),
+    (6, "a lease over a serial line", item("devices", 1, flags=7, lease_address=9, lease_ns=SECOND)),
+    (6, "a lease that nothing refreshes", item("devices", 0, flags=2)),
+    (14, "a lease as short as its heartbeat", item("devices", 0, lease_ns=999 * MS)),
 ]  # fmt: skip
 
 
@@ -534,9 +540,9 @@ def test_a_wider_program_that_breaks_a_rule(rule: int, change: Change) -> None:
         item("windows", 0, span_ns=600 * SECOND),
         item("windows", 0, span_ns=86_400 * SECOND, interlock=NONE_U32),
         item("devices", 1, stop_bits=2, parity=0, baud=115200),
-        item("devices", 1, flags=4, lease_address=0, lease_ns=0, every_ns=0),
-        item("devices", 1, lease_address=92),
-        item("devices", 1, lease_address=87),
+        item("devices", 0, flags=1, lease_address=0, lease_ns=0),
+        item("devices", 0, lease_address=92),
+        item("devices", 0, lease_address=87),
         item("outputs", 3, kind=2, trip=0, normal=9),
         item("tags", 4, low=0.0),
     ],
@@ -552,8 +558,8 @@ def test_a_wider_program_that_is_good(change: Change) -> None:
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [({"unit": 4}, 0), ({}, 10), ({"unit": 4, "baud": 19200}, 6), ({"unit": 4, "parity": 0}, 6),
-     ({"unit": 4, "stop_bits": 2}, 6), ({"unit": 4, "flags": 3}, 6),
-     ({"tty": 1, "baud": 19200}, 0), ({"flags": 4, "lease_address": 0, "lease_ns": 0}, 0)],
+     ({"unit": 4, "stop_bits": 2}, 6), ({"unit": 4, "flags": 1}, 6),
+     ({"tty": 1, "baud": 19200}, 0), ({"flags": 4}, 0)],
     ids=["another unit", "the same", "baud", "parity", "stop bits", "no RS-485", "another bus",
          "the same without registers of its own"],
 )  # fmt: skip

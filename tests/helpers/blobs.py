@@ -148,7 +148,7 @@ def guard_program() -> blobs.Program:
 
 
 def wide_program() -> blobs.Program:
-    """Beside the other's device a serial one with a lease; windows, ``hold``, fallbacks."""
+    """Beside the other's device, here with a lease, a serial one; windows, ``hold``, fallbacks."""
     program = guard_program()
     code = Code(program)
     slope = code.window(WindowKind.RATE, 0, 10 * SECOND, 0)
@@ -175,9 +175,12 @@ def wide_program() -> blobs.Program:
         replace(
             program.devices[0], key=2, address=bytes(16), port=0, unit=3,
             kind=DeviceKind.MODBUS_RTU, tty=0, baud=9600, data_bits=8, parity=Parity.EVEN,
-            stop_bits=1, lease_address=200, lease_ns=3 * SECOND,
-            flags=DeviceFlag.HAS_HEARTBEAT | DeviceFlag.HAS_LEASE | DeviceFlag.RS485,
+            stop_bits=1, flags=DeviceFlag.HAS_HEARTBEAT | DeviceFlag.RS485,
         )
+    )  # fmt: skip
+    program.devices[0] = replace(
+        program.devices[0], lease_address=200, lease_ns=3 * SECOND,
+        flags=DeviceFlag.HAS_HEARTBEAT | DeviceFlag.HAS_LEASE,
     )  # fmt: skip
     program.requests.append(blobs.Request(1, 2, 2, 200 * MS, 10, 4, 3, 3))
     program.decode += [
