@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from drivers.base import Driver
+from drivers.errors import RequestError
 from drivers.modbus import ModbusTcp
 from drivers.plan import request_cap
 from drivers.points import ModbusPoint, PointError, describe, parse_order, parse_point
 from drivers.resolve import is_address
 
 PORT_MAX: Final = 65_535
+RTU_UNIT_MAX: Final = 247  # 0 is a broadcast, the rest is reserved
 _ENDPOINT: Final = re.compile(
     r"(?:\[(?P<bracketed>[0-9a-fA-F:.%\w]+)\]|(?P<plain>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})"
 )
+_TTY: Final = re.compile("/[\\x21-\\x7e]{1,254}")
 COMMON_DEVICE_KEYS: Final = frozenset(
     ("id", "driver", "address", "poll", "timeout", "settle", "record")
 )
@@ -101,7 +104,8 @@ class DriverKind:
     name: str
     device_keys: frozenset[str]
     point_keys: frozenset[str]
-    make: Callable[[DeviceFields, Sequence[tuple[PointFields, Limits]]], PlanningDriver]
+    # None: the guard alone speaks to such a device.
+    make: Callable[[DeviceFields, Sequence[tuple[PointFields, Limits]]], PlanningDriver] | None
     check_point: Callable[[DeviceFields, PointFields, Limits], None]  # raises PointError
     check_device: Callable[[DeviceFields], None]  # raises PointError
 
@@ -127,6 +131,25 @@ def parse_endpoint(text: str) -> Endpoint:
         expected = 'expected host:port such as "192.168.10.20:502"'
         raise PointError(key="address", text=f'found "{text}", {expected}')
     return Endpoint(match["bracketed"] or match["plain"], port)
+
+
+def make_driver(
+    name: str, device: DeviceFields, points: Sequence[tuple[PointFields, Limits]]
+) -> PlanningDriver:
+    """The driver of this name. Raises RequestError where the guard alone speaks to the device."""
+    make = DRIVERS[name].make
+    if make is None:
+        msg = f"{name} devices are polled by the guard alone"
+        raise RequestError(msg)
+    return make(device, points)
+
+
+def parse_tty(text: str) -> str:
+    """Read the path of a serial port. Raises PointError."""
+    if _TTY.fullmatch(text) is None:
+        expected = 'expected a serial port such as "/dev/serial/by-id/usb-…"'
+        raise PointError(key="address", text=f'found "{text}", {expected}')
+    return text
 
 
 def _make_modbus_tcp(
@@ -171,18 +194,37 @@ def _check_modbus_tcp(device: DeviceFields) -> None:
     parse_order(device.order)
 
 
+def _check_modbus_rtu(device: DeviceFields) -> None:
+    parse_tty(device.address)
+    parse_order(device.order)
+    if not 1 <= device.unit <= RTU_UNIT_MAX:
+        text = f"found {device.unit}, expected 1 to {RTU_UNIT_MAX} on a serial line"
+        raise PointError(key="unit", text=text)
+
+
 MODBUS_DEVICE_KEYS: Final = frozenset(
-    ("unit", "base", "order", "max_registers", "max_gap", "request_delay", "fast", "heartbeat")
-)
+    (
+        "unit", "base", "order", "max_registers", "max_gap", "request_delay", "fast", "heartbeat",
+        "watchdog_registers",
+    )
+)  # fmt: skip
 MODBUS_POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))
 
 DRIVERS: Final[Mapping[str, DriverKind]] = {
     "modbus-tcp": DriverKind(
         name="modbus-tcp",
-        device_keys=COMMON_DEVICE_KEYS | MODBUS_DEVICE_KEYS,
+        device_keys=COMMON_DEVICE_KEYS | MODBUS_DEVICE_KEYS | {"lease"},
         point_keys=MODBUS_POINT_KEYS,
         make=_make_modbus_tcp,
         check_point=_check_modbus_point,
         check_device=_check_modbus_tcp,
+    ),
+    "modbus-rtu": DriverKind(
+        name="modbus-rtu",
+        device_keys=COMMON_DEVICE_KEYS | MODBUS_DEVICE_KEYS | {"line"},
+        point_keys=MODBUS_POINT_KEYS,
+        make=None,
+        check_point=_check_modbus_point,
+        check_device=_check_modbus_rtu,
     ),
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from drivers.registry import DRIVERS
+from drivers.registry import make_driver
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
@@ -149,7 +149,7 @@ class _Device:
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
         self._read_ns = [0] * len(tags)  # newest reading, 0: none or told stale
         points = [(tag.point or Point(), tag.range) for _, tag in tags]
-        driver = DRIVERS[device.driver].make(device, points)
+        driver = make_driver(device.driver, device, points)
         periods: dict[int, list[int]] = {}
         for number, (_, tag) in enumerate(tags):
             periods.setdefault(tag.poll or device.poll, []).append(number)

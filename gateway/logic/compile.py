@@ -5,10 +5,10 @@ tag of its fast devices, the gateway's tags that an interlock or a read-back nee
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from drivers.plan import plan
-from drivers.points import Area, parse_address
+from drivers.points import Area, ModbusPoint, parse_address
 from drivers.registry import parse_endpoint
 from fastpath import blob, codes
 from fastpath.codes import (
@@ -22,6 +22,7 @@ from fastpath.codes import (
     OutputKind,
     OutputPath,
     Owner,
+    Parity,
     RecordMode,
     SystemTag,
     TagFlag,
@@ -32,13 +33,26 @@ from gateway.logic.conditions import GATEWAY_ALIVE, conditions_of
 from gateway.logic.emit import Emitter, lead_of, legs_of
 from gateway.logic.infer import canonical
 from gateway.logic.tree import Expr, tags_of
-from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
+from gateway.site.model import (
+    Config,
+    Device,
+    Heartbeat,
+    Interlock,
+    Lease,
+    Output,
+    Point,
+    Tag,
+    WatchdogRegister,
+    by_id,
+)
 from gateway.site.places import packed_address, point_of
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
 CONNECT_TIMEOUT_NS_MAX: Final = 1_000_000_000
+WATCHDOG_POLL_NS: Final = 1_000_000_000  # of the registers that set a device's own watchdog
 _ON_BAD: Final = {"trip": OnBad.TRIP, "hold": OnBad.HOLD, "ignore": OnBad.IGNORE}
 _RECORD: Final = {"all": RecordMode.ALL, "change": RecordMode.CHANGE, "1s": RecordMode.ONE_SECOND}
+_PARITY: Final = {"none": Parity.NONE, "even": Parity.EVEN, "odd": Parity.ODD}
 _ON: Final = {"trip": blob.ON_TRIP, "stop_heartbeat": blob.ON_TRIP, "nothing": blob.ON_NOTHING}
 
 
@@ -87,6 +101,9 @@ class _Compiler:
         }
         self.read = self._read_by_interlocks()
         self.device_order = Keyed("device", self._guard_devices())
+        self.watched = self._watchdog_tags()
+        serial = {device.address for device in config.device if device.line is not None}
+        self.ttys = sorted(serial)
         self.tag_order = Keyed("tag", self._guard_tags())
         self.output_order = Keyed("output", self.outputs)
         self.interlock_order = Keyed("interlock", self.interlocks)
@@ -103,6 +120,7 @@ class _Compiler:
             on_output_failure=_ON[site.on_output_failure],
             tags=[self._tag(ident) for ident in self.tag_order.ids],
             outputs=[self._output(self.outputs[ident]) for ident in self.output_order.ids],
+            fallbacks=self._fallbacks(),
             groups=self._groups(),
             devices=[self._device(self.devices[ident]) for ident in self.device_order.ids],
         )
@@ -115,6 +133,7 @@ class _Compiler:
             "outputs": self.output_order.ids,
             "groups": self.group_order.ids,
             "devices": self.device_order.ids,
+            "ttys": self.ttys,
             "site": [site.id, site.gateway or site.id],
         }
         check_sizes(program)
@@ -127,7 +146,7 @@ class _Compiler:
         return {ident for tree in trees for ident in tags_of(tree)}
 
     def _guard_devices(self) -> list[str]:
-        written = {output.device for output in self.config.output}
+        written = {output.device for output in self.config.output if output.via is None}
         return [
             device.id
             for device in self.config.device
@@ -141,7 +160,15 @@ class _Compiler:
             if readback is not None:
                 needed.add(readback[0])
         fast = {tag.id for tag in self.config.tag if self._is_fast(tag)}
-        return sorted(needed | fast)
+        return sorted(needed | fast | self.watched.keys())
+
+    def _watchdog_tags(self) -> dict[str, tuple[Device, WatchdogRegister]]:
+        """The registers that set a device's own watchdog, as tags of the guard."""
+        return {
+            f"{SYSTEM_PREFIX}{device.id}.watchdog.{number}": (device, register)
+            for device in self.config.device
+            for number, register in enumerate(device.watchdog_registers, start=1)
+        }
 
     def _is_fast(self, tag: Tag) -> bool:
         return self.devices[tag.device or ""].fast
@@ -155,6 +182,8 @@ class _Compiler:
         key = self.tag_order.keys[ident]
         tag = self.tags.get(ident)
         flags = TagFlag.IN_INTERLOCK if ident in self.read else TagFlag(0)
+        if ident in self.watched:
+            return self._watchdog_tag(key, *self.watched[ident])
         if tag is None:
             return self._system_tag(ident, key, flags | TagFlag.BOOLEAN)
         device = self.devices[tag.device or ""]
@@ -190,8 +219,24 @@ class _Compiler:
             system=int(SystemTag.GATEWAY_ALIVE if alive else SystemTag.DEVICE_CONNECTED),
         )
 
+    def _watchdog_tag(self, key: int, device: Device, register: WatchdogRegister) -> blob.Tag:
+        """Good with its one value; anything else keeps the device from being released."""
+        return blob.Tag(
+            key=key,
+            low=float(register.value),
+            high=float(register.value),
+            stale_after_ns=3 * WATCHDOG_POLL_NS + int(device.timeout),
+            settle_ns=int(device.settle),
+            owner=int(Owner.GUARD),
+            record=int(RecordMode.CHANGE),
+            flags=int(TagFlag.HAS_RANGE | TagFlag.WATCHDOG),
+            device=self.device_order.index[device.id],
+        )
+
     def _output(self, output: Output) -> blob.Output:
+        """Of one through the gateway the guard knows the values alone, not the place."""
         device = self.devices[output.device]
+        own = output.via is None
         address = parse_address(output.address, base=device.base)
         readback = readback_of(output.readback) if output.readback is not None else None
         flags = OutputFlag(0)
@@ -204,13 +249,13 @@ class _Compiler:
             confirm_ns=int(output.confirm_within),
             reassert_ns=int(output.reassert),
             silence_ns=int(output.silence),
-            device=self.device_order.index[device.id],
+            device=self.device_order.index[device.id] if own else NONE_U32,
             readback=self.tag_order.index[readback[0]] if readback is not None else NONE_U32,
-            address=address.number,
+            address=address.number if own else 0,
             trip=int(output.trip),
             normal=int(output.normal or 0),
-            unit=device.unit if output.unit is None else output.unit,
-            path=int(OutputPath.MODBUS),
+            unit=(device.unit if output.unit is None else output.unit) if own else 0,
+            path=int(OutputPath.MODBUS if own else OutputPath.GATEWAY),
             kind=int(OutputKind.COIL if address.area is Area.COIL else OutputKind.REGISTER),
             flags=int(flags),
         )
@@ -223,11 +268,14 @@ class _Compiler:
         ]
 
     def _device(self, device: Device) -> blob.Device:
-        endpoint = parse_endpoint(device.address)
-        heartbeat = device.heartbeat
+        heartbeat, lease, line = device.heartbeat, device.lease, device.line
+        host, port = bytes(16), 0
+        if line is None:
+            endpoint = parse_endpoint(device.address)
+            host, port = packed_address(endpoint.host), endpoint.port
         return blob.Device(
             key=self.device_order.keys[device.id],
-            address=packed_address(endpoint.host),
+            address=host,
             connect_timeout_ns=min(int(device.timeout), CONNECT_TIMEOUT_NS_MAX),
             timeout_ns=int(device.timeout),
             settle_ns=int(device.settle),
@@ -235,14 +283,28 @@ class _Compiler:
             watchdog_ns=int(heartbeat.watchdog) if heartbeat else 0,
             request_delay_ns=int(device.request_delay),
             connected_within_ns=3 * int(device.poll) + int(device.timeout),
-            port=endpoint.port,
-            heartbeat_address=(
-                parse_address(heartbeat.address, base=device.base).number if heartbeat else 0
-            ),
-            flags=int(DeviceFlag.HAS_HEARTBEAT) if heartbeat else 0,
+            port=port,
+            heartbeat_address=_number(device, heartbeat),
+            flags=int(_device_flags(device)),
             unit=device.unit,
-            kind=int(DeviceKind.MODBUS_TCP),
+            kind=int(DeviceKind.MODBUS_TCP if line is None else DeviceKind.MODBUS_RTU),
+            tty=NONE_U32 if line is None else self.ttys.index(device.address),
+            baud=0 if line is None else line.baud,
+            lease_address=_number(device, lease),
+            data_bits=0 if line is None else line.bits,
+            parity=0 if line is None else int(_PARITY[line.parity]),
+            stop_bits=0 if line is None else line.stop,
+            lease_ns=int(lease.within) if lease else 0,
         )
+
+    def _fallbacks(self) -> list[blob.Fallback]:
+        """In the order of the outputs, each one's in the order of the site file."""
+        index = self.output_order.index
+        return [
+            blob.Fallback(index[ident], index[name])
+            for ident in self.output_order.ids
+            for name in self.outputs[ident].fallback
+        ]
 
     # ---- interlocks
 
@@ -261,7 +323,8 @@ class _Compiler:
             texts["causes"].append(canonical(cause))
             texts["permissives"].append(canonical(permissive) if permissive else "")
             effects = [
-                blob.Effect(number, self.output_order.index[name]) for name in interlock.effects
+                blob.Effect(number, self.output_order.index[effect.output], int(effect.delay))
+                for effect in interlock.effects
             ]
             program.interlocks.append(
                 blob.Interlock(
@@ -307,8 +370,18 @@ class _Compiler:
         for number, ident in enumerate(self.device_order.ids):
             device = self.devices[ident]
             tags = [tag for tag in self.config.tag if tag.device == ident] if device.fast else []
-            for period in sorted({int(tag.poll or device.poll) for tag in tags}):
-                members = [tag for tag in tags if int(tag.poll or device.poll) == period]
+            read = [(int(tag.poll or device.poll), tag.id, tag.point, tag.range) for tag in tags]
+            read += [
+                (WATCHDOG_POLL_NS, name, Point(address=register.address), None)
+                for name, (owner, register) in self.watched.items()
+                if owner is device
+            ]
+            for period in sorted({each[0] for each in read}):
+                members = [
+                    (name, point_of(device, point, limits))
+                    for own, name, point, limits in read
+                    if own == period and point is not None
+                ]
                 self._add_period(program, number, device, period, members)
 
     def _add_period(
@@ -317,9 +390,9 @@ class _Compiler:
         number: int,
         device: Device,
         period: int,
-        tags: Sequence[Tag],
+        members: Sequence[tuple[str, ModbusPoint]],
     ) -> None:
-        points = [point_of(device, tag.point, tag.range) for tag in tags if tag.point is not None]
+        points = [point for _, point in members]
         planned = plan(points, max_registers=device.max_registers, max_gap=device.max_gap)
         for request in planned:
             index = len(program.requests)
@@ -336,11 +409,11 @@ class _Compiler:
                 )
             )
             for place, at in request.points:
-                program.decode.append(self._decode(index, at, tags[place], points[place]))
+                program.decode.append(self._decode(index, at, *members[place]))
 
-    def _decode(self, request: int, at: int, tag: Tag, point: Any) -> blob.Decode:
+    def _decode(self, request: int, at: int, ident: str, point: ModbusPoint) -> blob.Decode:
         return blob.Decode(
-            slot=self.tag_order.index[tag.id],
+            slot=self.tag_order.index[ident],
             request=request,
             at=at,
             type=int(point.type),
@@ -349,6 +422,22 @@ class _Compiler:
             scale=point.scale,
             offset=point.offset,
         )
+
+
+def _number(device: Device, place: Heartbeat | Lease | None) -> int:
+    """The first register of what the guard keeps in a device, 0: nothing."""
+    return 0 if place is None else parse_address(place.address, base=device.base).number
+
+
+def _device_flags(device: Device) -> DeviceFlag:
+    flags = DeviceFlag(0)
+    if device.heartbeat is not None:
+        flags |= DeviceFlag.HAS_HEARTBEAT
+    if device.lease is not None:
+        flags |= DeviceFlag.HAS_LEASE
+    if device.line is not None and device.line.rs485:
+        flags |= DeviceFlag.RS485
+    return flags
 
 
 def _flags(interlock: Interlock) -> InterlockFlag:

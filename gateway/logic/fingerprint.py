@@ -12,13 +12,12 @@ from gateway.site.places import point_of
 
 
 def of_interlock(interlock: Interlock) -> list[str]:
-    """Its parameters, the condition aside."""
+    """Its parameters, the condition and its effects aside: the guard compares effects itself."""
     names = (
         "delay", "bad_for", "min_trip", "hold_max", "response", "latch", "on_bad", "armed", "group",
         "bypass_max", "no_bypass", "bypass_votes",
     )  # fmt: skip
-    parameters = [f"{name}={getattr(interlock, name)}" for name in names]
-    return [*parameters, f"effects={' '.join(interlock.effects)}"]
+    return [f"{name}={getattr(interlock, name)}" for name in names]
 
 
 def of_tag(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device]) -> str:

@@ -77,10 +77,11 @@ class Timing:
         loss_tag = max(times, key=lambda name: times[name][1])
         held = int(interlock.hold_max or 0) if interlock.on_bad == "hold" else 0
         own = int(interlock.delay) + self._tick
-        paths = []
-        for name in interlock.effects:
+        paths: list[Path] = []
+        for effect in interlock.effects:
+            name = effect.output
             if name in self._outputs:
-                rest = own + self._writes[self._outputs[name].device]
+                rest = own + int(effect.delay) + self._writes[self._outputs[name].device]
                 demand = times[demand_tag][0] + rest
                 loss = times[loss_tag][1] + int(interlock.bad_for) + held + rest
                 response = int(interlock.response)

@@ -18,7 +18,7 @@ from msgspec.structs import FieldInfo, fields
 
 from gateway.site import durations
 from gateway.site.complaints import Complaints, Origin, Path, did_you_mean, nearest, shown
-from gateway.site.model import IDENT_PATTERN, Duration, Size
+from gateway.site.model import IDENT_PATTERN, SHORT_FORMS, Duration, Size
 
 T = TypeVar("T", bound=Struct)
 
@@ -37,6 +37,10 @@ _EXAMPLES: Final = {
     "group": "face",
     "readback": "power.closed",
     "tags": "tags.csv",
+}
+_LISTS: Final = {
+    "Effect": '["siren", { output = "power", delay = "2s" }]',
+    "WatchdogRegister": '[{ address = "hr:4098", value = 30 }]',
 }
 _IDENT_EXPECTED: Final = 'an id such as "ch4.t1" (a small letter, then a-z 0-9 _ . -, at most 63)'
 
@@ -125,6 +129,11 @@ class _Reader:
         struct = _struct_of(info.type)
         if struct is not None and isinstance(value, dict):
             return self.table(struct, value, path)
+        member = _member_of(info.type)
+        if member is not None and isinstance(value, list):
+            return tuple(
+                self._member(member, item, (*path, number)) for number, item in enumerate(value)
+            )
         try:
             good = msgspec.convert(value, info.type, dec_hook=_decode)
             if _finite(good):
@@ -135,6 +144,16 @@ class _Reader:
         wanted = _expected_of(kind, info)
         self._complain(path, f"found {shown(value)}, expected {wanted}{hint}")
         return _stand_in(info.type) if info.required else _default(info)
+
+    def _member(self, kind: type[Struct], value: Any, path: Path) -> Any:
+        """One of a list of tables, or the text that stands for one."""
+        short = SHORT_FORMS.get(kind.__name__)
+        if short is not None and isinstance(value, str):
+            return kind(**{short: value})
+        if isinstance(value, dict):
+            return self.table(kind, value, path)
+        self._complain(path, f"found {shown(value)}, expected {expected(kind)}")
+        return kind(**{name: _stand_in(info.type) for name, info in _required(kind)})
 
     def _complain(self, path: Path, text: str) -> None:
         self._mark(path)
@@ -172,18 +191,21 @@ def _expected_one(kind: Any, example: str) -> str:
     metas = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta)]
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(base) is Literal:
-        choices = [f'"{choice}"' for choice in get_args(base)]
+        choices = [shown(choice) for choice in get_args(base)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if get_origin(base) is tuple:
         member, more = get_args(base)
         if more is not Ellipsis:
             return "two numbers [low, high]"
+        if isinstance(member, type) and issubclass(member, Struct):
+            return f"a list such as {_LISTS.get(member.__name__, '[{ … }]')}"
         if get_origin(member) is Literal:
             return f"a list, {_expected_one(member, example).replace('one of', 'of')}"
         return 'a list of texts such as ["a", "b"]'
     if isinstance(base, type) and issubclass(base, Struct):
-        names = ", ".join(f"{info.encode_name} = …" for info in fields(base) if info.required)
-        return f"a table {{ {names} }}" if names else "a table { … }"
+        names = ", ".join(f"{name} = …" for name, _ in _required(base))
+        table = f"a table {{ {names} }}" if names else "a table { … }"
+        return f"a text in quotes or {table}" if base.__name__ in SHORT_FORMS else table
     if metas and metas[0].pattern == IDENT_PATTERN:
         return _IDENT_EXPECTED
     words: dict[Any, str] = {
@@ -215,7 +237,9 @@ def _hint(kind: Any, value: Any) -> str:
         return ""
     for part in parts:
         if get_origin(part) is Literal:
-            return did_you_mean(value, get_args(part))
+            return did_you_mean(
+                value, [choice for choice in get_args(part) if choice == str(choice)]
+            )
         if bool in parts and value.lower() in ("true", "false"):
             return f"; did you mean {value.lower()} without quotes?"
         metas = getattr(part, "__metadata__", ())
@@ -252,6 +276,17 @@ def _struct_of(kind: Any) -> type[Struct] | None:
         if isinstance(part, type) and issubclass(part, Struct):
             return part
     return None
+
+
+def _member_of(kind: Any) -> type[Struct] | None:
+    """The Struct that a list is made of."""
+    if get_origin(kind) is not tuple:
+        return None
+    return _struct_of(get_args(kind)[0])
+
+
+def _required(kind: type[Struct]) -> list[tuple[str, FieldInfo]]:
+    return [(name, info) for name, info in _fields(kind).items() if info.required]
 
 
 def _finite(value: Any) -> bool:

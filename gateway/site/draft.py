@@ -74,7 +74,8 @@ class Draft:
     def guard_devices(self) -> set[str]:
         """Ids of the devices that the guard itself talks to."""
         own = {entry.id for entry in self.device if entry.item.fast or entry.item.heartbeat}
-        return own | {entry.item.device for entry in self.output if entry.ok("device")}
+        written = (entry for entry in self.output if entry.ok("device", "via"))
+        return own | {entry.item.device for entry in written if entry.item.via is None}
 
     @property
     def site(self) -> Entry[Site]:

@@ -2,16 +2,13 @@
 
 from typing import Final
 
-_BYPASS: Final = "bypasses"
 _OPCUA: Final = "OPC UA devices"
 _SERIAL: Final = "serial instruments"
 
 LATER_KEYS: Final[dict[str, dict[str, str]]] = {
-    "site": {"on_output_failure": "stopping the heartbeat on a failed output"},
     "device": {
         "backup": "a second address of a device",
         "alive": "a register that proves a device live",
-        "line": "serial lines",
         "credentials": "encrypted or authenticated devices",
         "security": _OPCUA,
         "mode": _OPCUA,
@@ -34,16 +31,5 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "point.field": _SERIAL,
         "point.at": _SERIAL,
     },
-    "output": {
-        "via": "outputs through the gateway",
-        "fallback": "fallback outputs",
-    },
-    "interlock": {
-        "bypass_max": _BYPASS,
-        "no_bypass": _BYPASS,
-        "bypass_votes": _BYPASS,
-        "test_every": "proof tests",
-    },
-    "group": {"max_bypassed": _BYPASS},
 }
-LATER_DRIVERS: Final = ("modbus-tls", "modbus-rtu", "modbus-rtu-tcp", "opcua", "serial", "sim")
+LATER_DRIVERS: Final = ("modbus-tls", "modbus-rtu-tcp", "opcua", "serial", "sim")

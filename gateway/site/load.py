@@ -17,7 +17,17 @@ from gateway.site.convert import Entry, convert
 from gateway.site.draft import LISTED, SINGLE, Draft
 from gateway.site.later import LATER_KEYS
 from gateway.site.lines import LineIndex, index_lines
-from gateway.site.model import Config, Device, Duration, Group, Site, Tag
+from gateway.site.model import (
+    SERIAL_DRIVER,
+    Config,
+    Device,
+    Duration,
+    Group,
+    Heartbeat,
+    Line,
+    Site,
+    Tag,
+)
 from gateway.site.syntax import TomlText, read_toml
 
 HEARTBEAT_EVERY_NS_MIN: Final = 100_000_000
@@ -78,12 +88,21 @@ def tag_times(tag: Tag, device: Device) -> tuple[int, int]:
     return int(poll), int(stale)
 
 
+def heartbeat_every(heartbeat: Heartbeat) -> int:
+    """Resolved period of a heartbeat, ns: a tenth of the watchdog's time."""
+    if heartbeat.every is not None:
+        return int(heartbeat.every)
+    return max(heartbeat.watchdog // 10, HEARTBEAT_EVERY_NS_MIN)
+
+
 def _resolve_device(device: Device) -> Device:
-    heartbeat = device.heartbeat
-    if heartbeat is None or heartbeat.every is not None:
-        return device
-    every = Duration(max(heartbeat.watchdog // 10, HEARTBEAT_EVERY_NS_MIN))
-    return structs.replace(device, heartbeat=structs.replace(heartbeat, every=every))
+    heartbeat, line = device.heartbeat, device.line
+    if heartbeat is not None:
+        every = Duration(heartbeat_every(heartbeat))
+        heartbeat = structs.replace(heartbeat, every=every)
+    if line is None and device.driver == SERIAL_DRIVER:
+        line = Line()
+    return structs.replace(device, heartbeat=heartbeat, line=line)
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:

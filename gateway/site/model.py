@@ -15,6 +15,9 @@ Record = Literal["all", "change", "1s"]
 Priority = Literal["critical", "high", "medium", "low"]
 Level = Literal["red", "orange", "yellow", "blue"]
 Lane = Literal["alert", "live", "backfill"]
+Baud = Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800]
+SERIAL_DRIVER: Final = "modbus-rtu"
+SHORT_FORMS: Final = {"Effect": "output"}  # Structs that a text may stand for: their one key
 
 
 class Duration(int):
@@ -50,6 +53,30 @@ class Heartbeat(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every: Duration | None = None  # resolved: watchdog / 10, at least 100 ms
 
 
+class Line(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a serial line is set; the same for every device on it."""
+
+    baud: Baud = 9600
+    bits: Literal[8] = 8
+    parity: Literal["none", "even", "odd"] = "none"
+    stop: Annotated[int, Meta(ge=1, le=2)] = 1
+    rs485: bool = False  # the driver switches the direction
+
+
+class Lease(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Three registers of the device that say which guard owns its outputs."""
+
+    address: str
+    within: Duration = Duration(3_000_000_000)  # an owner that is silent for longer is gone
+
+
+class WatchdogRegister(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A register that sets the device's own watchdog, and the value that it must have."""
+
+    address: str
+    value: Annotated[int, Meta(ge=0, le=65535)]
+
+
 class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a driver talks to."""
 
@@ -62,6 +89,9 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     record: Record = "change"
     fast: bool = False  # polled by the guard
     heartbeat: Heartbeat | None = None
+    watchdog_registers: tuple[WatchdogRegister, ...] = ()
+    lease: Lease | None = None
+    line: Line | None = None  # of modbus-rtu alone, where resolved it is never None
     unit: Annotated[int, Meta(ge=0, le=255)] = 1
     base: Annotated[int, Meta(ge=0, le=1)] = 0
     order: Order = "ABCD"
@@ -111,13 +141,21 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     address: str
     trip: bool | int
     normal: bool | int | None = None
+    via: Literal["gateway"] | None = None  # None: the guard writes it itself
     unit: Annotated[int, Meta(ge=0, le=255)] | None = None
     readback: str | None = None  # a boolean tag; "not x" inverts
     confirm_within: Duration = Duration(1_000_000_000)
     reassert: Duration = Duration(1_000_000_000)
-    silence: Duration = Duration(0)
-    fallback: tuple[str, ...] = ()
+    silence: Duration = Duration(0)  # how long a release silences it; 0: it cannot be
+    fallback: tuple[str, ...] = ()  # outputs that trip when this one cannot be confirmed
     description: str = ""
+
+
+class Effect(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An output that an interlock trips, some time after itself. Its id alone: at once."""
+
+    output: str
+    delay: Duration = Duration(0)
 
 
 class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,7 +163,7 @@ class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     id: Ident
     cause: str
-    effects: tuple[str, ...]
+    effects: tuple[Effect, ...]
     response: Duration
     armed: bool
     permissive: str | None = None
@@ -139,6 +177,7 @@ class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bypass_max: Duration = Duration(4 * 3600 * 1_000_000_000)
     no_bypass: bool = False
     bypass_votes: Literal["abstain", "trip"] = "abstain"
+    test_every: Duration | None = None  # a proof test is due that long after the last one
     trips_on_gateway_restart: bool = False
     priority: Priority = "critical"
     level: Level | None = None

@@ -13,14 +13,26 @@ from drivers.points import (
     parse_address,
     parse_point,
 )
-from drivers.registry import DRIVERS, parse_endpoint
+from drivers.registry import DRIVERS, RTU_UNIT_MAX, DriverKind, parse_endpoint
 from gateway.site.complaints import Complaints, did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.later import LATER_DRIVERS
-from gateway.site.model import Device, Heartbeat, Output, Point, Tag, View
+from gateway.site.model import (
+    SERIAL_DRIVER,
+    Device,
+    Heartbeat,
+    Lease,
+    Line,
+    Output,
+    Point,
+    Tag,
+    View,
+    WatchdogRegister,
+)
 
 HEARTBEAT_REGISTERS: Final = 2
+LEASE_REGISTERS: Final = 3
 REGISTER_MAX: Final = 65_535
 
 
@@ -64,6 +76,7 @@ class Places:
         self._devices: dict[str, Entry[Device]] = draft.by_id("device")
         self._guard = draft.guard_devices()
         self._written: dict[Wire, str] = {}
+        self._lines: dict[str, tuple[str, Line]] = {}  # by port: the first device on it
 
     def is_boolean(self, entry: Entry[Tag]) -> bool | None:
         """Whether a tag is a boolean; None where its table is too wrong to tell."""
@@ -86,10 +99,16 @@ class Places:
                 entry, ("driver",), f"found {shown(device.driver)}, expected {offered}{later}"
             )
             return
+        self._check_keys(entry, driver)
         if entry.ok("address"):
             self._check_address(entry)
         if device.heartbeat is not None and entry.ok("heartbeat.address", "base", "unit"):
             self._check_heartbeat(entry, device.heartbeat)
+        if device.lease is not None and entry.ok("lease.address", "base", "unit"):
+            self._check_lease(entry, device.lease)
+        if entry.ok("watchdog_registers", "base"):
+            for number, register in enumerate(device.watchdog_registers):
+                self._check_watchdog_register(entry, number, register)
 
     def check_tag(self, entry: Entry[Tag]) -> None:
         """The point of a tag in its device."""
@@ -132,6 +151,9 @@ class Places:
             text = f"found {shown(output.normal)}, expected another value than trip"
             self._complain(entry, ("normal",), text)
         unit = device.unit if output.unit is None else output.unit
+        if device.driver == SERIAL_DRIVER and not 1 <= unit <= RTU_UNIT_MAX:
+            text = f"found {unit}, expected 1 to {RTU_UNIT_MAX} on a serial line"
+            self._complain(entry, ("unit",), text)
         self._claim(entry, ("address",), device, unit, address)
 
     def check_listen(self, entry: Entry[View]) -> None:
@@ -148,8 +170,9 @@ class Places:
 
     # ---- helpers
 
-    def _complain(self, entry: Entry[Any], keys: tuple[str, ...], text: str) -> None:
-        entry.bad.update(".".join(keys[:length]) for length in range(1, len(keys) + 1))
+    def _complain(self, entry: Entry[Any], keys: tuple[str | int, ...], text: str) -> None:
+        names = [str(key) for key in keys]
+        entry.bad.update(".".join(names[:length]) for length in range(1, len(names) + 1))
         self._complaints.add(entry.origin, keys, text)
 
     def _device_of(self, entry: Entry[Any]) -> Device | None:
@@ -179,6 +202,9 @@ class Places:
             if entry.ok(error.key):
                 self._complain(entry, (error.key,), str(error))
             return
+        if device.driver == SERIAL_DRIVER:
+            self._check_serial(entry)
+            return
         endpoint = parse_endpoint(device.address)
         if entry.id in self._guard and not endpoint.numeric:
             text = (
@@ -186,6 +212,60 @@ class Places:
                 f'"192.168.10.20:{endpoint.port}": the guard speaks to it and looks up no names'
             )
             self._complain(entry, ("address",), text)
+
+    def _check_keys(self, entry: Entry[Device], driver: DriverKind) -> None:
+        """Keys that other drivers take, and this one does not."""
+        for key in Device.__struct_fields__:
+            if key in entry.raw and key not in driver.device_keys and entry.ok(key):
+                text = f"found it with driver = {shown(driver.name)}, which does not take it"
+                self._complain(entry, (key,), text)
+
+    def _check_serial(self, entry: Entry[Device]) -> None:
+        """A serial port belongs to the guard, and is set in one way for all devices on it."""
+        device = entry.item
+        if not device.fast and entry.ok("fast"):
+            text = (
+                f"found {shown(device.driver)} without fast = true, which this version does not "
+                f"offer yet (serial devices that the gateway polls), expected fast = true"
+            )
+            self._complain(entry, ("driver",), text)
+        if not entry.ok("line"):
+            return
+        line = device.line or Line()
+        first, other = self._lines.setdefault(device.address, (entry.id, line))
+        for key in Line.__struct_fields__:
+            own, others = getattr(line, key), getattr(other, key)
+            if own != others:
+                text = (
+                    f"found {shown(own)}, expected {shown(others)} as device[{first}] on this line"
+                )
+                self._complain(entry, ("line", key), text)
+
+    def _check_lease(self, entry: Entry[Device], lease: Lease) -> None:
+        device, keys = entry.item, ("lease", "address")
+        address = self._writable(entry, keys, lease.address, device)
+        if address is None:
+            return
+        last = address.number + LEASE_REGISTERS - 1
+        if address.area is not Area.HOLDING_REGISTER or last > ADDRESS_MAX:
+            text = f'found {shown(lease.address)}, expected three registers such as "hr:200"'
+            self._complain(entry, keys, text)
+            return
+        for number in range(address.number, last + 1):
+            self._claim(entry, keys, device, device.unit, Address(address.area, number))
+
+    def _check_watchdog_register(
+        self, entry: Entry[Device], number: int, register: WatchdogRegister
+    ) -> None:
+        keys = ("watchdog_registers", number, "address")
+        text = f'found {shown(register.address)}, expected a register such as "hr:4098"'
+        try:
+            address = parse_address(register.address, base=entry.item.base)
+        except PointError as error:
+            self._complain(entry, keys, str(error))
+            return
+        if address.area.of_bits or address.bit is not None:
+            self._complain(entry, keys, text)
 
     def _check_heartbeat(self, entry: Entry[Device], heartbeat: Heartbeat) -> None:
         device = entry.item
@@ -228,7 +308,7 @@ class Places:
     def _claim(
         self, entry: Entry[Any], keys: tuple[str, ...], device: Device, unit: int, address: Address
     ) -> None:
-        """Each place that is written belongs to one output or heartbeat alone."""
+        """Each place that is written belongs to one output, heartbeat or lease alone."""
         server = _server(device.address)
         wire = Wire(server, unit, address.area, address.number)
         name = entry.origin.name(keys[:-1])

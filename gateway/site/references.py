@@ -12,7 +12,9 @@ from gateway.site.complaints import did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import LISTED, Draft
 from gateway.site.durations import format_duration
-from gateway.site.model import Device, Interlock, Limits, Tag, Uplink
+from gateway.site.fallbacks import DEPTH_MAX, chains
+from gateway.site.load import heartbeat_every
+from gateway.site.model import Device, Effect, Interlock, Limits, Output, Tag, Uplink
 from gateway.site.places import Places
 
 RESERVED: Final = frozenset(
@@ -36,6 +38,10 @@ SYSTEM_PREFIX: Final = "sys."
 POLL_NS_MIN: Final = 5_000_000
 TICK_NS: Final = (1_000_000, 1_000_000_000)
 TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
+BYPASS_NS_MIN: Final = 1_000_000_000
+LEASE_NS_MIN: Final = 1_000_000_000
+TEST_NS_MIN: Final = 1_000_000_000
+SILENCE_NS_MAX: Final = 24 * 3_600_000_000_000
 SCHEMES: Final = {"mqtt": ("mqtt", "mqtts"), "http": ("http", "https")}
 
 _READBACK: Final = re.compile(r"(?:(not)\s+)?(\S+)")
@@ -66,6 +72,7 @@ class _Checker:
             self.tag(tag)
         for output in self.draft.output:
             self.output(output)
+        self.fallback_chains()
         for interlock in self.draft.interlock:
             self.interlock(interlock)
         for uplink in self.draft.uplink:
@@ -137,6 +144,10 @@ class _Checker:
         self.places.check_device(entry)
         self.between(entry, ("poll",), device.poll, POLL_NS_MIN, None)
         self.between(entry, ("timeout",), device.timeout, *TIMEOUT_NS)
+        if device.watchdog_registers and not device.fast and entry.ok("fast"):
+            text = "found it on a device that is not fast, expected fast = true: the guard reads it"
+            self.complain(entry, ("watchdog_registers",), text)
+        self.lease(entry)
         heartbeat = device.heartbeat
         if heartbeat is None:
             return
@@ -144,6 +155,21 @@ class _Checker:
         self.between(entry, ("heartbeat", "every"), every, POLL_NS_MIN, heartbeat.watchdog)
         least = POLL_NS_MIN if every is not None else 200_000_000
         self.between(entry, ("heartbeat", "watchdog"), heartbeat.watchdog, least, None)
+
+    def lease(self, entry: Entry[Device]) -> None:
+        """It is refreshed with the heartbeat, at least twice before it ends."""
+        lease, heartbeat = entry.item.lease, entry.item.heartbeat
+        if lease is None:
+            return
+        if heartbeat is None:
+            if entry.ok("heartbeat"):
+                text = "found it without a heartbeat, expected one: it is refreshed with it"
+                self.complain(entry, ("lease",), text)
+            return
+        least = LEASE_NS_MIN
+        if entry.ok("heartbeat.every", "heartbeat.watchdog"):
+            least = max(least, 2 * heartbeat_every(heartbeat))
+        self.between(entry, ("lease", "within"), lease.within, least, None)
 
     def tag(self, entry: Entry[Tag]) -> None:
         tag = entry.item
@@ -187,15 +213,61 @@ class _Checker:
                 text = f"found {value:g}, expected a value within range {shown(list(bounds))}"
                 self.complain(entry, ("limits", name), text)
 
-    def output(self, entry: Entry[Any]) -> None:
+    def output(self, entry: Entry[Output]) -> None:
         output = entry.item
         if entry.ok("device"):
             self.reference(entry, ("device",), "device", output.device)
         self.places.check_output(entry)
+        if output.via is not None and entry.ok("via", "device"):
+            self.via(entry)
+        self.between(entry, ("silence",), output.silence, 0, SILENCE_NS_MAX)
+        if entry.ok("fallback"):
+            self.fallback(entry)
         self.between(entry, ("confirm_within",), output.confirm_within, TIMEOUT_NS[0], None)
         self.between(entry, ("reassert",), output.reassert, POLL_NS_MIN, None)
         if output.readback is not None and entry.ok("readback"):
             self.readback(entry, output.readback)
+
+    def via(self, entry: Entry[Output]) -> None:
+        """The gateway writes where it polls; a fast device is the guard's alone."""
+        device = self.draft.by_id("device").get(entry.item.device)
+        if device is not None and device.ok("fast") and device.item.fast:
+            text = (
+                f'found "gateway" on the fast device {entry.item.device}, expected a device that '
+                f"the gateway polls (the guard alone speaks to a fast one)"
+            )
+            self.complain(entry, ("via",), text)
+
+    def fallback(self, entry: Entry[Output]) -> None:
+        names = entry.item.fallback
+        for number, name in enumerate(names):
+            keys = ("fallback", number)
+            if name in names[:number]:
+                self.complain(entry, keys, f"found {shown(name)} a second time, expected it once")
+            elif name == entry.id:
+                text = f"found {shown(name)}, which is the output itself, expected another one"
+                self.complain(entry, keys, text)
+            else:
+                self.reference(entry, keys, "output", name)
+
+    def fallback_chains(self) -> None:
+        """A chain of fallbacks ends, and soon: who fails in turn must still be in time."""
+        outputs = self.draft.by_id("output")
+        below = {
+            ident: [name for name in entry.item.fallback if name != ident]
+            for ident, entry in outputs.items()
+            if entry.ok("fallback")
+        }
+        for ident in below:
+            below[ident] = [name for name in below[ident] if name in below]
+        ends, circles = chains(below)
+        for circle in circles:
+            text = f"found a circle, {' -> '.join(circle)}, expected a chain that ends"
+            self.complain(outputs[circle[0]], ("fallback",), text)
+        for ident, chain in ends.items():
+            if len(chain) - 1 > DEPTH_MAX:
+                text = f"found {' -> '.join(chain)}, expected at most {DEPTH_MAX} in turn"
+                self.complain(outputs[ident], ("fallback",), text)
 
     def readback(self, entry: Entry[Any], text: str) -> None:
         parsed = readback_of(text)
@@ -221,13 +293,19 @@ class _Checker:
                 self.complain(entry, ("hold_max",), text)
         if entry.ok("group") and interlock.group is not None:
             self.group(entry, interlock.group)
+        if interlock.no_bypass and "bypass_max" in entry.raw:
+            text = "found it with no_bypass = true, expected one of the two"
+            self.complain(entry, ("bypass_max",), text)
+        self.between(entry, ("bypass_max",), interlock.bypass_max, BYPASS_NS_MIN, None)
+        self.between(entry, ("test_every",), interlock.test_every, TEST_NS_MIN, None)
 
-    def effects(self, entry: Entry[Interlock], effects: tuple[str, ...]) -> None:
+    def effects(self, entry: Entry[Interlock], effects: tuple[Effect, ...]) -> None:
         if not effects and (interlock_armed := entry.item.armed) and entry.ok("armed"):
             text = f"found [], expected an output (armed = {shown(interlock_armed)})"
             self.complain(entry, ("effects",), text)
-        for number, name in enumerate(effects):
-            if name in effects[:number]:
+        names = [effect.output for effect in effects]
+        for number, name in enumerate(names):
+            if name in names[:number]:
                 text = f"found {shown(name)} a second time, expected it once"
                 self.complain(entry, ("effects", number), text)
             else:

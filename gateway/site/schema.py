@@ -14,7 +14,7 @@ from msgspec.structs import fields
 
 from gateway.site.durations import format_duration
 from gateway.site.later import LATER_KEYS
-from gateway.site.model import Config, Duration, Size
+from gateway.site.model import SHORT_FORMS, Config, Duration, Size
 
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d)$"
 SIZE_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?([kKMGT]?B|[KMGT]iB)$"
@@ -64,7 +64,10 @@ def _written_type(kind: Any, table: str) -> Any:
         parts = [part for part in get_args(kind) if part is not type(None)]
         return Union[tuple(_written_type(part, table) for part in parts)]  # noqa: UP007
     if get_origin(kind) is tuple and get_args(kind)[1] is Ellipsis:
-        inner: Any = _written_type(get_args(kind)[0], table)
+        member = get_args(kind)[0]
+        inner: Any = _written_type(member, table)
+        if getattr(member, "__name__", "") in SHORT_FORMS:
+            inner = Union[str, inner]  # noqa: UP007
         return types.GenericAlias(tuple, (inner, ...))
     if isinstance(kind, type) and issubclass(kind, Struct):
         return _as_written(kind, table)

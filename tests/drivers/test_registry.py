@@ -2,9 +2,10 @@
 
 import pytest
 
+from drivers.errors import RequestError
 from drivers.modbus import ModbusTcp
 from drivers.points import PointError
-from drivers.registry import DRIVERS, parse_endpoint
+from drivers.registry import DRIVERS, make_driver, parse_endpoint
 from gateway.site.model import Device, Point
 
 
@@ -39,7 +40,8 @@ def test_a_device_of_the_site_file_makes_a_driver() -> None:
     point = Point(address="hr:1", type="float32", scale=2.0)
     kind.check_device(device)
     kind.check_point(device, point, (0.0, 4.0))
-    driver = kind.make(device, [(point, (0.0, 4.0)), (Point(address="c:17"), None)])
+    points = [(point, (0.0, 4.0)), (Point(address="c:17"), None)]
+    driver = make_driver("modbus-tcp", device, points)
     assert isinstance(driver, ModbusTcp)
     blocks = driver.plan([0, 1])
     assert len(blocks) == 2
@@ -73,7 +75,26 @@ def test_devices_are_checked() -> None:
 
 def test_keys_that_the_site_file_may_use() -> None:
     fields = set(Device.__struct_fields__)
-    kind = DRIVERS["modbus-tcp"]
-    assert kind.device_keys <= fields
-    assert fields - kind.device_keys == {"credentials"}
-    assert kind.point_keys <= set(Point.__struct_fields__)
+    for name, not_taken in (("modbus-tcp", {"line"}), ("modbus-rtu", {"lease"})):
+        kind = DRIVERS[name]
+        assert kind.device_keys <= fields
+        assert fields - kind.device_keys == {"credentials", *not_taken}
+        assert kind.point_keys <= set(Point.__struct_fields__)
+
+
+@pytest.mark.parametrize("address", ["", "ttyS0", "/", "/dev/tty S0", "/dev/" + 255 * "x", "COM3"])
+def test_serial_ports_are_paths(address: str) -> None:
+    bus = Device(id="bus", driver="modbus-rtu", address=address)
+    with pytest.raises(PointError, match="expected a serial port such as"):
+        DRIVERS["modbus-rtu"].check_device(bus)
+
+
+def test_the_gateway_has_no_driver_for_serial_devices() -> None:
+    bus = Device(id="bus", driver="modbus-rtu", address="/dev/ttyS0", unit=247)
+    DRIVERS["modbus-rtu"].check_device(bus)
+    with pytest.raises(RequestError, match="by the guard alone"):
+        make_driver("modbus-rtu", bus, [])
+    with pytest.raises(PointError, match="1 to 247"):
+        DRIVERS["modbus-rtu"].check_device(
+            Device(id="b", driver="modbus-rtu", address="/d", unit=0)
+        )

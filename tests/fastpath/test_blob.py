@@ -517,7 +517,7 @@ WIDE_BROKEN: list[tuple[int, str, Change]] = [
     (10, "a lease past the end", item("devices", 0, lease_address=65534)),
     (10, "a lease on its heartbeat", item("devices", 0, lease_address=88)),
     (10, "a lease on an output", lease_on_an_output),
-    (6, "a lease over a serial line", item("devices", 1, flags=7, lease_address=9, lease_ns=SECOND)),
+    (6, "a lease over a serial line", item("devices", 1, flags=7, lease_ns=SECOND)),
     (6, "a lease that nothing refreshes", item("devices", 0, flags=2)),
     (14, "a lease as short as its heartbeat", item("devices", 0, lease_ns=999 * MS)),
 ]  # fmt: skip

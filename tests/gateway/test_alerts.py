@@ -11,7 +11,7 @@ from fastpath import blob
 from fastpath.codes import EventFlag, EventType, MessageType, ResultCode, TripReason, Truth
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.programs import KnownPrograms
-from gateway.site.model import Config, Duration, Interlock, Site
+from gateway.site.model import Config, Duration, Effect, Interlock, Site
 from gateway.store.alert import Alert, AlertDraft
 from tests.gateway.guard_records import CAUSE, DEVICE, INTERLOCK, LEGS, OUTPUT, FakeGuard, program
 
@@ -22,7 +22,7 @@ CONFIG = Config(
         Interlock(
             id=INTERLOCK,
             cause="x",
-            effects=(OUTPUT,),
+            effects=(Effect(output=OUTPUT),),
             response=Duration(2_000_000_000),
             armed=True,
             level="red",

@@ -287,7 +287,6 @@ CHANGES = {
     "delay": ('delay = "100ms"', 'delay = "110ms"'),
     "response": ('response = "2s"', 'response = "3s"'),
     "armed": ("armed = true", "armed = false"),
-    "effects": ('effects = ["power", "valve"]', 'effects = ["power"]'),
     "group": ('group = "face"', 'group = "face-2"'),
     "a tag's address": ('address = "ir:100"', 'address = "ir:98"'),
     "a tag's order": ('type = "float32", order = "ABCD"', 'type = "float32", order = "CDAB"'),
@@ -296,6 +295,10 @@ CHANGES = {
     "its device's address": ("192.168.10.20:502", "192.168.10.21:502"),
 }
 NO_CHANGES = {
+    "effects, which the guard compares itself": (
+        'effects = ["power", "valve"]',
+        'effects = ["power"]',
+    ),
     "words": ("1.5 %CH4 until", "1.50 until"),
     "a description": ('description = "Methane"', 'description = "CH4"'),
     "guidance": ('guidance = "Withdraw"', 'guidance = "Go"'),
