@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 # Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
+    "bus",
     "columns",
     "commands",
     "decode",
@@ -23,6 +24,7 @@ MODULES = [
     "interlock",
     "journal",
     "layout",
+    "line",
     "link",
     "mailbox",
     "modbus",
@@ -30,6 +32,7 @@ MODULES = [
     "poller",
     "program",
     "rehearsal",
+    "rtu",
     "runtime",
     "scan",
     "verify",

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
+from fastpath.line cimport Line
+
 cdef enum:
     LINK_RX_BYTES = 1040  # four ADUs of 260 bytes
 
@@ -9,6 +11,8 @@ cdef enum LinkState:
     LINK_CLOSED = 1
     LINK_CONNECTING = 2
     LINK_OPEN = 3
+    LINK_LINE = 4  # a serial line carries it; who sends when, the bus decides
+    LINK_LINE_DOWN = 5
 
 cdef struct Link:
     int fd  # -1: none
@@ -21,6 +25,7 @@ cdef struct Link:
     int64_t backoff_ns
     int64_t deadline_ns  # connecting: give up at
     int64_t opened_ns
+    Line* line  # NULL: a connection of its own
     uint8_t rx[LINK_RX_BYTES]
 
 cdef void link_init(Link* link) noexcept nogil

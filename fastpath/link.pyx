@@ -9,6 +9,7 @@ from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, ETIMEDOUT, err
 from libc.string cimport memcmp, memcpy, memmove, memset
 from posix.unistd cimport close
 
+from fastpath.line cimport line_send
 from fastpath.watch cimport EPOLL_CTL_ADD, EPOLL_CTL_MOD, watch
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -147,6 +148,10 @@ cdef void link_close(
 ) noexcept nogil:
     """Close and set the time of the next try; ``random`` is the caller's xorshift state."""
     cdef uint64_t x = random[0]
+    if link.line != NULL:
+        link.state = LINK_LINE_DOWN
+        link.error = error
+        return
     if link.fd >= 0:
         close(link.fd)
     link.fd = -1
@@ -170,7 +175,7 @@ cdef bint link_send(Link* link, const uint8_t* frame, int length) noexcept nogil
     """Send a whole frame now; False where the kernel did not take all of it (then close)."""
     cdef ssize_t sent
     if link.state != LINK_OPEN:
-        return False
+        return link.state == LINK_LINE and line_send(link.line, frame, length)
     sent = send(link.fd, frame, length, MSG_NOSIGNAL | MSG_DONTWAIT)
     if sent == length:
         return True

@@ -52,3 +52,14 @@ cdef void poller_turn(PollBank* bank, uint32_t device, const Stamp* now) noexcep
 cdef bint poller_event(
     PollBank* bank, uint32_t device, short revents, const Stamp* now) noexcept nogil
 cdef int64_t poller_due(const PollBank* bank, uint32_t device) noexcept nogil
+
+# What the bus of a serial line does with a poller: ask, hear, give up, begin, end.
+cdef bint poller_ask(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil
+cdef bint poller_answered(
+    PollBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
+) noexcept nogil
+cdef void poller_failed(PollBank* bank, uint32_t device) noexcept nogil
+cdef int64_t poller_next_ns(const PollBank* bank, uint32_t device) noexcept nogil
+cdef void poller_begin(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil
+cdef void poller_end(
+    PollBank* bank, uint32_t device, uint32_t reason, int error, const Stamp* now) noexcept nogil

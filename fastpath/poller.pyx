@@ -99,8 +99,14 @@ cdef void _down(
     PollBank* bank, uint32_t device, uint32_t reason, int error, const Stamp* now,
 ) noexcept nogil:
     """End the connection; told once until the device is up again."""
+    link_close(&bank.pollers[device].link, error, now.mono_ns, BACKOFF_NS_MAX, &bank.random)
+    _ended(bank, device, reason, now)
+
+
+cdef void _ended(
+    PollBank* bank, uint32_t device, uint32_t reason, const Stamp* now,
+) noexcept nogil:
     cdef Poller* poller = &bank.pollers[device]
-    link_close(&poller.link, error, now.mono_ns, BACKOFF_NS_MAX, &bank.random)
     poller.outstanding = -1
     poller.late = 0
     bank.shm.devices[device].errno_last = <uint32_t>poller.link.error
@@ -379,7 +385,7 @@ cdef int64_t poller_due(const PollBank* bank, uint32_t device) noexcept nogil:
     """Monotonic ns of the next thing to do by the clock."""
     cdef const Poller* poller = &bank.pollers[device]
     cdef int32_t at
-    if poller.first < 0:
+    if poller.first < 0 or poller.link.state > LINK_OPEN:
         return INT64_MAX
     if poller.link.state == LINK_CLOSED:
         return poller.link.next_try_ns
@@ -389,3 +395,50 @@ cdef int64_t poller_due(const PollBank* bank, uint32_t device) noexcept nogil:
         return poller.deadline_ns
     at = _earliest(bank, device)
     return max(bank.requests[at].due_ns, poller.not_before_ns)
+
+
+# ---- on a serial line ----------------------------------------------------------------------------
+
+cdef bint poller_ask(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Send the request that is due first; True where one went out."""
+    _send(bank, device, now)
+    return bank.pollers[device].outstanding >= 0
+
+
+cdef bint poller_answered(
+    PollBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
+) noexcept nogil:
+    """The reply to that request; True where values were stored."""
+    return _frame(bank, device, adu, length, now)
+
+
+cdef void poller_failed(PollBank* bank, uint32_t device) noexcept nogil:
+    """No good reply to that request in its time: a failed poll changes nothing by itself."""
+    bank.pollers[device].outstanding = -1
+
+
+cdef int64_t poller_next_ns(const PollBank* bank, uint32_t device) noexcept nogil:
+    """Monotonic ns from which the next request may be sent."""
+    cdef int32_t at = _earliest(bank, device)
+    if at < 0:
+        return INT64_MAX
+    return max(bank.requests[at].due_ns, bank.pollers[device].not_before_ns)
+
+
+cdef void poller_begin(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """The device answers (again): its readings are discarded for ``settle``."""
+    if bank.pollers[device].first >= 0:
+        _opened(bank, device, now)
+        return
+    _state(bank, device, _LINK_UP, now)
+    if bank.pollers[device].told != 1:
+        _tell(bank, device, _EV_DEVICE_UP, 0, now)
+        bank.pollers[device].told = 1
+
+
+cdef void poller_end(
+    PollBank* bank, uint32_t device, uint32_t reason, int error, const Stamp* now,
+) noexcept nogil:
+    """The device does not answer any more, or its line is gone."""
+    bank.pollers[device].link.error = error
+    _ended(bank, device, reason, now)

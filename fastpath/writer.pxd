@@ -19,6 +19,7 @@ cdef struct Writer:
     uint8_t beat_active  # a heartbeat is outstanding
     uint8_t silent  # expired requests in a row
     uint8_t singly  # the device refused a joint write on this connection
+    uint8_t multiple  # FC15 and FC16 also for one: replies to FC5 and FC6 prove nothing yet
     uint8_t unit
     uint8_t function
     uint16_t tid  # newest of this connection
@@ -52,3 +53,18 @@ cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noex
 cdef bint writer_event(
     WriterBank* bank, uint32_t device, short revents, const Stamp* now) noexcept nogil
 cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil
+
+# What the bus of a serial line does with a writer: look, ask, hear, give up, begin, end.
+cdef bint writer_wishes(const WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil
+cdef bint writer_fresh(const WriterBank* bank, uint32_t device) noexcept nogil
+cdef int64_t writer_beat_ns(const WriterBank* bank, uint32_t device) noexcept nogil
+cdef bint writer_ask(
+    WriterBank* bank, uint32_t device, uint8_t wish, const Stamp* now) noexcept nogil
+cdef bint writer_beat(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil
+cdef bint writer_answered(
+    WriterBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
+) noexcept nogil
+cdef void writer_failed(
+    WriterBank* bank, uint32_t device, bint odd, const Stamp* now) noexcept nogil
+cdef void writer_begin(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil
+cdef void writer_end(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil

@@ -23,6 +23,7 @@ from fastpath.outputs cimport (
     WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
     output_parted, outputs_link_down, outputs_link_up,
 )
+from fastpath.rtu cimport ECHO_UNKNOWN
 from fastpath.types cimport *
 
 cdef extern from "<poll.h>" nogil:
@@ -173,13 +174,14 @@ cdef void _encode(WriterBank* bank, uint32_t device) noexcept nogil:
     cdef uint8_t kind = bank.program.outputs[writer.group[0]].kind
     cdef uint8_t coils[GROUP_MAX]
     cdef uint16_t registers[GROUP_MAX]
+    cdef bint alone = writer.group_count == 1 and not writer.multiple
     cdef uint32_t i
     for i in range(writer.group_count):
         registers[i] = output_value(bank.outputs, writer.group[i])
         coils[i] = 1 if registers[i] else 0
     if kind == _KIND_COIL:
-        writer.function = 5 if writer.group_count == 1 else 15
-        if writer.group_count == 1:
+        writer.function = 5 if alone else 15
+        if alone:
             writer.frame_length = encode_write_coil(
                 writer.frame, writer.command_tid, writer.unit, writer.address, coils[0])
         else:
@@ -187,8 +189,8 @@ cdef void _encode(WriterBank* bank, uint32_t device) noexcept nogil:
                 writer.frame, writer.command_tid, writer.unit, writer.address, writer.count,
                 coils)
         return
-    writer.function = 6 if writer.group_count == 1 else 16
-    if writer.group_count == 1:
+    writer.function = 6 if alone else 16
+    if alone:
         writer.frame_length = encode_write_register(
             writer.frame, writer.command_tid, writer.unit, writer.address, registers[0])
     else:
@@ -301,6 +303,7 @@ cdef bint _frame(
     cdef Writer* writer = &bank.writers[device]
     cdef uint16_t tid = <uint16_t>((adu[0] << 8) | adu[1])
     cdef uint8_t exception = 0
+    cdef bint parted
     cdef int verdict
     cdef uint32_t i
     if writer.active and tid == writer.command_tid:
@@ -313,9 +316,10 @@ cdef bint _frame(
         writer.again = 0
         writer.silent = 0
         bank.shm.devices[device].good_ns = now.mono_ns
-        writer.singly |= verdict != REPLY_GOOD and writer.group_count > 1
+        parted = verdict != REPLY_GOOD and (writer.group_count > 1 or writer.multiple)
+        writer.singly |= parted
         for i in range(writer.group_count):
-            if verdict != REPLY_GOOD and writer.group_count > 1:
+            if parted:
                 output_parted(bank.outputs, writer.group[i], now)
             else:
                 output_replied(bank.outputs, writer.group[i], verdict != REPLY_GOOD, now)
@@ -395,7 +399,7 @@ cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil:
     """Monotonic ns of the next thing to do by the clock."""
     cdef const Writer* writer = &bank.writers[device]
     cdef int64_t due = INT64_MAX
-    if not writer.needed:
+    if not writer.needed or writer.link.state > LINK_OPEN:
         return due
     if writer.link.state == LINK_CLOSED:
         return writer.link.next_try_ns
@@ -408,3 +412,91 @@ cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil:
     if writer.again:
         due = min(due, writer.again_by_ns)
     return due
+
+
+# ---- on a serial line ----------------------------------------------------------------------------
+
+cdef bint writer_wishes(const WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil:
+    """The bank wishes such a value into an output of this device now."""
+    return bank.writers[device].needed and _wished(bank, device, wish)
+
+
+cdef bint writer_fresh(const WriterBank* bank, uint32_t device) noexcept nogil:
+    """A trip value that was never on the wire: it is tried also where nobody answers."""
+    cdef uint32_t i
+    for i in range(bank.program.output_count):
+        if (
+            bank.program.outputs[i].device == device and bank.outputs.runs[i].wish == WISH_TRIP
+            and bank.outputs.runs[i].latch.wire_ns == 0
+        ):
+            return True
+    return False
+
+
+cdef int64_t writer_beat_ns(const WriterBank* bank, uint32_t device) noexcept nogil:
+    """Monotonic ns from which the next heartbeat may be sent."""
+    cdef const Writer* writer = &bank.writers[device]
+    if not bank.program.devices[device].flags & _DEVICE_HAS_HEARTBEAT or not bank.scanned:
+        return INT64_MAX
+    if writer.beat_sent_ns == 0:
+        return 0
+    return writer.beat_sent_ns + bank.program.devices[device].every_ns
+
+
+cdef bint writer_ask(
+    WriterBank* bank, uint32_t device, uint8_t wish, const Stamp* now,
+) noexcept nogil:
+    """Send one group of such values; True where it went out."""
+    cdef Writer* writer = &bank.writers[device]
+    # As long as the line may echo, a reply to FC5 or FC6 could be our own request.
+    writer.multiple = 1 if writer.link.line.echo == ECHO_UNKNOWN and not writer.singly else 0
+    _write(bank, device, wish, now)
+    return writer.active
+
+
+cdef bint writer_beat(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Send the heartbeat; True where it went out."""
+    _heartbeat(bank, device, now)
+    return bank.writers[device].beat_active
+
+
+cdef bint writer_answered(
+    WriterBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
+) noexcept nogil:
+    """The reply to what was sent; True where it answered a command."""
+    return _frame(bank, device, adu, length, now)
+
+
+cdef void writer_failed(
+    WriterBank* bank, uint32_t device, bint odd, const Stamp* now,
+) noexcept nogil:
+    """No good reply in its time; after an ``odd`` one the bank may wish again at once."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint32_t i
+    writer.beat_active = 0
+    if not writer.active:
+        return
+    writer.active = 0
+    # The reply to a joint write has no values: a late one must not confirm others.
+    writer.singly |= writer.normal
+    for i in range(writer.group_count):
+        if odd:
+            output_parted(bank.outputs, writer.group[i], now)
+        elif bank.outputs.runs[writer.group[i]].in_flight:
+            output_expired(bank.outputs, writer.group[i])
+
+
+cdef void writer_begin(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """The device answers (again): a pending trip value is the first thing that it gets."""
+    bank.writers[device].beat_sent_ns = 0
+    bank.writers[device].singly = 0
+    if bank.writers[device].needed:
+        outputs_link_up(bank.outputs, device, now)
+
+
+cdef void writer_end(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """The device does not answer any more, or its line is gone."""
+    bank.writers[device].active = 0
+    bank.writers[device].beat_active = 0
+    if bank.writers[device].needed:
+        outputs_link_down(bank.outputs, device, now)
