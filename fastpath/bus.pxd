@@ -34,7 +34,7 @@ cdef struct Unit:  # a device as its line knows it
 
 cdef struct Bus:
     Line line
-    uint32_t door
+    uint32_t door  # through which its tty comes; DOORS_MAX: none
     uint32_t device_count
     uint32_t device  # of the running exchange
     uint32_t kind  # of the running exchange
@@ -51,12 +51,14 @@ cdef struct BusBank:
     Unit* units
     Door* doors
     int main_fd  # scan thread -> main thread, -1: none
+    int poll_fd  # the epoll set that watches the lines, -1: none
     uint64_t random
 
+cdef void buses_init(Bus* buses, Unit* units) noexcept nogil
 cdef void buses_plan(BusBank* bank) noexcept nogil
 cdef void buses_swap(
-    BusBank* bank, const Bus* old, uint32_t old_count, const Unit* old_units,
-    const int32_t* device_from, const Stamp* now) noexcept nogil
+    BusBank* bank, const Bus* old, const Unit* old_units, const int32_t* device_from,
+    const Stamp* now) noexcept nogil
 cdef void bus_turn(BusBank* bank, uint32_t index, const Stamp* now) noexcept nogil
 cdef bint bus_event(
     BusBank* bank, uint32_t index, bint hung_up, const Stamp* now) noexcept nogil

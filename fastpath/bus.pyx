@@ -25,6 +25,10 @@ from fastpath.poller cimport (
     poller_answered, poller_ask, poller_begin, poller_end, poller_failed, poller_next_ns,
 )
 from fastpath.types cimport *
+from fastpath.watch cimport (
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, WATCH_TTY, epoll_ctl, epoll_event, watch,
+    watch_token,
+)
 from fastpath.writer cimport (
     writer_answered, writer_ask, writer_beat, writer_beat_ns, writer_begin, writer_end,
     writer_failed, writer_fresh, writer_wishes,
@@ -56,6 +60,16 @@ cdef int64_t WITHHELD_NS = 5_000_000  # asked, and nothing was sent: not at once
 
 # ---- plan and swap -------------------------------------------------------------------------------
 
+cdef void buses_init(Bus* buses, Unit* units) noexcept nogil:
+    """No tty, no door, nobody heard of."""
+    cdef uint32_t i
+    memset(buses, 0, BUSES_MAX * sizeof(Bus))
+    memset(units, 0, _DEVICES_MAX * sizeof(Unit))
+    for i in range(<uint32_t>BUSES_MAX):
+        line_init(&buses[i].line)
+        buses[i].door = DOORS_MAX
+
+
 cdef void buses_plan(BusBank* bank) noexcept nogil:
     """Lay the serial devices of the program on their lines; doors and descriptors stay."""
     cdef const DeviceDef* d
@@ -65,6 +79,7 @@ cdef void buses_plan(BusBank* bank) noexcept nogil:
     bank.bus_count = 0
     for i in range(<uint32_t>BUSES_MAX):
         bank.buses[i].device_count = 0
+        bank.buses[i].due_ns = 0
     for i in range(bank.program.device_count):
         d = &bank.program.devices[i]
         if d.kind != _DEVICE_MODBUS_RTU or d.tty >= <uint32_t>BUSES_MAX:
@@ -87,6 +102,9 @@ cdef void _return(BusBank* bank, Bus* bus, int error) noexcept nogil:
     """Hand the descriptor back: the main thread closes it, and opens the tty again."""
     cdef Door* door = &bank.doors[bus.door]
     cdef uint64_t one = 1
+    cdef epoll_event unused
+    memset(&unused, 0, sizeof(unused))
+    epoll_ctl(bank.poll_fd, EPOLL_CTL_DEL, bus.line.fd, &unused)
     bus.line.fd = -1
     bus.line.busy = 0
     door.error = error
@@ -96,8 +114,8 @@ cdef void _return(BusBank* bank, Bus* bus, int error) noexcept nogil:
 
 
 cdef void buses_swap(
-    BusBank* bank, const Bus* old, uint32_t old_count, const Unit* old_units,
-    const int32_t* device_from, const Stamp* now,
+    BusBank* bank, const Bus* old, const Unit* old_units, const int32_t* device_from,
+    const Stamp* now,
 ) noexcept nogil:
     """The bank points at the new program: lines with the same door go on, the others go back.
 
@@ -110,7 +128,7 @@ cdef void buses_swap(
     for i in range(bank.program.device_count):
         if device_from[i] >= 0:
             bank.units[i] = old_units[device_from[i]]
-    for k in range(old_count):
+    for k in range(<uint32_t>BUSES_MAX):
         if old[k].line.fd < 0:
             continue
         kept = False
@@ -120,6 +138,7 @@ cdef void buses_swap(
                 continue
             kept = True
             memcpy(&bus.line, &old[k].line, sizeof(bus.line))
+            watch(bank.poll_fd, EPOLL_CTL_MOD, bus.line.fd, False, watch_token(WATCH_TTY, i))
             if bus.line.busy:
                 line_end(&bus.line, 2 * (bus.line.deadline_ns - bus.line.sent_ns), now.mono_ns)
         if not kept:
@@ -157,9 +176,11 @@ cdef void _lost(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
 cdef void _door(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
     """Whatever the main thread put there."""
     cdef Door* door = &bank.doors[bus.door]
-    cdef uint64_t state = sw_load_acquire(&door.state)
+    cdef uint64_t state = DOOR_EMPTY
     cdef int64_t silence_ns = 0
     cdef uint32_t i
+    if bus.door < <uint32_t>DOORS_MAX:
+        state = sw_load_acquire(&door.state)
     if state == DOOR_FAILED:
         _gone(bank, bus, door.error, now)
         sw_store_release(&door.state, DOOR_EMPTY)
@@ -172,6 +193,11 @@ cdef void _door(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
         bus.line.silent_ns = now.mono_ns + silence_ns
         bus.line.late = 1
         sw_store_release(&door.state, DOOR_TAKEN)
+        if not watch(
+            bank.poll_fd, EPOLL_CTL_ADD, bus.line.fd, False,
+            watch_token(WATCH_TTY, <uint32_t>(bus - bank.buses))
+        ):
+            bus.line.broken = 1
 
 
 # ---- the end of an exchange ----------------------------------------------------------------------

@@ -12,6 +12,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport timespec
 
+from fastpath.bus cimport (
+    BUSES_MAX, DOOR_EMPTY, DOOR_FAILED, DOOR_OFFERED, DOOR_RETURNED, Door, bus_event, bus_turn,
+)
 from fastpath.clock cimport boot_ns, mono_ns, utc_ns
 from fastpath.commands cimport command_answer
 from fastpath.journal cimport SharedFile, Shm, Stamp, journal_write
@@ -30,8 +33,8 @@ from fastpath.scanner cimport (
 )
 from fastpath.types cimport *
 from fastpath.watch cimport (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, WATCH_LISTEN, WATCH_READ, WATCH_SESSION, WATCH_TRIP, WATCH_WAKE,
-    epoll_create1, epoll_event, epoll_pwait2, watch, watch_token,
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, WATCH_LISTEN, WATCH_READ, WATCH_SESSION,
+    WATCH_TRIP, WATCH_TTY, WATCH_WAKE, epoll_create1, epoll_event, epoll_pwait2, watch, watch_token,
 )
 from fastpath.writer cimport writer_due, writer_event, writer_turn
 
@@ -141,6 +144,8 @@ cdef int _wait(Loop* loop, int64_t now_ns) noexcept nogil:
     for i in range(rt.program.device_count):
         due = min(due, poller_due(&loop.scanner.parts.polls, i))
         due = min(due, writer_due(&loop.scanner.parts.writers, i))
+    for i in range(loop.scanner.parts.buses.bus_count):
+        due = min(due, loop.scanner.parts.buses.buses[i].due_ns)
     due = max(due - now_ns, 0)
     timeout.tv_sec = due // 1_000_000_000
     timeout.tv_nsec = due % 1_000_000_000
@@ -163,6 +168,10 @@ cdef bint _receive(Loop* loop, int count, const Stamp* now) noexcept nogil:
             any |= poller_event(&loop.scanner.parts.polls, index, revents, now)
         elif kind == WATCH_TRIP:
             any |= writer_event(&loop.scanner.parts.writers, index, revents, now)
+        elif kind == WATCH_TTY:
+            any |= bus_event(
+                &loop.scanner.parts.buses, index,
+                (loop.ready[i].events & (EPOLLERR | EPOLLHUP)) != 0, now)
         elif kind == WATCH_SESSION:
             any |= mailbox_event(&loop.scanner.box, index, revents, now)
         elif kind == WATCH_WAKE:
@@ -255,6 +264,8 @@ cdef void _run(Loop* loop) noexcept nogil:
         for i in range(loop.scanner.current.program.device_count):
             poller_turn(&loop.scanner.parts.polls, i, &now)
             writer_turn(&loop.scanner.parts.writers, i, &now)
+        for i in range(loop.scanner.parts.buses.bus_count):
+            bus_turn(&loop.scanner.parts.buses, i, &now)
         scan_answer_load(&loop.scanner, &now)
         scan_swap(&loop.scanner, &now)
         if scan or now.mono_ns - loop.scanner.last_scan_ns >= loop.scanner.current.program.tick_ns:
@@ -267,12 +278,19 @@ cdef void _run(Loop* loop) noexcept nogil:
             rehearse(&loop.rehearsal, &loop.scanner.parts, &now)
 
 
+cdef void _set_doors(Runtime* rt, list doors) except *:
+    """The doors of the program's ttys, before its first wake."""
+    cdef uint32_t i
+    for i in range(min(len(doors), BUSES_MAX)):
+        rt.buses[i].door = doors[i]
+
+
 cdef class Engine:
     """The guard's state and its scan thread.
 
     Made by the main thread from a verified blob; ``run`` is the scan thread's body and returns
     after ``stop`` or a STOP command. ``interlocks`` and ``outputs`` map keys to latch bytes of a
-    clean stop. Raises MemoryError.
+    clean stop; ``doors`` is that of ``offer``. Raises MemoryError.
     """
 
     cdef Loop loop
@@ -284,7 +302,7 @@ cdef class Engine:
         self, SharedFile file, bytes blob, *, int listen_fd, int wake_fd, int main_fd,
         uint32_t own_uid, uint32_t gateway_uid, uint32_t operators_gid, int notify_fd,
         int64_t notify_ns, bint power_loss, bint lost_program, bint clean, dict interlocks,
-        dict outputs,
+        dict outputs, list doors,
     ):
         cdef Loop* loop = &self.loop
         cdef Stamp now = _stamp()
@@ -294,11 +312,13 @@ cdef class Engine:
         loop.restored = scanner_begin(
             &loop.scanner, file.base, self.runtimes, blob, power_loss, lost_program,
             interlocks, outputs, &now)
+        _set_doors(loop.scanner.current, doors)
         loop.wake_fd = wake_fd
         loop.notify_fd = notify_fd
         loop.notify_ns = notify_ns
         loop.clean = clean
         loop.scanner.main_fd = main_fd
+        loop.scanner.parts.buses.main_fd = main_fd
         loop.scanner.box.listen_fd = listen_fd
         self._watch()
         loop.scanner.box.own_uid = own_uid
@@ -322,6 +342,7 @@ cdef class Engine:
         loop.poll_fd = poll_fd
         loop.scanner.box.poll_fd = poll_fd
         loop.scanner.parts.poll_fd = poll_fd
+        loop.scanner.parts.buses.poll_fd = poll_fd
         runtime_watch(&loop.scanner.parts, loop.scanner.current)
         return 0
 
@@ -385,15 +406,55 @@ cdef class Engine:
         sw_store_release(&self.loop.scanner.load.state, LOAD_ANSWERED)
         write(self.loop.wake_fd, &one, sizeof(one))
 
-    def offer(self, bytes blob) -> None:
-        """Hand a verified blob to the scan thread, to be swapped in at its next border."""
+    def offer(self, bytes blob, list doors) -> None:
+        """Hand a verified blob to the scan thread, to be swapped in at its next border.
+
+        ``doors``: for each of its ttys the number under which it will be handed over.
+        """
         cdef uint64_t one = 1
         if not runtime_load(self.loop.scanner.spare, <const uint8_t*><char*>blob, len(blob)):
             self.refuse(_RESULT_REFUSED_BLOB, 2)
             return
+        _set_doors(self.loop.scanner.spare, doors)
         runtime_map(self.loop.scanner.spare, self.loop.scanner.current)
         sw_store_release(&self.loop.scanner.load.state, LOAD_READY)
         write(self.loop.wake_fd, &one, sizeof(one))
+
+    def tty_offer(self, uint32_t door, int fd) -> bool:
+        """An open tty for the scan thread, which uses it until ``tty_taken_back``.
+
+        False: the scan thread has yet to see what was put there before.
+        """
+        return self._knock(door, DOOR_OFFERED, fd, 0)
+
+    def tty_failed(self, uint32_t door, int error) -> bool:
+        """It cannot be opened; ``error`` is the errno. False as in ``tty_offer``."""
+        return self._knock(door, DOOR_FAILED, -1, error)
+
+    cdef bint _knock(self, uint32_t door, uint64_t state, int fd, int error) noexcept:
+        cdef Door* at = &self.loop.scanner.parts.doors[door]
+        cdef uint64_t one = 1
+        if sw_load_acquire(&at.state) != DOOR_EMPTY:
+            return False
+        at.fd = fd
+        at.error = error
+        sw_store_release(&at.state, state)
+        write(self.loop.wake_fd, &one, sizeof(one))
+        return True
+
+    def tty_taken_back(self, uint32_t door) -> int | None:
+        """The errno (0: none) with which the scan thread gave this tty up; None: it did not."""
+        cdef Door* at = &self.loop.scanner.parts.doors[door]
+        if sw_load_acquire(&at.state) != DOOR_RETURNED:
+            return None
+        sw_store_release(&at.state, DOOR_EMPTY)
+        return at.error
+
+    def tty_forget(self, uint32_t door) -> None:
+        """Take back what the scan thread has not taken, and now has no program for."""
+        cdef Door* at = &self.loop.scanner.parts.doors[door]
+        if sw_load_acquire(&at.state) in (DOOR_OFFERED, DOOR_FAILED):
+            sw_store_release(&at.state, DOOR_EMPTY)
 
     def swapped(self) -> bool:
         """The offered program runs; the main thread makes it the last good one, then refuses

@@ -26,6 +26,7 @@ from fastpath import program
 from fastpath.codes import BLOB_BYTES_MAX, NONE_U32, LoadStep, ResultCode
 from fastpath.engine import STOP_SIGNAL, Engine
 from fastpath.journal import AlreadyRunning, SharedFile
+from fastpath.ttys import Ttys
 
 _LOGGER = logging.getLogger("guard")
 BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
@@ -134,6 +135,7 @@ class Guard:
         self._unkept: bytes | None = None  # runs, but is not the last good program on disk yet
         self._keep_failed = False
         self._listener = self._listen()
+        self._ttys = Ttys()
         self._engine = self._make_engine()
 
     def _listen(self) -> socket.socket:
@@ -175,6 +177,7 @@ class Guard:
         if self._gateway_user is not None:
             gateway_uid = pwd.getpwnam(self._gateway_user).pw_uid
         self._blob = self._last_good()
+        self._doors = self._ttys.doors(self._blob)
         engine = Engine(
             self._file,
             self._blob,
@@ -191,7 +194,9 @@ class Guard:
             clean=clean is not None,
             interlocks=interlocks,
             outputs=outputs,
+            doors=self._doors,
         )
+        self._ttys.adopt(engine, self._doors)
         self._state.forget_clean_stop()
         return engine
 
@@ -232,7 +237,7 @@ class Guard:
         poller.register(received.fileno(), select.POLLIN)
         poller.register(self._main, select.POLLIN)
         while not self._engine.stopped_by:
-            for descriptor, _events in poller.poll(KEEP_RETRY_MS if self._unkept else None):
+            for descriptor, _events in poller.poll(self._patience_ms()):
                 if descriptor == self._main:
                     os.eventfd_read(self._main)
                     self._load()
@@ -243,9 +248,18 @@ class Guard:
             if not scan.is_alive():
                 break
 
+    def _patience_ms(self) -> float | None:
+        """Open and close serial ports; how long to wait for anything else, None: for ever."""
+        waits_ms = [] if self._unkept is None else [KEEP_RETRY_MS * 1.0]
+        retry_s = self._ttys.turn(self._engine)
+        if retry_s is not None:
+            waits_ms.append(retry_s * 1000.0)
+        return min(waits_ms, default=None)
+
     def _load(self) -> None:
         """One step of a LOAD: verify and offer, or make durable what now runs."""
         if self._engine.swapped():
+            self._ttys.adopt(self._engine, self._doors)
             self._unkept = self._blob
             self._keep()
             self._engine.refuse(ResultCode.DONE, 0)
@@ -294,7 +308,8 @@ class Guard:
             self._engine.refuse(ResultCode.DONE, 0)
             return
         self._blob = blob
-        self._engine.offer(blob)
+        self._doors = self._ttys.doors(blob)
+        self._engine.offer(blob, self._doors)
 
     def _lower_myself(self) -> None:
         """Only the scan thread keeps the real-time class that the unit gave the process."""
@@ -331,6 +346,7 @@ class Guard:
             _LOGGER.warning("guard ended by STOP")
         (self._runtime / "guard.sock").unlink(missing_ok=True)
         self._listener.close()
+        self._ttys.close()
         self._file.close()
 
 

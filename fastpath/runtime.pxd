@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from fastpath.bus cimport DOORS_MAX, Bus, BusBank, Door, Unit
 from fastpath.intake cimport Intake, TagRun
 from fastpath.interlock cimport InterlockRun, Logic
 from fastpath.journal cimport Shm, Stamp
@@ -30,6 +31,8 @@ cdef struct Runtime:
     RunRequest* requests
     Poller* pollers
     Writer* writers
+    Bus* buses
+    Unit* units
     uint8_t* device_up
     uint32_t system_slots[SYSTEM_TAGS_MAX]
     uint32_t system_count
@@ -46,6 +49,8 @@ cdef struct Parts:  # what the scan works on, bound to one Runtime
     Intake intake
     PollBank polls
     WriterBank writers
+    BusBank buses
+    Door doors[DOORS_MAX]
     Shm* shm
     int poll_fd  # the epoll set that watches the devices, -1: none
     Register* registers

@@ -10,6 +10,7 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport mlock
 from posix.stdlib cimport posix_memalign
 
+from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan, buses_swap
 from fastpath.clock cimport mono_ns
 from fastpath.image cimport slot_write
 from fastpath.interlock cimport interlock_trip, interlocks_quiet, interlocks_regroup
@@ -57,6 +58,8 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
     rt.requests = <RunRequest*>calloc(RUN_REQUESTS_MAX, sizeof(RunRequest))
     rt.pollers = <Poller*>calloc(_DEVICES_MAX, sizeof(Poller))
     rt.writers = <Writer*>calloc(_DEVICES_MAX, sizeof(Writer))
+    rt.buses = <Bus*>calloc(BUSES_MAX, sizeof(Bus))
+    rt.units = <Unit*>calloc(_DEVICES_MAX, sizeof(Unit))
     rt.device_up = <uint8_t*>calloc(_DEVICES_MAX, 1)
     rt.interlock_from = <int32_t*>calloc(_INTERLOCKS_MAX, sizeof(int32_t))
     rt.output_from = <int32_t*>calloc(_OUTPUTS_MAX, sizeof(int32_t))
@@ -68,7 +71,8 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
         and rt.group_scan != NULL and rt.outputs != NULL and rt.demand != NULL
         and rt.cause != NULL and rt.demand_ns != NULL and rt.releasable != NULL
         and rt.tags != NULL and rt.requests != NULL and rt.pollers != NULL
-        and rt.writers != NULL and rt.device_up != NULL and rt.interlock_from != NULL
+        and rt.writers != NULL and rt.buses != NULL and rt.units != NULL
+        and rt.device_up != NULL and rt.interlock_from != NULL
         and rt.output_from != NULL and rt.tag_from != NULL and rt.node_from != NULL
         and rt.device_from != NULL
     )
@@ -77,6 +81,8 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
 cdef bint parts_alloc(Parts* parts) noexcept:
     memset(parts, 0, sizeof(Parts))
     parts.poll_fd = -1
+    parts.buses.poll_fd = -1
+    parts.buses.main_fd = -1
     parts.registers = <Register*>calloc(_CODE_MAX, sizeof(Register))
     parts.spare_image = <Slot*>calloc(_TAGS_MAX, sizeof(Slot))
     parts.spare_nodes = <NodeState*>calloc(_NODES_MAX, sizeof(NodeState))
@@ -97,6 +103,8 @@ cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept:
         and mlock(rt.requests, RUN_REQUESTS_MAX * sizeof(RunRequest)) == 0
         and mlock(rt.pollers, _DEVICES_MAX * sizeof(Poller)) == 0
         and mlock(rt.writers, _DEVICES_MAX * sizeof(Writer)) == 0
+        and mlock(rt.buses, BUSES_MAX * sizeof(Bus)) == 0
+        and mlock(rt.units, _DEVICES_MAX * sizeof(Unit)) == 0
         and mlock(parts.registers, _CODE_MAX * sizeof(Register)) == 0
     )
 
@@ -133,6 +141,13 @@ cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil:
     parts.writers.program = &rt.program
     parts.writers.outputs = &parts.bank
     parts.writers.writers = rt.writers
+    parts.buses.shm = shm
+    parts.buses.program = &rt.program
+    parts.buses.polls = &parts.polls
+    parts.buses.writers = &parts.writers
+    parts.buses.buses = rt.buses
+    parts.buses.units = rt.units
+    parts.buses.doors = parts.doors
 
 
 # ---- a program into a runtime (main thread) ------------------------------------------------------
@@ -154,6 +169,7 @@ cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept:
     memset(rt.pollers, 0, _DEVICES_MAX * sizeof(Poller))
     memset(rt.writers, 0, _DEVICES_MAX * sizeof(Writer))
     memset(rt.device_up, 0, _DEVICES_MAX)
+    buses_init(rt.buses, rt.units)
     for i in range(<uint32_t>_DEVICES_MAX):
         link_init(&rt.pollers[i].link)
         link_init(&rt.writers[i].link)
@@ -191,14 +207,25 @@ cdef void runtime_map(Runtime* rt, const Runtime* old) except *:
             rt.node_from[i] = -1
     for i in range(rt.program.device_count):
         rt.device_from[i] = devices.get(rt.program.devices[i].key, -1)
-        if rt.device_from[i] >= 0 and memcmp(
-            &rt.program.devices[i], &old.program.devices[rt.device_from[i]], sizeof(DeviceDef)
-        ) != 0:
+        if rt.device_from[i] >= 0 and not _same_device(rt, i, old, <uint32_t>rt.device_from[i]):
             rt.device_from[i] = -1
     for i in range(rt.program.tag_count):
         rt.tag_from[i] = tags.get(rt.program.tags[i].key, -1)
         if rt.tag_from[i] >= 0 and not _same_tag(rt, i, old, <uint32_t>rt.tag_from[i]):
             rt.tag_from[i] = -1
+
+
+cdef bint _same_device(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
+    """The same in every respect; a serial line may stand elsewhere among the ttys."""
+    cdef DeviceDef a = rt.program.devices[i]
+    cdef DeviceDef b = old.program.devices[k]
+    if a.kind == _DEVICE_MODBUS_RTU and b.kind == a.kind:
+        if a.tty >= <uint32_t>BUSES_MAX or b.tty >= <uint32_t>BUSES_MAX:
+            return False
+        if rt.buses[a.tty].door != old.buses[b.tty].door:
+            return False
+        a.tty = b.tty
+    return memcmp(&a, &b, sizeof(DeviceDef)) == 0
 
 
 cdef bint _same_node(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
@@ -471,6 +498,7 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
     _name_program(parts.shm, &rt.program)
     pollers_plan(&parts.polls, now.mono_ns)
     writers_plan(&parts.writers)
+    buses_plan(&parts.buses)
 
 
 cdef void runtime_watch(Parts* parts, Runtime* rt) noexcept nogil:
@@ -637,6 +665,8 @@ cdef void swap_merge(
     interlocks_regroup(&parts.logic)
     pollers_plan(&parts.polls, now.mono_ns)
     writers_plan(&parts.writers)
+    buses_swap(&parts.buses, old.buses, old.units, new.device_from, now)
+    buses_plan(&parts.buses)
     new.program.started_ns = now.mono_ns
     for i in range(new.program.device_count):
         if new.device_from[i] < 0:

@@ -8,6 +8,7 @@ argument throughout, so that a test can run years of it.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from fastpath.bus cimport bus_turn
 from fastpath.clock cimport mono_ns
 from fastpath.commands cimport command_answer, commands_run
 from fastpath.image cimport slot_write
@@ -148,6 +149,8 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
     scanner.parts.writers.scanned = True
     for i in range(rt.program.device_count):
         writer_flush(&scanner.parts.writers, i, now)
+    for i in range(scanner.parts.buses.bus_count):
+        bus_turn(&scanner.parts.buses, i, now)
     interlocks_store(&scanner.parts.logic)
     took_ns = mono_ns() - now.mono_ns
     scanner.shm.live.scan_ns_max = max(scanner.shm.live.scan_ns_max, <uint64_t>took_ns)
@@ -217,6 +220,7 @@ cdef uint32_t scanner_begin(
     for i in range(<uint32_t>SESSIONS_MAX):
         scanner.box.sessions[i].fd = -1
     scanner.parts.polls.random = <uint64_t>now.utc_ns | 1
+    scanner.parts.buses.random = (<uint64_t>now.utc_ns ^ 0xBF58476D1CE4E5B9u) | 1
     scanner.parts.writers.random = (<uint64_t>now.utc_ns ^ 0x9E3779B97F4A7C15u) | 1
     if not runtime_load(scanner.current, <const uint8_t*><char*>blob, len(blob)):
         raise ValueError("not a program")

@@ -52,6 +52,8 @@ cdef void _free_runtime(Runtime* rt) noexcept:
     free(rt.requests)
     free(rt.pollers)
     free(rt.writers)
+    free(rt.buses)
+    free(rt.units)
     free(rt.device_up)
     free(rt.interlock_from)
     free(rt.output_from)
