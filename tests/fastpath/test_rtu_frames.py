@@ -36,7 +36,7 @@ def reply_pdu(request: bytes, fill: bytes) -> bytes:
     function = request[7]
     if function > 4:
         return request[7:12]
-    count = struct.unpack(">H", request[10:12])[0]
+    count = int.from_bytes(request[10:12])
     size = (count + 7) // 8 if function <= 2 else 2 * count
     return bytes((function, size)) + (fill * size)[:size]
 

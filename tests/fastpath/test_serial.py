@@ -1,6 +1,7 @@
 """The guard on a serial line: one exchange at a time, nothing taken for another's, trips first."""
 
 from fastpath.codes import (
+    MessageType,
     OutputState,
     ResultCode,
 )
@@ -25,7 +26,10 @@ async def test_it_polls_trips_confirms_and_releases_over_a_serial_line(
         await guard.until(lambda: view.slot(0).value < 1.0)
         await guard.until_interlock(4)
         client = guard.client()
-        assert client.command(6, reset(view.interlock(0).generation)).code == ResultCode.DONE
+        assert (
+            client.command(MessageType.RESET, reset(view.interlock(0).generation)).code
+            == ResultCode.DONE
+        )
         await guard.until_output(OutputState.RELEASED)
         assert device.coils[16] == 1
         await guard.until(lambda: sum(frame[1:4] == BEAT for frame in bus.sent) > 2)

@@ -128,7 +128,7 @@ def bus_of(**units: Device) -> Iterator[SerialBus]:
 
 def on_line(program: blobs.Program, path: str, **changes: Any) -> blobs.Program:
     """The program with its one device on a serial line instead."""
-    serial = {
+    serial: dict[str, Any] = {
         "address": bytes(16), "port": 0, "kind": DeviceKind.MODBUS_RTU, "tty": 0,
         "baud": 115_200, "data_bits": 8, "stop_bits": 1, "timeout_ns": 100 * MS,
     }  # fmt: skip
