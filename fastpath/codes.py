@@ -313,6 +313,8 @@ class OutputCode(IntEnum):
     SILENCED = 4
     SOUNDS_AGAIN = 5
     FALLBACK = 6
+    UNCOMMANDED = 7  # the read-back contradicts RELEASED or HELD; NOTHING: no longer
+    WATCHDOG = 8  # a register of its device's watchdog is not as it must be
 
 
 class DeviceState(IntEnum):
@@ -457,6 +459,7 @@ class ResultDetail(IntEnum):
     NOTHING = 0
     UNARMED = 0x10000
     WEAKENS = 0x20000  # of a LOAD: plus the number of changes that weaken
+    SILENCED = 0x40000  # of a RELEASE: the demand stays, its output is silent for a time
 
 
 class LoadStep(IntEnum):

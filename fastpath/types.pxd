@@ -230,6 +230,8 @@ cdef enum:  # OutputCode
     _OUTC_SILENCED = 4
     _OUTC_SOUNDS_AGAIN = 5
     _OUTC_FALLBACK = 6
+    _OUTC_UNCOMMANDED = 7
+    _OUTC_WATCHDOG = 8
 
 cdef enum:  # DeviceState
     _LINK_DOWN = 1
@@ -347,6 +349,7 @@ cdef enum:  # ResultDetail
     _DETAIL_NOTHING = 0
     _DETAIL_UNARMED = 65536
     _DETAIL_WEAKENS = 131072
+    _DETAIL_SILENCED = 262144
 
 cdef enum:  # LoadStep
     _LOAD_VERIFY = 1

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from fastpath.records import Event
     from gateway.check import Checked
     from gateway.guardlink import GuardLink
+    from gateway.hands import Hand, Hands
     from gateway.paths import Paths
     from gateway.problems import Problems
     from gateway.sharedview import SharedView
     from gateway.site.model import Config
+    from gateway.store.audit import Order
     from gateway.supervise import GuardSupervisor
 
 
@@ -81,7 +83,8 @@ def build_gateway(
     image = TagImage(len(config.tag))
     tags = TagTable(config, image, view, lambda: gateway.running)
     programs = KnownPrograms(paths.programs, paths.last_good, tags.index)
-    words = EventWords(config, programs)
+    commands = Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest))
+    words = EventWords(config, programs, _People(ledger, commands.hands))
     limits = Limits(checked.alarms, tags.ids, image)
 
     def stored() -> None:
@@ -122,9 +125,26 @@ def build_gateway(
         scanner=scanner,
         pumps=make_pumps(config, ledger, history, problems, credentials),
         credentials=credentials,
-        commands=Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest)),
+        commands=commands,
     )
     return gateway
+
+
+class _People:
+    """Who is behind a record: by the audit, or a moment ago by hand."""
+
+    def __init__(self, ledger: Ledger, hands: "Hands") -> None:
+        self._ledger = ledger
+        self._hands = hands
+
+    def order(self, ident: bytes) -> "Order | None":
+        return self._ledger.audit.order(ident)
+
+    def order_at(self, seq: int) -> "Order | None":
+        return self._ledger.audit.order_at(seq)
+
+    def hand(self, key: int, mono_ns: int) -> "Hand | None":
+        return self._hands.of(key, mono_ns)
 
 
 def make_pumps(

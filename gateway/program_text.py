@@ -16,6 +16,7 @@ from fastpath.codes import (
     OutputFlag,
     OutputKind,
     OutputPath,
+    TagFlag,
 )
 from gateway.program_reads import slots_read
 
@@ -76,6 +77,7 @@ class OutputText:
     silence_ns: int  # 0: it cannot be silenced
     reassert_ns: int
     via_gateway: bool
+    fallbacks: tuple[int, ...]  # indices of outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class ProgramText:
         self.groups: Final = _groups(data, names, self.interlocks)
         records: list[blob.Tag] = blob.section(data, "tags")
         self.tag_devices: Final = _tag_devices(records, names.get("devices", []))
+        self.watchdogs: Final = {i for i, tag in enumerate(records) if tag.flags & TagFlag.WATCHDOG}
         self.stale_after_ns: Final = tuple(tag.stale_after_ns for tag in records)
         self.interlock_index: Final = {item.id: i for i, item in enumerate(self.interlocks)}
         self.output_index: Final = {item.id: i for i, item in enumerate(self.outputs)}
@@ -185,6 +188,7 @@ def _interlocks(data: bytes, names: dict[str, list[str]]) -> tuple[InterlockText
 
 def _outputs(data: bytes, ids: list[str]) -> tuple[OutputText, ...]:
     records: list[blob.Output] = blob.section(data, "outputs")
+    fallbacks: list[blob.Fallback] = blob.section(data, "fallbacks")
     return tuple(
         OutputText(
             id=ident,
@@ -198,8 +202,9 @@ def _outputs(data: bytes, ids: list[str]) -> tuple[OutputText, ...]:
             silence_ns=record.silence_ns,
             reassert_ns=record.reassert_ns,
             via_gateway=record.path == OutputPath.GATEWAY,
+            fallbacks=tuple(pair.fallback for pair in fallbacks if pair.output == i),
         )
-        for ident, record in zip(ids, records, strict=True)
+        for i, (ident, record) in enumerate(zip(ids, records, strict=True))
     )
 
 

@@ -108,7 +108,7 @@ def number(data: bytes) -> int:
     return int.from_bytes(blob.blob_hash(data)[:8], "little")
 
 
-def payload(kind: EventType, **fields: Any) -> bytes:
+def payload(kind: EventType, /, **fields: Any) -> bytes:
     """The 64 bytes of a record; what is not given is zero."""
     names, layout = PAYLOADS[kind]
     given: defaultdict[str, Any] = defaultdict(int, fields)
@@ -129,7 +129,7 @@ class FakeGuard:
         self.tail = 1
         self.image: dict[int, SlotView] = {}
 
-    def write(self, kind: EventType, *, flags: int = 0, key: int = 0, **fields: Any) -> Event:
+    def write(self, kind: EventType, /, *, flags: int = 0, key: int = 0, **fields: Any) -> Event:
         """Append a record."""
         seq = len(self.events_written) + 1
         event = Event(
