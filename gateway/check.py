@@ -53,17 +53,21 @@ def check_site(
     places = Places(draft)
     check_references(draft, places)
     conditions = check_conditions(draft, places)
-    paths = _check_responses(draft, conditions)
+    timing = Timing(draft)
+    paths = _check_responses(draft, conditions, timing)
+    _check_buses(draft, timing)
     _check_gateway_inputs(draft, conditions)
     _check_alert_lane(draft)
     if require_credentials:
         _check_credentials(draft, credentials_dir)
     if draft.complaints:
         raise ConfigError(draft.complaints.lines())
-    return _compiled(draft, conditions, paths)
+    return _compiled(draft, conditions, paths, timing)
 
 
-def _compiled(draft: Draft, conditions: Conditions, paths: list[WorstPath]) -> Checked:
+def _compiled(
+    draft: Draft, conditions: Conditions, paths: list[WorstPath], timing: Timing
+) -> Checked:
     config = resolve(draft)
     try:
         program = compile_site(config)
@@ -81,13 +85,12 @@ def _compiled(draft: Draft, conditions: Conditions, paths: list[WorstPath]) -> C
         alarms=len(alarms.alarms),
         program=program[blob.HASH_AT : blob.HASH_AT + 32],
     )
-    warnings = cautions(draft, config, conditions.causes, paths)
+    warnings = cautions(draft, config, conditions.causes, paths, timing.buses.values())
     return Checked(config, program, alarms, warnings, summary)
 
 
-def _check_responses(draft: Draft, conditions: Conditions) -> list[WorstPath]:
+def _check_responses(draft: Draft, conditions: Conditions, timing: Timing) -> list[WorstPath]:
     """The worst cases of every interlock whose cause could be read; none beyond ``response``."""
-    timing = Timing(draft)
     paths: list[WorstPath] = []
     for entry in draft.interlock:
         good = entry.ok("delay", "bad_for", "hold_max", "on_bad", "response")
@@ -100,6 +103,19 @@ def _check_responses(draft: Draft, conditions: Conditions) -> list[WorstPath]:
                 text = f"{response_text(path)}, expected {wanted} or more"
                 draft.complaints.add(entry.origin, ("response",), text)
     return paths
+
+
+def _check_buses(draft: Draft, timing: Timing) -> None:
+    """A serial line that is asked for more than it carries answers late, and later every round."""
+    entries = draft.by_id("device")
+    for bus in timing.buses.values():
+        if bus.load > 1:
+            entry = entries[next(iter(bus.devices))]
+            text = (
+                f"found polls and heartbeats that take {bus.load:.0%} of the time of {bus.port}, "
+                f"expected less than 100%: poll less often, or set a higher baud"
+            )
+            draft.complaints.add(entry.origin, ("poll",), text)
 
 
 def _check_gateway_inputs(draft: Draft, conditions: Conditions) -> None:

@@ -1,20 +1,27 @@
 """What is allowed and still weak: one line each, in the form of an error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from gateway.logic import tree
+from gateway.logic.bus import Bus
 from gateway.logic.timing import Path, hiding_inputs
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
 from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
-from gateway.site.model import Config, Device, Interlock, Tag, by_id
+from gateway.site.model import SERIAL_DRIVER, Config, Device, Interlock, Output, Tag, by_id
+from gateway.site.places import server_of
 
 WATCHDOG_NS_SHORT: Final = 3_000_000_000
 
 
 def cautions(
-    draft: Draft, config: Config, causes: Mapping[str, Expr], paths: list[Path]
+    draft: Draft,
+    config: Config,
+    causes: Mapping[str, Expr],
+    paths: list[Path],
+    buses: Iterable[Bus] = (),
 ) -> list[str]:
     """The warnings of a site without errors, sorted by line."""
     found = Complaints(draft.file)
@@ -22,6 +29,8 @@ def cautions(
     devices: dict[str, Device] = by_id(config.device)
     _uplinks(draft, found)
     _outputs(draft, devices, found)
+    _fallbacks(draft, devices, found)
+    _look_alikes(draft, buses, causes, found)
     for entry in draft.interlock:
         interlock: Interlock = entry.item
         if not interlock.latch:
@@ -53,7 +62,10 @@ def _outputs(draft: Draft, devices: Mapping[str, Device], found: Complaints) -> 
         if output.trip is True:
             text = "found true (energise to trip): a cut wire or a dead device cannot trip"
             found.add(entry.origin, ("trip",), text)
-        if devices[output.device].heartbeat is None and output.device not in told:
+        if output.via is not None:
+            text = 'found "gateway": not independent, the guard asks and the gateway writes'
+            found.add(entry.origin, ("via",), text)
+        elif devices[output.device].heartbeat is None and output.device not in told:
             told.add(output.device)
             device = draft.by_id("device")[output.device]
             text = "found none, with outputs on this device: nothing trips when the guard is gone"
@@ -64,6 +76,44 @@ def _outputs(draft: Draft, devices: Mapping[str, Device], found: Complaints) -> 
             shown = format_duration(heartbeat.watchdog)
             text = f"found {shown}, below 3s: every restart of the guard trips the plant"
             found.add(device.origin, ("heartbeat", "watchdog"), text)
+
+
+def _fallbacks(draft: Draft, devices: Mapping[str, Device], found: Complaints) -> None:
+    """Who stands in for an output must not hang on the same wire."""
+    outputs: dict[str, Output] = {entry.id: entry.item for entry in draft.output}
+    for entry in draft.output:
+        own = _wire(devices, entry.item)
+        apart = [name for name in entry.item.fallback if _wire(devices, outputs[name]) != own]
+        if entry.item.fallback and not apart:
+            text = "found none on another device: what fails this output fails them too"
+            found.add(entry.origin, ("fallback",), text)
+        elif not apart and devices[entry.item.device].driver == SERIAL_DRIVER:
+            text = "found none: a serial line that is cut or jammed reaches no output at all"
+            found.add(entry.origin, ("fallback",), text)
+
+
+def _wire(devices: Mapping[str, Device], output: Output) -> str:
+    return server_of(devices[output.device].address)
+
+
+def _look_alikes(
+    draft: Draft, buses: Iterable[Bus], causes: Mapping[str, Expr], found: Complaints
+) -> None:
+    """Replies on a serial line name no address: what tells two of one length apart is silence."""
+    readers: dict[str, str] = {}
+    for ident, cause in causes.items():
+        for name in tags_of(cause):
+            readers.setdefault(name, ident)
+    for bus in buses:
+        for one, other in bus.look_alikes():
+            fed = next((name for name in (*one.tags, *other.tags) if name in readers), None)
+            if fed is not None:
+                text = (
+                    f"found reads at {one.address} and {other.address} whose replies look alike, "
+                    f"and {fed} feeds interlock {readers[fed]}: only silence tells a late reply "
+                    f"from the next (join them by max_gap, or let them differ in length)"
+                )
+                found.add(draft.by_id("device")[one.device].origin, (), text)
 
 
 def _inputs(
@@ -77,7 +127,30 @@ def _inputs(
         said.append(
             (next(iter(hiding)), "is not redundant: stuck at a harmless value it hides the cause")
         )
+    for name, span in _seen_through_windows(cause).items():
+        blind = format_duration(span // 5)
+        said.append((name, f"is seen through windows alone: its loss shows {blind} later"))
     return said
+
+
+def _seen_through_windows(cause: Expr) -> dict[str, int]:
+    """Tags that a cause looks at through windows alone, with the shortest span, ns.
+
+    A window stays known until a fifth of it is missing.
+    """
+    spans: dict[str, int] = {}
+    direct: set[str] = set()
+    waiting = [cause]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, tree.Window):
+            known = spans.get(node.tag.id, node.span_ns)
+            spans[node.tag.id] = min(known, node.span_ns)
+        elif isinstance(node, tree.TagRef):
+            direct.add(node.id)
+        else:
+            waiting.extend(node.operands)
+    return {name: span for name, span in spans.items() if name not in direct}
 
 
 def response_text(path: Path) -> str:

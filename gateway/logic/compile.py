@@ -33,6 +33,7 @@ from gateway.logic.conditions import GATEWAY_ALIVE, conditions_of
 from gateway.logic.emit import Emitter, lead_of, legs_of
 from gateway.logic.infer import canonical
 from gateway.logic.tree import Expr, tags_of
+from gateway.site.load import WATCHDOG_POLL_NS
 from gateway.site.model import (
     Config,
     Device,
@@ -49,7 +50,6 @@ from gateway.site.places import packed_address, point_of
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
 CONNECT_TIMEOUT_NS_MAX: Final = 1_000_000_000
-WATCHDOG_POLL_NS: Final = 1_000_000_000  # of the registers that set a device's own watchdog
 _ON_BAD: Final = {"trip": OnBad.TRIP, "hold": OnBad.HOLD, "ignore": OnBad.IGNORE}
 _RECORD: Final = {"all": RecordMode.ALL, "change": RecordMode.CHANGE, "1s": RecordMode.ONE_SECOND}
 _PARITY: Final = {"none": Parity.NONE, "even": Parity.EVEN, "odd": Parity.ODD}

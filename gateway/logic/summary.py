@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gateway.logic import tree
 from gateway.logic.conditions import Conditions
 from gateway.logic.infer import canonical
 from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path
+from gateway.logic.tree import Expr
 from gateway.site.durations import format_duration
 from gateway.site.model import Config
 
@@ -22,6 +24,8 @@ class InterlockSummary:
     converted: tuple[str, ...]  # "5 kPa = 0.005 MPa"
     response_ns: int
     paths: tuple[Path, ...]
+    start_within_ns: int = 0  # how long at most it waits for its inputs after a start
+    start_window: str = ""  # the window that makes it longer than the site's
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,12 @@ def summary_of(
     by_interlock: dict[str, list[Path]] = {}
     for path in paths:
         by_interlock.setdefault(path.interlock, []).append(path)
+    windows = {
+        item.id: _longest_window(
+            int(config.site.start_within), causes[item.id], permissives.get(item.id)
+        )
+        for item in config.interlock
+    }
     return Summary(
         site=config.site.id,
         devices=len(config.device),
@@ -89,6 +99,8 @@ def summary_of(
                 converted=_texts(conditions.converted.get(item.id, ())),
                 response_ns=int(item.response),
                 paths=tuple(by_interlock.get(item.id, ())),
+                start_within_ns=max(int(config.site.start_within), windows[item.id][0]),
+                start_window=windows[item.id][1],
             )
             for item in config.interlock
         ),
@@ -106,12 +118,29 @@ def _interlock_lines(item: InterlockSummary) -> list[str]:
         lines.append(f"  resets if   {item.permissive}")
     if item.converted:
         lines.append(f"  converted   {', '.join(item.converted)}")
+    if item.start_window:
+        within = format_duration(item.start_within_ns)
+        lines.append(f"  starts      within {within}: {item.start_window} must be covered first")
     response = format_duration(item.response_ns)
     if not item.paths:
         lines.append(f"  response    {response}: no output to reach")
     lines.extend(
-        f"  {path.output}: worst demand {format_duration(path.demand_ns)} ({path.demand_tag}), "
+        f"  {path.output}{'' if path.independent else ' (through the gateway, not independent)'}: "
+        f"worst demand {format_duration(path.demand_ns)} ({path.demand_tag}), "
         f"worst loss {format_duration(path.loss_ns)} ({path.loss_tag}), response {response}"
         for path in item.paths
     )
     return lines
+
+
+def _longest_window(start_within_ns: int, *conditions: Expr | None) -> tuple[int, str]:
+    """(span, text) of the longest window that is longer than the site's start; (0, "") of none."""
+    windows = [
+        node
+        for condition in conditions
+        if condition is not None
+        for node in tree.walk(condition)
+        if isinstance(node, tree.Window) and node.span_ns > start_within_ns
+    ]
+    longest = max(windows, key=lambda node: node.span_ns, default=None)
+    return (longest.span_ns, canonical(longest)) if longest is not None else (0, "")

@@ -3,23 +3,29 @@
 Demand: the condition comes true just after it was polled. Loss: an input falls silent just after
 its last good value. Both end when the device of the output has been written. What is not known for
 sure counts as the worse: the output's request is the last of its device in that scan, and a delay
-that holds back a demand holds back a loss too.
+that holds back a demand holds back a loss too. On a serial line every exchange that is due comes
+first, and one of them times out; an output through the gateway waits for the gateway's own turn.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from drivers.points import Area, parse_address
+from drivers.errors import RequestError
+from drivers.points import Area, ModbusPoint, PointError, parse_address
 from gateway.logic import tree
+from gateway.logic.bus import Bus, buses_of, given_up_ns, write_ns
 from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
 from gateway.logic.tree import Expr
+from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.load import tag_times
-from gateway.site.model import Device, Interlock, Output, Tag
+from gateway.site.model import SERIAL_DRIVER, Device, Interlock, Output, Tag
+from gateway.site.places import point_of
 
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
+GATEWAY_TURN_NS: Final = 1_000_000_000  # until the gateway has seen what the guard wants
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
 
@@ -35,6 +41,7 @@ class Path:
     loss_ns: int
     loss_tag: str
     response_ns: int
+    independent: bool = True  # False: the gateway writes it, not the guard
 
     @property
     def worst_ns(self) -> int:
@@ -48,7 +55,9 @@ class Timing:
     def __init__(self, draft: Draft) -> None:
         self._tick = int(draft.site.item.tick) if draft.site.ok("tick") else 0
         self._devices: dict[str, Device] = {
-            entry.id: entry.item for entry in draft.device if entry.ok("poll", "timeout", "base")
+            entry.id: entry.item
+            for entry in draft.device
+            if entry.ok("poll", "timeout", "base", "unit", "heartbeat", "line", "request_delay")
         }
         self._tags: dict[str, Tag] = {
             entry.id: entry.item
@@ -58,13 +67,17 @@ class Timing:
         self._outputs: dict[str, Output] = {
             entry.id: entry.item
             for entry in draft.output
-            if entry.ok("address", "device", "unit") and entry.item.device in self._devices
+            if entry.ok("address", "device", "unit", "via") and entry.item.device in self._devices
         }
         self._system = {GATEWAY_ALIVE: (GATEWAY_SILENT_NS, GATEWAY_SILENT_NS)}
         for device in self._devices.values():
             silent = 3 * int(device.poll) + int(device.timeout)
             self._system[connected_tag(device.id)] = (silent, silent)
-        self._writes = {device: self._write_ns(device) for device in self._devices}
+        serial = {
+            name: item for name, item in self._devices.items() if item.driver == SERIAL_DRIVER
+        }
+        self.buses: dict[str, Bus] = buses_of(serial, self._points(draft.tag))
+        self._writes = {name: self._write_ns(item) for name, item in self._outputs.items()}
 
     def paths(self, interlock: Interlock, cause: Expr) -> list[Path]:
         """One path per effect; none for a cause whose tags are all unknown."""
@@ -76,16 +89,25 @@ class Timing:
         demand_tag = max(times, key=lambda name: times[name][0])
         loss_tag = max(times, key=lambda name: times[name][1])
         held = int(interlock.hold_max or 0) if interlock.on_bad == "hold" else 0
-        own = int(interlock.delay) + self._tick
         paths: list[Path] = []
         for effect in interlock.effects:
-            name = effect.output
-            if name in self._outputs:
-                rest = own + int(effect.delay) + self._writes[self._outputs[name].device]
-                demand = times[demand_tag][0] + rest
-                loss = times[loss_tag][1] + int(interlock.bad_for) + held + rest
-                response = int(interlock.response)
-                paths.append(Path(interlock.id, name, demand, demand_tag, loss, loss_tag, response))
+            output = self._outputs.get(effect.output)
+            if output is None:
+                continue
+            own = int(interlock.delay) + self._tick + int(effect.delay)
+            rest = own + self._writes[effect.output]
+            paths.append(
+                Path(
+                    interlock=interlock.id,
+                    output=effect.output,
+                    demand_ns=times[demand_tag][0] + rest,
+                    demand_tag=demand_tag,
+                    loss_ns=times[loss_tag][1] + int(interlock.bad_for) + held + rest,
+                    loss_tag=loss_tag,
+                    response_ns=int(interlock.response),
+                    independent=output.via is None,
+                )
+            )
         return paths
 
     def _times(self, name: str, delay: int) -> tuple[int, int]:
@@ -96,31 +118,77 @@ class Timing:
         tag = self._tags[name]
         device = self._devices[tag.device or ""]
         poll, stale_after = tag_times(tag, device)
-        return 2 * poll + int(device.timeout) + delay, stale_after + delay
+        bus = self.buses.get(device.address)
+        if bus is None:
+            return 2 * poll + int(device.timeout) + delay, stale_after + delay
+        # Its own poll times out once, and so does the one of another that was just running.
+        wait = bus.round_ns + given_up_ns(device) + bus.running_ns()
+        return 2 * poll + wait + delay, stale_after + delay
 
-    def _write_ns(self, device: str) -> int:
-        own = self._devices[device]
+    def _points(self, tags: Iterable[Entry[Tag]]) -> dict[str, list[tuple[int, str, ModbusPoint]]]:
+        """What is read of each serial device; a point that cannot be is left out."""
+        found: dict[str, list[tuple[int, str, ModbusPoint]]] = {}
+        for entry in tags:
+            tag = self._tags.get(entry.id)
+            device = self._devices.get(tag.device or "") if tag is not None else None
+            if tag is None or device is None or tag.point is None or not entry.ok("point"):
+                continue
+            if device.driver != SERIAL_DRIVER:
+                continue
+            try:
+                point = point_of(device, tag.point, None)
+            except (PointError, RequestError):
+                continue
+            found.setdefault(tag.device or "", []).append(
+                (tag_times(tag, device)[0], tag.id, point)
+            )
+        return found
+
+    def _write_ns(self, output: Output) -> int:
+        """Until this output's device was written: behind all others of the same scan."""
+        device = self._devices[output.device]
+        if output.via is not None:
+            running = int(device.timeout)  # a poll of the gateway's, on the same connection
+            requests = self._requests(output.device, through_gateway=True)
+            return GATEWAY_TURN_NS + running + requests * int(device.timeout)
+        bus = self.buses.get(device.address)
+        if bus is None:
+            return self._requests(output.device) * WRITE_TIMEOUT_NS
+        wait = bus.running_ns()
+        for name, each in bus.devices.items():
+            one = max(int(each.timeout), WRITE_TIMEOUT_NS) + write_ns(each, 2)
+            wait += self._requests(name) * one
+        return wait
+
+    def _requests(self, name: str, *, through_gateway: bool = False) -> int:
+        """The write requests of one scan to a device, when all its outputs trip."""
+        device = self._devices[name]
         places: dict[tuple[int, Area], set[int]] = {}
         for output in self._outputs.values():
-            if output.device == device:
-                address = parse_address(output.address, base=own.base)
-                unit = own.unit if output.unit is None else output.unit
+            if output.device == name and (output.via is not None) == through_gateway:
+                address = parse_address(output.address, base=device.base)
+                unit = device.unit if output.unit is None else output.unit
                 places.setdefault((unit, address.area), set()).add(address.number)
-        requests = sum(_requests(area, numbers) for (_, area), numbers in places.items())
-        return requests * WRITE_TIMEOUT_NS
+        if through_gateway:
+            return sum(len(numbers) for numbers in places.values())
+        return sum(_runs(area, numbers) for (_, area), numbers in places.items())
 
 
 def delays_of(cause: Expr) -> dict[str, int]:
-    """Each tag of a condition with the longest sum of ``for`` above it, ns."""
+    """Each tag of a condition with the longest sum of delays above it, ns.
+
+    ``for`` delays what makes the condition true; under a ``not`` that is ``hold``.
+    """
     found: dict[str, int] = {}
-    waiting = [(cause, 0)]
+    waiting = [(cause, 0, False)]
     while waiting:
-        node, delay = waiting.pop()
-        if isinstance(node, tree.For):
+        node, delay, negated = waiting.pop()
+        if isinstance(node, tree.Hold if negated else tree.For):
             delay += node.duration_ns
         if isinstance(node, tree.TagRef):
             found[node.id] = max(delay, found.get(node.id, 0))
-        waiting.extend((operand, delay) for operand in node.operands)
+        negated ^= isinstance(node, tree.Not)
+        waiting.extend((operand, delay, negated) for operand in node.operands)
     return found
 
 
@@ -146,7 +214,7 @@ def _hiding(node: Expr, names: frozenset[str]) -> frozenset[str]:
     return min(filled, key=len) if filled else frozenset()
 
 
-def _requests(area: Area, numbers: set[int]) -> int:
+def _runs(area: Area, numbers: set[int]) -> int:
     """Write requests for these places: one for each run of neighbours."""
     most = WRITE_BITS_MAX if area is Area.COIL else WRITE_REGISTERS_MAX
     requests, last, length = 0, -2, 0

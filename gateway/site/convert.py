@@ -27,6 +27,8 @@ _EXAMPLES: Final = {
     "Output.address": "c:16",
     "Heartbeat.address": "hr:90",
     "Point.address": "ir:100",
+    "Lease.address": "hr:200",
+    "WatchdogRegister.address": "hr:4098",
     "driver": "modbus-tcp",
     "device": "plc-face",
     "cause": "ch4.t1 >= 1.5",
@@ -36,6 +38,7 @@ _EXAMPLES: Final = {
     "listen": "127.0.0.1:9750",
     "group": "face",
     "readback": "power.closed",
+    "output": "power",
     "tags": "tags.csv",
 }
 _LISTS: Final = {
@@ -116,7 +119,8 @@ class _Reader:
         near = nearest(key, offered)
         if near:
             self._mark((*path, near))  # a wrong name for it: it is not missing besides
-        keys = f'; did you mean "{near}"?' if near else f" ({', '.join(sorted(offered))})"
+        words = f" ({', '.join(sorted(offered))})" if offered else ""
+        keys = f'; did you mean "{near}"?' if near else words
         self._complain((*path, key), f"found {shown(key)}, expected a known key{keys}")
 
     def _missing(self, kind: type[Struct], info: FieldInfo, path: Path) -> None:

@@ -31,6 +31,7 @@ from gateway.site.model import (
 from gateway.site.syntax import TomlText, read_toml
 
 HEARTBEAT_EVERY_NS_MIN: Final = 100_000_000
+WATCHDOG_POLL_NS: Final = 1_000_000_000  # of the registers that set a device's own watchdog
 BYTES_MAX: Final = 16 * 1024 * 1024
 
 

@@ -309,7 +309,7 @@ class Places:
         self, entry: Entry[Any], keys: tuple[str, ...], device: Device, unit: int, address: Address
     ) -> None:
         """Each place that is written belongs to one output, heartbeat or lease alone."""
-        server = _server(device.address)
+        server = server_of(device.address)
         wire = Wire(server, unit, address.area, address.number)
         name = entry.origin.name(keys[:-1])
         other = self._written.setdefault(wire, name)
@@ -319,8 +319,8 @@ class Places:
             self._complain(entry, keys, text)
 
 
-def _server(address: str) -> str:
-    """One name for one server, however its address is written."""
+def server_of(address: str) -> str:
+    """One name for one server or port, however its address is written."""
     try:
         endpoint = parse_endpoint(address)
         return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"

@@ -1,0 +1,150 @@
+"""How long a serial line is busy: the characters of its exchanges, and whom they keep waiting.
+
+Devices on one serial port take turns. A reply that comes late is told from the next one by silence
+alone, so after a timeout the line stays silent for as long as a late reply is believed possible.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Final, NamedTuple
+
+from drivers.plan import BIT_FUNCTIONS, FUNCTIONS, Request, plan
+from drivers.points import Area, ModbusPoint
+from gateway.site.load import WATCHDOG_POLL_NS, heartbeat_every
+from gateway.site.model import Device, Line
+
+SECOND_NS: Final = 1_000_000_000
+READ_BYTES: Final = 8  # of a request: unit, function, address, count, crc
+REPLY_BYTES: Final = 5  # of a reply beside its data
+WRITE_BYTES: Final = 9 + 8  # FC15 or FC16 and its echo, beside the data
+HEARTBEAT_DATA: Final = 4
+GAP_CHARACTERS: Final = 3.5
+GAP_NS_MIN: Final = 1_750_000  # above 19,200 baud
+GAP_BAUD: Final = 19_200
+LATE_TIMEOUTS: Final = 2  # a reply may be late by so many timeouts; the line is silent for them
+
+
+class Reply(NamedTuple):
+    """All that a reply to a read says of what it answers; it names no address."""
+
+    unit: int
+    function: int
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request with its reply that comes again and again."""
+
+    device: str
+    busy_ns: int  # both, with the gaps around them
+    period_ns: int
+    reply: Reply | None = None  # of a read
+    address: int = 0
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Bus:
+    """The devices on one serial port. ``exchanges`` are their polls and heartbeats."""
+
+    port: str
+    devices: dict[str, Device] = field(default_factory=dict)
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    @property
+    def load(self) -> float:
+        """The part of the time that the line is busy while all answer at once; 1: always."""
+        return sum(each.busy_ns / each.period_ns for each in self.exchanges)
+
+    @property
+    def round_ns(self) -> int:
+        """Everything that is due at once, one after the other."""
+        return sum(each.busy_ns for each in self.exchanges)
+
+    def look_alikes(self) -> list[tuple[Exchange, Exchange]]:
+        """Pairs of reads whose replies cannot be told apart by what they say."""
+        reads = [each for each in self.exchanges if each.reply is not None]
+        return [
+            (one, other)
+            for one, other in combinations(reads, 2)
+            if one.reply == other.reply and one.address != other.address
+        ]
+
+    def running_ns(self) -> int:
+        """The longest that an exchange in progress keeps the line: it times out."""
+        return max(
+            (each.busy_ns + given_up_ns(self.devices[each.device]) for each in self.exchanges),
+            default=max(given_up_ns(device) for device in self.devices.values()),
+        )
+
+
+def given_up_ns(device: Device) -> int:
+    """A timeout, and the silence behind it."""
+    return (1 + LATE_TIMEOUTS) * int(device.timeout)
+
+
+def buses_of(
+    devices: Mapping[str, Device],
+    points: Mapping[str, Iterable[tuple[int, str, ModbusPoint]]],
+) -> dict[str, Bus]:
+    """The serial lines by port. ``points`` has (period, tag, point) of each device's tags."""
+    buses: dict[str, Bus] = {}
+    for name, device in devices.items():
+        bus = buses.setdefault(device.address, Bus(device.address))
+        bus.devices[name] = device
+        by_period: dict[int, list[tuple[str, ModbusPoint]]] = {}
+        for period, tag, point in points.get(name, ()):
+            by_period.setdefault(period, []).append((tag, point))
+        for period, members in by_period.items():
+            bus.exchanges += _reads(name, device, period, members)
+        one = Request(FUNCTIONS[Area.HOLDING_REGISTER], 0, 1, ())
+        bus.exchanges += [
+            Exchange(name, read_ns(device, one), WATCHDOG_POLL_NS)
+            for _ in device.watchdog_registers
+        ]
+        if device.heartbeat is not None:
+            every = heartbeat_every(device.heartbeat)
+            bus.exchanges.append(Exchange(name, write_ns(device, HEARTBEAT_DATA), every))
+    return buses
+
+
+def read_ns(device: Device, request: Request) -> int:
+    """One read and its reply on the line, ns."""
+    return _busy_ns(device, READ_BYTES + REPLY_BYTES + _data_bytes(request))
+
+
+def write_ns(device: Device, data_bytes: int) -> int:
+    """One write and its echo on the line, ns."""
+    return _busy_ns(device, WRITE_BYTES + data_bytes)
+
+
+def _reads(
+    name: str, device: Device, period: int, members: Sequence[tuple[str, ModbusPoint]]
+) -> list[Exchange]:
+    points = [point for _, point in members]
+    requests = plan(points, max_registers=device.max_registers, max_gap=device.max_gap)
+    return [
+        Exchange(
+            device=name,
+            busy_ns=read_ns(device, request),
+            period_ns=period,
+            reply=Reply(device.unit, request.function, _data_bytes(request)),
+            address=request.address,
+            tags=tuple(members[place][0] for place, _ in request.points),
+        )
+        for request in requests
+    ]
+
+
+def _data_bytes(request: Request) -> int:
+    bits = request.function in BIT_FUNCTIONS
+    return (request.count + 7) // 8 if bits else 2 * request.count
+
+
+def _busy_ns(device: Device, characters: int) -> int:
+    line = device.line or Line()
+    bits = 1 + line.bits + (0 if line.parity == "none" else 1) + line.stop
+    gap = GAP_NS_MIN if line.baud > GAP_BAUD else GAP_CHARACTERS * bits * SECOND_NS / line.baud
+    return round(characters * bits * SECOND_NS / line.baud + 2 * gap) + int(device.request_delay)

@@ -1,0 +1,90 @@
+"""Serial lines in time: characters, gaps, rounds, and replies that look alike."""
+
+import pytest
+
+from drivers.plan import Request
+from drivers.points import parse_point
+from gateway.logic.bus import Bus, Exchange, buses_of, given_up_ns, read_ns, write_ns
+from gateway.site.model import Device, Duration, Heartbeat, Line, WatchdogRegister
+
+MS = 1_000_000
+
+
+def device(**keys: object) -> Device:
+    values = {"id": "d", "driver": "modbus-rtu", "address": "/dev/ttyS1", **keys}
+    return Device(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "count", "busy_ns"),
+    [
+        # 8 + 5 + 4 characters of 10 bits, and 3.5 twice: 24 characters at 9,600 baud
+        (Line(), 2, 24 * 10 * 10**9 // 9600),
+        (Line(parity="even"), 2, 24 * 11 * 10**9 // 9600),
+        (Line(stop=2), 2, 24 * 11 * 10**9 // 9600),
+        (Line(baud=1200), 125, (13 + 250 + 7) * 10 * 10**9 // 1200),
+        # beyond 19,200 baud a gap is 1.75 ms
+        (Line(baud=115200), 2, 17 * 10 * 10**9 / 115200 + 3_500_000),
+        (Line(baud=19200), 2, 24 * 10 * 10**9 // 19200),
+    ],
+)
+def test_an_exchange_on_the_line(line: Line, count: int, busy_ns: float) -> None:
+    assert read_ns(device(line=line), Request(3, 0, count, ())) == pytest.approx(busy_ns, abs=1)
+
+
+def test_bits_are_packed_and_a_write_is_echoed() -> None:
+    own = device(line=Line())
+    character = 10 * 10**9 / 9600
+    assert read_ns(own, Request(1, 0, 9, ())) == round(22 * character)  # 8 + 5 + 2, and 7
+    assert write_ns(own, 4) == round(28 * character)  # 9 + 4 and 8, and 7
+    rested = device(line=Line(), request_delay=Duration(20 * MS))
+    assert write_ns(rested, 4) == round(28 * character) + 20 * MS
+
+
+def test_a_bus_is_a_port() -> None:
+    points = {
+        "a": [(100 * MS, "x", parse_point("ir:0")), (100 * MS, "y", parse_point("ir:1"))],
+        "b": [(200 * MS, "z", parse_point("ir:0"))],
+    }
+    beat = Heartbeat(address="hr:9", watchdog=Duration(5_000 * MS))
+    devices = {
+        "a": device(heartbeat=beat),
+        "b": device(unit=2, watchdog_registers=(WatchdogRegister(address="hr:1", value=1),)),
+        "c": device(address="/dev/ttyS2"),
+    }
+    buses = buses_of(devices, points)
+    assert set(buses) == {"/dev/ttyS1", "/dev/ttyS2"}
+    bus = buses["/dev/ttyS1"]
+    assert [(each.device, each.period_ns // MS, each.tags) for each in bus.exchanges] == [
+        ("a", 100, ("x", "y")), ("a", 500, ()), ("b", 200, ("z",)), ("b", 1_000, ()),
+    ]  # fmt: skip
+    assert bus.round_ns == sum(each.busy_ns for each in bus.exchanges)
+    assert 0.2 < bus.load < 0.6
+    assert buses["/dev/ttyS2"].load == 0
+    assert buses["/dev/ttyS2"].running_ns() == given_up_ns(devices["c"])
+
+
+def test_what_keeps_the_line_longest_is_what_times_out_last() -> None:
+    quick, slow = device(timeout=Duration(50 * MS)), device(timeout=Duration(200 * MS))
+    bus = Bus("p", {"q": quick, "s": slow}, [Exchange("q", 40 * MS, 1), Exchange("s", 5 * MS, 1)])
+    assert given_up_ns(slow) == 600 * MS  # its timeout, and twice that in silence
+    assert bus.running_ns() == 605 * MS
+
+
+@pytest.mark.parametrize(
+    ("address", "type_name", "unit", "alike"),
+    [
+        ("ir:50", "float32", 1, True),
+        ("ir:50", "uint16", 1, False),  # shorter
+        ("hr:50", "float32", 1, False),  # another function
+        ("ir:50", "float32", 2, False),  # another unit
+    ],
+)
+def test_replies_that_look_alike(address: str, type_name: str, unit: int, alike: bool) -> None:
+    points = {
+        "a": [(100 * MS, "x", parse_point("ir:0", "float32"))],
+        "b": [(100 * MS, "y", parse_point(address, type_name))],
+    }
+    bus = buses_of({"a": device(), "b": device(unit=unit)}, points)["/dev/ttyS1"]
+    pairs = [(one.tags, other.tags) for one, other in bus.look_alikes()]
+    assert pairs == ([(("x",), ("y",))] if alike else [])
