@@ -18,6 +18,7 @@ MODULES = [
     "decode",
     "engine",
     "evaluate",
+    "evaluator",
     "image",
     "indices",
     "intake",

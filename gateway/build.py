@@ -11,6 +11,7 @@ from gateway.alarms.limits import Limits
 from gateway.alarms.programs import KnownPrograms
 from gateway.apply import Running
 from gateway.commands import Commands
+from gateway.computed import ComputedValues
 from gateway.eventlog import EventLog
 from gateway.parts import Gateway
 from gateway.scanner import Scanner
@@ -86,6 +87,7 @@ def build_gateway(
     commands = Commands(ledger, link, view, lambda digest: apply.program_blob(paths, digest))
     words = EventWords(config, programs, _People(ledger, commands.hands))
     limits = Limits(checked.alarms, tags.ids, image)
+    computed = ComputedValues(checked.computed, config, link, lambda: gateway.running)
 
     def stored() -> None:
         for pump in gateway.pumps:
@@ -97,6 +99,7 @@ def build_gateway(
         history,
         image=image,
         limits=limits,
+        computed=computed,
         words=words,
         programs=programs,
         ack=link.ack,

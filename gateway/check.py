@@ -14,7 +14,8 @@ from gateway.errors import ConfigError
 from gateway.logic.alarms import AlarmProgram, compile_alarms
 from gateway.logic.cautions import cautions, response_text
 from gateway.logic.compile import TooLargeError, compile_site
-from gateway.logic.conditions import Conditions, check_conditions
+from gateway.logic.computing import ComputedProgram, compile_computed
+from gateway.logic.conditions import Conditions, check_conditions, with_units
 from gateway.logic.summary import Summary, summary_of
 from gateway.logic.timing import Path as WorstPath
 from gateway.logic.timing import Timing
@@ -37,6 +38,7 @@ class Checked:
     config: Config
     program: bytes  # the guard's, verified
     alarms: AlarmProgram
+    computed: ComputedProgram
     warnings: list[str]
     summary: Summary
 
@@ -68,12 +70,14 @@ def check_site(
 def _compiled(
     draft: Draft, conditions: Conditions, paths: list[WorstPath], timing: Timing
 ) -> Checked:
-    config = resolve(draft)
+    config = with_units(resolve(draft), conditions.computed)
     try:
         program = compile_site(config)
         verify(program)
         alarms = compile_alarms(config)
         verify(alarms.blob)
+        computed = compile_computed(config, conditions.computed)
+        verify(computed.blob)
     except BlobRefused as error:
         raise ConfigError([f"{draft.file}:1: {error}"]) from error
     except TooLargeError as error:
@@ -86,7 +90,7 @@ def _compiled(
         program=program[blob.HASH_AT : blob.HASH_AT + 32],
     )
     warnings = cautions(draft, config, conditions.causes, paths, timing.buses.values())
-    return Checked(config, program, alarms, warnings, summary)
+    return Checked(config, program, alarms, computed, warnings, summary)
 
 
 def _check_responses(draft: Draft, conditions: Conditions, timing: Timing) -> list[WorstPath]:

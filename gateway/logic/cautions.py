@@ -120,7 +120,8 @@ def _inputs(
     tags: Mapping[str, Tag], devices: Mapping[str, Device], cause: Expr
 ) -> list[tuple[str, str]]:
     measured = [name for name in tags_of(cause) if name in tags]
-    slow = [name for name in measured if not devices[tags[name].device or ""].fast]
+    fast = {device.id for device in devices.values() if device.fast}
+    slow = [name for name in measured if tags[name].device not in fast]
     said = [(name, "is not fast: the gateway polls it, the guard does not") for name in slow]
     hiding = hiding_inputs(cause, measured)
     if len(hiding) == 1:

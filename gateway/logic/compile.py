@@ -32,6 +32,7 @@ from gateway.logic import fingerprint
 from gateway.logic.conditions import GATEWAY_ALIVE, conditions_of
 from gateway.logic.emit import Emitter, lead_of, legs_of
 from gateway.logic.infer import canonical
+from gateway.logic.kinds import Kind
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.load import WATCHDOG_POLL_NS
 from gateway.site.model import (
@@ -49,6 +50,7 @@ from gateway.site.model import (
 from gateway.site.places import packed_address, point_of
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
+COMPUTED_STALE_NS: Final = 15_000_000_000  # the gateway tells its value anew every second
 CONNECT_TIMEOUT_NS_MAX: Final = 1_000_000_000
 _ON_BAD: Final = {"trip": OnBad.TRIP, "hold": OnBad.HOLD, "ignore": OnBad.IGNORE}
 _RECORD: Final = {"all": RecordMode.ALL, "change": RecordMode.CHANGE, "1s": RecordMode.ONE_SECOND}
@@ -95,6 +97,7 @@ class _Compiler:
         self.interlocks: dict[str, Interlock] = by_id(config.interlock)
         self.outputs: dict[str, Output] = by_id(config.output)
         conditions = conditions_of(config)
+        self.computed = conditions.computed
         self.causes = conditions.causes
         self.permissives: dict[str, Expr | None] = {
             item.id: conditions.permissives.get(item.id) for item in config.interlock
@@ -171,7 +174,7 @@ class _Compiler:
         }
 
     def _is_fast(self, tag: Tag) -> bool:
-        return self.devices[tag.device or ""].fast
+        return tag.device is not None and self.devices[tag.device].fast
 
     def _unit(self, ident: str) -> str:
         return self.tags[ident].unit if ident in self.tags else ""
@@ -186,6 +189,8 @@ class _Compiler:
             return self._watchdog_tag(key, *self.watched[ident])
         if tag is None:
             return self._system_tag(ident, key, flags | TagFlag.BOOLEAN)
+        if tag.value is not None:
+            return self._computed_tag(tag, key, flags)
         device = self.devices[tag.device or ""]
         if tag.point is not None and point_of(device, tag.point, None).boolean:
             flags |= TagFlag.BOOLEAN
@@ -231,6 +236,20 @@ class _Compiler:
             record=int(RecordMode.CHANGE),
             flags=int(TagFlag.HAS_RANGE | TagFlag.WATCHDOG),
             device=self.device_order.index[device.id],
+        )
+
+    def _computed_tag(self, tag: Tag, key: int, flags: TagFlag) -> blob.Tag:
+        """One that looks back further than the guard does: the gateway feeds it."""
+        if self.computed.tags[tag.id].kind is Kind.BOOLEAN:
+            flags |= TagFlag.BOOLEAN
+        if tag.uncertain == "use":
+            flags |= TagFlag.UNCERTAIN_USE
+        return blob.Tag(
+            key=key,
+            stale_after_ns=COMPUTED_STALE_NS,
+            owner=int(Owner.GATEWAY),
+            record=int(_RECORD[tag.record or "change"]),
+            flags=int(flags),
         )
 
     def _output(self, output: Output) -> blob.Output:
@@ -360,7 +379,13 @@ class _Compiler:
     def _fingerprint(self, interlock: Interlock) -> int:
         cause, permissive = self.causes[interlock.id], self.permissives[interlock.id]
         read = sorted({*tags_of(cause), *(tags_of(permissive) if permissive else ())})
-        conditions = (canonical(cause), canonical(permissive) if permissive else "")
+        conditions: tuple[str, ...] = (
+            canonical(cause),
+            canonical(permissive) if permissive else "",
+        )
+        far = [self.computed.tags[name].tree for name in read if name in self.computed.tags]
+        read += sorted({name for tree in far for name in tags_of(tree)})
+        conditions += tuple(canonical(tree) for tree in far)
         tags = [fingerprint.of_tag(name, self.tags, self.devices) for name in read]
         return blob.fingerprint_of([*conditions, *fingerprint.of_interlock(interlock), *tags])
 

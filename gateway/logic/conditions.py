@@ -1,13 +1,17 @@
 """The conditions of a site: each read once, every flaw a complaint with its line and column.
 
-Their trees have their literals in the units of their tags.
+Their trees have their literals in the units of their tags, and computed tags written out in them,
+but for those that the gateway feeds.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from msgspec import structs
 
 from gateway.logic import infer
 from gateway.logic.build import Flaw
+from gateway.logic.computed import ComputedTags, computed_tags
 from gateway.logic.kinds import Conversion, Kind, Scope, Symbol
 from gateway.logic.parse import parse, read
 from gateway.logic.tree import Expr, tags_of
@@ -33,12 +37,14 @@ class Conditions:
     causes: dict[str, Expr] = field(default_factory=dict)
     permissives: dict[str, Expr] = field(default_factory=dict)
     converted: dict[str, list[Conversion]] = field(default_factory=dict)
+    computed: ComputedTags = field(default_factory=ComputedTags)
 
 
 def check_conditions(draft: Draft, places: Places) -> Conditions:
-    """Read and check the causes and permissives of all interlocks."""
-    scope = scope_of(draft, places)
-    found = Conditions()
+    """Read and check the values of computed tags, and the causes and permissives of interlocks."""
+    measured = scope_of(draft, places)
+    found = Conditions(computed=_check_computed(draft, measured))
+    scope = found.computed.scope(measured)
     for entry in draft.interlock:
         for key, trees in (("cause", found.causes), ("permissive", found.permissives)):
             text = getattr(entry.item, key)
@@ -46,26 +52,82 @@ def check_conditions(draft: Draft, places: Places) -> Conditions:
                 continue
             checked = _read(entry, key, text, scope, draft.complaints)
             if checked is not None:
-                trees[entry.id] = checked.tree
+                trees[entry.id] = found.computed.inlined(checked.tree)
                 found.converted.setdefault(entry.id, []).extend(checked.conversions)
-                _require_ranges(draft, entry, checked.tree, places)
+                _require_ranges(draft, entry, trees[entry.id], places)
     return found
 
 
 def conditions_of(config: Config) -> Conditions:
     """The conditions of a site that was found good."""
-    scope = _scope_of_config(config)
-    found = Conditions()
+    measured = _scope_of_config(config)
+    found = Conditions(computed=computed_of(config, measured))
+    scope = found.computed.scope(measured)
     for interlock in config.interlock:
         cause = infer.resolve(parse(interlock.cause), scope)
-        found.causes[interlock.id] = cause.tree
+        found.causes[interlock.id] = found.computed.inlined(cause.tree)
         conversions = [*cause.conversions]
         if interlock.permissive is not None:
             permissive = infer.resolve(parse(interlock.permissive), scope)
-            found.permissives[interlock.id] = permissive.tree
+            found.permissives[interlock.id] = found.computed.inlined(permissive.tree)
             conversions += permissive.conversions
         found.converted[interlock.id] = conversions
     return found
+
+
+def computed_of(config: Config, measured: Scope | None = None) -> ComputedTags:
+    """The computed tags of a site that was found good."""
+    values = {tag.id: tag.value for tag in config.tag if tag.value is not None}
+    units = {tag.id: tag.unit for tag in config.tag}
+    scope = measured or _scope_of_config(config)
+    return computed_tags(values, units, _without_system(scope), lambda _ident, _flaw: None)
+
+
+def with_units(config: Config, computed: ComputedTags) -> Config:
+    """The site with the units of its computed tags, where the site file leaves them out."""
+    tags = tuple(
+        structs.replace(tag, unit=computed.tags[tag.id].unit) if tag.id in computed.tags else tag
+        for tag in config.tag
+    )
+    return structs.replace(config, tag=tags)
+
+
+def _check_computed(draft: Draft, scope: Scope) -> ComputedTags:
+    entries = {
+        entry.id: entry
+        for entry in reversed(draft.tag)
+        if entry.id and entry.item.value is not None and entry.ok("value")
+    }
+
+    def tell(ident: str, flaw: Flaw) -> None:
+        entry = entries[ident]
+        entry.bad.add("value")
+        _complain(entry, "value", entry.item.value or "", flaw, draft.complaints)
+
+    values = {ident: entry.item.value or "" for ident, entry in reversed(entries.items())}
+    units = {ident: entry.item.unit if entry.ok("unit") else "" for ident, entry in entries.items()}
+    found = computed_tags(values, units, _without_system(scope), tell)
+    for ident, computed in found.tags.items():
+        entry = entries[ident]
+        if computed.kind is Kind.BOOLEAN and entry.item.limits is not None:
+            text = "found limits of a boolean tag, expected them of a number"
+            draft.complaints.add(entry.origin, ("limits",), text)
+    return found
+
+
+def _without_system(scope: Scope) -> Scope:
+    """What computed tags may name: the gateway computes them, and system tags are the guard's."""
+    symbols = {
+        ident: symbol
+        for ident, symbol in scope.symbols.items()
+        if not ident.startswith(SYSTEM_PREFIX)
+    }
+    refused = {
+        ident: "expected a measured tag: system tags stand in conditions of interlocks alone"
+        for ident in (*scope.refused, *scope.symbols)
+        if ident.startswith(SYSTEM_PREFIX)
+    }
+    return replace(scope, symbols=symbols, refused=refused)
 
 
 def _scope_of_config(config: Config) -> Scope:
@@ -85,7 +147,11 @@ def _scope_of_config(config: Config) -> Scope:
 
 def scope_of(draft: Draft, places: Places) -> Scope:
     """What a site's conditions may name."""
-    symbols = {entry.id: _symbol(entry, places) for entry in reversed(draft.tag) if entry.id}
+    symbols = {
+        entry.id: _symbol(entry, places)
+        for entry in reversed(draft.tag)
+        if entry.id and entry.item.value is None
+    }
     refused = {}
     symbols[GATEWAY_ALIVE] = Symbol(Kind.BOOLEAN, "")
     polled = {entry.item.device for entry in draft.tag}

@@ -85,6 +85,10 @@ class Emitter:
         self._registers[id(node)] = register
         return register
 
+    def number(self, node: Expr) -> int:
+        """Emit a number; returns its register."""
+        return self._number(node)
+
     def register_of(self, node: Expr) -> int:
         """The register of a part of a condition that was emitted since ``begin``."""
         return self._registers[id(node)]

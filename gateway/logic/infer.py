@@ -250,6 +250,15 @@ class _Checker:
         if typed.kind is Kind.TRUTH:
             name = "bad" if node.bad else "good"
             self.flaw(node.operand, f"found a condition in {name}(…), expected a tag")
+        if isinstance(node.operand, tree.TagRef) and typed.kind is Kind.BOOLEAN:
+            self._measured(node.operand)
+
+    def _measured(self, node: tree.TagRef) -> None:
+        """A computed condition has no quality of its own: it is true, false or unknown."""
+        symbol = self.scope.symbols.get(node.id)
+        if symbol is not None and symbol.computed:
+            text = f"found {shown(node.id)}, which is a computed condition, expected a measured tag"
+            self.flaw(node, text)
 
     # ---- numbers
 
@@ -306,6 +315,14 @@ class _Checker:
         return difference_only(same) if node.name == "abs" else same
 
     def window(self, node: tree.Window) -> Typed:
+        symbol = self.scope.symbols.get(node.tag.id)
+        if symbol is not None and symbol.computed:
+            text = (
+                f"found {shown(node.tag.id)}, which is computed, expected a measured tag in "
+                f"{node.name}(…)"
+            )
+            self.flaw(node.tag, text)
+            return Typed(Kind.ANY)
         typed = self.operand(node.tag)
         longest = self.scope.span_ns_max
         if longest is not None and node.span_ns > longest:

@@ -28,6 +28,7 @@ class Symbol:
     unit: str | None = None
     range: tuple[float, float] | None = None
     molar_mass: float | None = None  # g/mol
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

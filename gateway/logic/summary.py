@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.logic import tree
+from gateway.logic.computed import Computed
 from gateway.logic.conditions import Conditions
 from gateway.logic.infer import canonical
 from gateway.logic.kinds import Conversion
@@ -42,6 +43,7 @@ class Summary:
     outputs: int
     uplinks: int
     program: str  # hash of the guard's program, hex
+    computed: tuple[str, ...]
     conditions: tuple[InterlockSummary, ...]
 
     def text(self) -> str:
@@ -55,6 +57,7 @@ class Summary:
             f"uplinks     {self.uplinks}",
             f"program     {self.program[:16]}",
         ]
+        lines.extend(f"computed    {text}" for text in self.computed)
         for item in self.conditions:
             lines += ["", *_interlock_lines(item)]
         return "\n".join(lines)
@@ -90,6 +93,11 @@ def summary_of(
         outputs=len(config.output),
         uplinks=len(config.uplink),
         program=program.hex(),
+        computed=tuple(
+            _computed_text(tag.id, conditions.computed.tags[tag.id])
+            for tag in config.tag
+            if tag.id in conditions.computed.tags
+        ),
         conditions=tuple(
             InterlockSummary(
                 id=item.id,
@@ -109,6 +117,14 @@ def summary_of(
 
 def _texts(conversions: Iterable[Conversion]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(conversion.text for conversion in conversions))
+
+
+def _computed_text(ident: str, computed: Computed) -> str:
+    unit = f" {computed.unit}" if computed.unit else ""
+    told = f"{ident} = {canonical(computed.written)}{unit}"
+    if computed.conversions:
+        told += f" ({', '.join(_texts(computed.conversions))})"
+    return f"{told}, by the gateway alone" if computed.far else told
 
 
 def _interlock_lines(item: InterlockSummary) -> list[str]:

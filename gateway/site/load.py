@@ -107,6 +107,8 @@ def _resolve_device(device: Device) -> Device:
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:
+    if tag.value is not None:  # computed: never stale by itself
+        return structs.replace(tag, record=tag.record or "change")
     device = devices[tag.device or ""]
     poll, stale = tag_times(tag, device)
     return structs.replace(

@@ -116,7 +116,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One measured value with its unit. Resolved: poll, stale_after and record are never None."""
+    """One value with its unit, measured or computed.
+
+    Resolved: record is never None, poll and stale_after are not of a measured one.
+    """
 
     id: Ident
     device: str | None = None

@@ -36,6 +36,7 @@ RESERVED: Final = frozenset(
 )
 SYSTEM_PREFIX: Final = "sys."
 POLL_NS_MIN: Final = 5_000_000
+MEASURED_KEYS: Final = ("device", "point", "range", "poll", "stale_after", "molar_mass")
 TICK_NS: Final = (1_000_000, 1_000_000_000)
 TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
 BYPASS_NS_MIN: Final = 1_000_000_000
@@ -174,6 +175,7 @@ class _Checker:
     def tag(self, entry: Entry[Tag]) -> None:
         tag = entry.item
         if tag.value is not None or not entry.ok("value"):
+            self.computed(entry)
             return
         if tag.device is not None and entry.ok("device"):
             self.reference(entry, ("device",), "device", tag.device)
@@ -188,6 +190,15 @@ class _Checker:
             self.complain(entry, ("range",), f"found {shown(tag.range)}, expected low < high")
         if tag.limits is not None:
             self.limits(entry, tag.limits)
+
+    def computed(self, entry: Entry[Tag]) -> None:
+        """A computed tag is read nowhere."""
+        for key in MEASURED_KEYS:
+            if getattr(entry.item, key) is not None and entry.ok(key):
+                text = f"found {key} on a computed tag, expected none (value says what it is)"
+                self.complain(entry, (key,), text)
+        if entry.item.limits is not None:
+            self.limits(entry, entry.item.limits)
 
     def limits(self, entry: Entry[Tag], limits: Limits) -> None:
         names = ("low_low", "low", "high", "high_high")
@@ -276,7 +287,10 @@ class _Checker:
             self.complain(entry, ("readback",), said)
         elif self.reference(entry, ("readback",), "tag", parsed[0]):
             tag = self.draft.by_id("tag").get(parsed[0])
-            if tag is not None and self.places.is_boolean(tag) is False:
+            if tag is not None and tag.item.value is not None:
+                said = f"found {shown(text)}, which is computed, expected a measured tag"
+                self.complain(entry, ("readback",), said)
+            elif tag is not None and self.places.is_boolean(tag) is False:
                 said = f"found {shown(text)}, which is a number, expected a boolean tag"
                 self.complain(entry, ("readback",), said)
 

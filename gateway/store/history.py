@@ -248,6 +248,10 @@ class History:
         series = self._reader.series(rows, tag)
         return [item for item in series if t0_ns <= item[0] <= t1_ns][:limit]
 
+    async def newest(self) -> int:
+        """UTC ns of the newest sample that is stored, 0 where none is."""
+        return await self._db.query(self._state.newest)
+
     def stats(self) -> HistoryStats:
         """Counters and sizes."""
         state = self._state

@@ -185,6 +185,11 @@ class HistoryState:
         sql = f"SELECT {_ROW_FIELDS} FROM tail WHERE row BETWEEN ? AND ? ORDER BY row"  # noqa: S608
         return [Row(*row) for row in await connection.execute_fetchall(sql, (first, last))]
 
+    async def newest(self, connection: Connection) -> int:
+        """The last time of all rows, 0 where there is none."""
+        tail = await value_of(connection, "SELECT max(t_last) FROM tail") or 0
+        return max(tail, await value_of(connection, "SELECT max(t_last) FROM chunk") or 0)
+
     async def window(self, connection: Connection, row: int) -> list[Chunk]:
         """The chunks among which a packed row is."""
         return await self._chunks(

@@ -19,7 +19,7 @@ from msgspec import Struct
 from gateway.errors import StoreError
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
-from gateway.store.sample_drain import SampleDrain
+from gateway.store.sample_drain import Made, SampleDrain
 
 if TYPE_CHECKING:
     from array import array
@@ -57,6 +57,19 @@ class Alarms(Protocol):
 
     def advance(self, mono_ns: int, utc_ns: int) -> list[AlertDraft]:
         """Evaluate at a time without samples."""
+
+
+class Computing(Protocol):
+    """What makes computed tags of samples: ``gateway.computed.ComputedValues``."""
+
+    async def begin(self, history: "History", journal_id: int) -> Made:
+        """Read the past, once. Raises StoreError while that is not possible."""
+
+    def run(self, samples: bytes) -> Made:
+        """Samples with what was made of them."""
+
+    def tick(self, now_ns: int) -> Made:
+        """What changes while no sample comes."""
 
 
 class Programs(Protocol):
@@ -100,6 +113,7 @@ class Recorder:
         *,
         image: "TagImage",
         limits: Alarms,
+        computed: Computing,
         words: Words,
         programs: Programs,
         ack: Callable[[int, int], None],
@@ -113,10 +127,11 @@ class Recorder:
         self._history = history
         self._image = image
         self._limits = limits
+        self._computed = computed
         self._on_stored = on_stored
         self._utc_ns = utc_ns
         self._events = EventDrain(view, ledger, words.draft_of, ack, observers)
-        self._samples = SampleDrain(image, limits, history, programs.table)
+        self._samples = SampleDrain(image, limits, computed, history, programs.table)
         self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
         self._event_nudge = asyncio.Event()
         self._sample_nudge = asyncio.Event()
@@ -136,9 +151,10 @@ class Recorder:
 
     def take(self, samples: bytes, recorded: bytes) -> None:
         """Samples of the gateway's own drivers, by tag index; ``recorded`` are those to keep."""
-        self._image.apply(samples)
-        self._wait_for_ledger(self._limits.feed(samples), None)
-        self._history.add(recorded)
+        made = self._computed.run(samples)
+        self._image.apply(made.samples)
+        self._wait_for_ledger(self._limits.feed(made.samples), None)
+        self._history.add(recorded + made.kept)
 
     async def run(self) -> None:
         """Record until cancelled; then what is there is stored, for a second at most."""
@@ -230,6 +246,7 @@ class Recorder:
     async def _drain_samples(self) -> None:
         now_ns = time.monotonic_ns()
         await self._begin_limits()
+        await self._begin_computed()
         while (view := self._view()) is not None:
             header = view.header()
             if header.journal_id != self._samples.journal_id:
@@ -240,6 +257,7 @@ class Recorder:
             if not drained.more:
                 break
             await asyncio.sleep(0)  # a long ring is no reason to stop everything else
+        self._take_made(self._computed.tick(now_ns))
         self._wait_for_ledger(self._limits.advance(now_ns, self._utc_ns()), None)
         self._last_drain_ns = now_ns
 
@@ -250,6 +268,19 @@ class Recorder:
         self._limits.restore([item.subject for item in self._ledger.active()])
         self._known = True
         self._wait_for_ledger(self._limits.orphans(), None)
+
+    async def _begin_computed(self) -> None:
+        view = self._view()
+        journal_id = view.header().journal_id if view is not None else 0
+        self._take_made(await self._computed.begin(self._history, journal_id))
+
+    def _take_made(self, made: Made) -> None:
+        """Computed tags that changed by themselves."""
+        if made.samples:
+            self._image.apply(made.samples)
+            self._wait_for_ledger(self._limits.feed(made.samples), None)
+        if made.kept:
+            self._history.add(made.kept)
 
     async def _attach_samples(self, journal_id: int) -> None:
         position = await self._history.sample_position(journal_id)

@@ -32,6 +32,25 @@ class Evaluator(Protocol):
         """Evaluate; what began and what ended."""
 
 
+class Made(Protocol):
+    """Samples with those of computed tags among them, and of the latter those to keep."""
+
+    @property
+    def samples(self) -> bytes:
+        """In the order in which they came and were made."""
+
+    @property
+    def kept(self) -> bytes:
+        """For the history, beside what it keeps anyway."""
+
+
+class Computing(Protocol):
+    """What makes computed tags of samples."""
+
+    def run(self, samples: bytes) -> Made:
+        """Samples with what was made of them."""
+
+
 class SampleStore(Protocol):
     """What keeps samples: the history."""
 
@@ -54,6 +73,7 @@ class SampleDrain:
         self,
         image: "TagImage",
         limits: Evaluator,
+        computed: Computing,
         history: SampleStore,
         table: "Callable[[int], array[int] | None]",
     ) -> None:
@@ -64,6 +84,7 @@ class SampleDrain:
         self.unknown = 0  # of a program that is not on disk
         self._image = image
         self._limits = limits
+        self._computed = computed
         self._history = history
         self._table = table
         self._told = 0  # samples before this position have made their alarms
@@ -105,7 +126,10 @@ class SampleDrain:
         if self._seeded:
             return Drained([], self.position, more=False)
         self._seeded = True
-        return Drained(self._limits.feed(self._standing(view)), self.position, more=False)
+        made = self._computed.run(self._standing(view))
+        self._image.apply(made.samples)
+        self._history.add(made.kept)
+        return Drained(self._limits.feed(made.samples), self.position, more=False)
 
     def _take(self, raw: bytes) -> "list[AlertDraft]":
         drafts: list[AlertDraft] = []
@@ -116,9 +140,10 @@ class SampleDrain:
                 continue
             samples = remap(piece, table)
             self.samples += len(samples) // SAMPLE.size
-            self._image.apply(samples)
-            drafts += self._limits.feed(samples)
-            self._history.add(samples)
+            made = self._computed.run(samples)
+            self._image.apply(made.samples)
+            drafts += self._limits.feed(made.samples)
+            self._history.add(samples + made.kept)
         return drafts
 
     def _pieces(self, raw: bytes) -> Iterator[tuple[int, bytes]]:
@@ -180,9 +205,7 @@ class SampleDrain:
             for slot, seen in enumerate(view.slots(len(table)))
             if seen.mono_ns
         )
-        samples = remap(samples, table)
-        self._image.apply(samples)
-        return samples
+        return remap(samples, table)
 
 
 def _old_program(events: Sequence[Event], running: bytes) -> int:

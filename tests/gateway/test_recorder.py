@@ -18,7 +18,9 @@ from fastpath.image import TagImage
 from fastpath.records import Event
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.programs import KnownPrograms
+from gateway.computed import ComputedValues
 from gateway.errors import StoreError
+from gateway.logic.computing import NO_COMPUTED_TAGS
 from gateway.site.model import Config, Site
 from gateway.store import recorder as recorder_module
 from gateway.store.alert import AlertDraft, Source
@@ -29,6 +31,7 @@ from gateway.store.recorder import Recorder
 from tests.gateway.guard_records import FakeGuard, number, program
 from tests.gateway.samples import samples_of
 
+SITE = Config(site=Site(id="shaft"))
 TAGS = ("ch4.t1", "ch4.t2", "slow", "spare")
 GROUPS = (PollGroup("plc/50ms", TAGS[:2], (0, 1)), PollGroup("slow/1s", TAGS[2:], (2, 3)))
 
@@ -101,7 +104,8 @@ class Bench:
             self.history,
             image=self.image,
             limits=self.limits,
-            words=EventWords(Config(site=Site(id="shaft")), self.programs),
+            computed=ComputedValues(NO_COMPUTED_TAGS, SITE, None, None),  # type: ignore[arg-type]
+            words=EventWords(SITE, self.programs),
             programs=self.programs,
             ack=self.ack,
             on_stored=self.stored.set,
