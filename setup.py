@@ -16,6 +16,8 @@ MODULES = [
     "columns",
     "commands",
     "decode",
+    "delivery",
+    "demand",
     "engine",
     "evaluate",
     "evaluator",
@@ -36,6 +38,7 @@ MODULES = [
     "rtu",
     "runtime",
     "scan",
+    "transition",
     "verify",
     "writer",
 ]

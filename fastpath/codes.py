@@ -301,6 +301,7 @@ class OutputDemand(IntFlag):
     FALLBACK = 4  # it stands in for one that failed
     FAILED = 8  # it failed since its demand began: its fallbacks stay demanded
     SILENCED = 16  # demanded, and silenced for a time
+    BEAT_STOPPED = 32  # heartbeats are withheld until it is confirmed
 
 
 class OutputCode(IntEnum):

@@ -8,8 +8,9 @@ are durable in the ledger. The same id again is answered with the same result an
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from fastpath.bank cimport Bank
 from fastpath.interlock cimport (
-    interlock_command_reset, interlock_command_trip, interlock_forbids,
+    interlock_command_reset, interlock_command_trip, interlock_forbids, interlocks_marks,
 )
 from fastpath.journal cimport Stamp, journal_write
 from fastpath.mailbox cimport Command, mailbox_known, mailbox_result
@@ -117,14 +118,19 @@ cdef void _command_reset(Scanner* scanner, const Command* command, const Stamp* 
 
 cdef void _command_release(Scanner* scanner, const Command* command, const Stamp* now) noexcept nogil:
     cdef int64_t index = _find_output(scanner, command.key)
+    cdef Bank* bank = &scanner.parts.bank
+    cdef uint32_t detail = 0
     cdef uint32_t code
     if index < 0:
         command_answer(scanner, command, _RESULT_UNKNOWN_KEY, 0, 0, now)
         return
+    # Who silences has not heard what trips in this very scan: that sounds again.
+    interlocks_marks(&scanner.parts.logic, now.boot_ns, bank.marks)
     code = output_command_release(
-        &scanner.parts.bank, <uint32_t>index,
-        interlock_forbids(&scanner.parts.logic, <uint32_t>index), now)
-    command_answer(scanner, command, code, scanner.current.outputs[index].latch.generation, 0, now)
+        bank, <uint32_t>index, interlock_forbids(&scanner.parts.logic, <uint32_t>index),
+        bank.marks[index], now, &detail)
+    command_answer(
+        scanner, command, code, scanner.current.outputs[index].latch.generation, detail, now)
 
 
 cdef void _command_stop(Scanner* scanner, const Command* command, const Stamp* now) noexcept nogil:

@@ -40,6 +40,8 @@ cdef uint32_t interlock_command_reset(
     Logic* logic, uint32_t index, uint32_t generation, uint64_t ledger_seq,
     const uint8_t* command_id, const Stamp* now, uint32_t* detail) noexcept nogil
 cdef uint32_t interlock_forbids(const Logic* logic, uint32_t output) noexcept nogil
+cdef void interlocks_marks(
+    const Logic* logic, int64_t before_ns, uint64_t* marks) noexcept nogil
 cdef void interlocks_store(Logic* logic) noexcept nogil
 cdef void interlocks_regroup(Logic* logic) noexcept nogil
 cdef bint interlocks_quiet(const Logic* logic) noexcept nogil

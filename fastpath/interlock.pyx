@@ -351,6 +351,28 @@ cdef void interlocks_demand(
                 demand_ns[effect.output] = _demand_ns(logic, index, now)
 
 
+cdef void interlocks_marks(
+    const Logic* logic, int64_t before_ns, uint64_t* marks,
+) noexcept nogil:
+    """Per output: the sum of the generations of the armed interlocks that name it.
+
+    It grows with every trip of one of them; trips from ``before_ns`` (boottime) on do not count.
+    """
+    cdef const InterlockDef* d
+    cdef const InterlockLatch* latch
+    cdef uint32_t i, k, generation
+    memset(marks, 0, logic.program.output_count * sizeof(uint64_t))
+    for i in range(logic.program.interlock_count):
+        d = &logic.program.interlocks[i]
+        latch = &logic.runs[i].latch
+        generation = latch.generation
+        if generation != 0 and latch.trip_boot_ns >= before_ns:
+            generation -= 1
+        for k in range(d.effects_count):
+            if d.flags & _IL_ARMED:
+                marks[logic.program.effects[d.effects_first + k].output] += generation
+
+
 cdef int64_t _demand_ns(const Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
     """When the newest sample of the interlock's deciding legs arrived, or now."""
     cdef TripPayload payload

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastpath.bank cimport Bank
 from fastpath.intake cimport Intake
 from fastpath.journal cimport Shm, Stamp
 from fastpath.program cimport ProgramView
@@ -38,6 +39,7 @@ cdef struct Mailbox:
     Shm* shm
     const ProgramView* program
     Intake* intake
+    Bank* bank
     int listen_fd
     int poll_fd  # the epoll set that watches the sessions, -1: none
     uint32_t own_uid

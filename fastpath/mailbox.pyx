@@ -9,6 +9,7 @@ strengthening ones come before the evaluation and weakening ones after it.
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
+from fastpath.delivery cimport output_result
 from fastpath.image cimport slot_touch
 from fastpath.intake cimport intake_store
 from fastpath.journal cimport crc32_of, journal_write
@@ -118,6 +119,11 @@ cdef struct LoadBody:
     uint64_t ledger_seq
     uint32_t step
     uint32_t pad
+
+cdef struct OutputResultBody:
+    uint64_t key
+    uint32_t generation
+    uint32_t code
 
 cdef struct ResultBody:
     uint32_t code
@@ -325,6 +331,15 @@ cdef bint _ack(Mailbox* box, const AckBody* ack) noexcept nogil:
     return True
 
 
+cdef bint _output_result(
+    Mailbox* box, const OutputResultBody* result, const Stamp* now,
+) noexcept nogil:
+    """What became of an output that the gateway writes; it acts in the scan of this wake."""
+    if not output_result(box.bank, result.key, result.generation, result.code, now):
+        box.shm.live.counters[_COUNT_OUTPUT_RESULT_BAD] += 1
+    return True
+
+
 cdef bint _queue(
     Mailbox* box, uint32_t index, const MessageHeader* header, const uint8_t* body,
     size_t body_bytes,
@@ -372,6 +387,7 @@ cdef bint _message(
     cdef MessageHeader header
     cdef HelloBody hello
     cdef AckBody ack
+    cdef OutputResultBody result
     if length < sizeof(MessageHeader):
         return False
     memcpy(&header, message, sizeof(MessageHeader))
@@ -397,6 +413,9 @@ cdef bint _message(
         return _samples(box, &header, body, body_bytes, now)
     if header.type == _MSG_TOUCH:
         return _touch(box, &header, body, body_bytes, now)
+    if header.type == _MSG_OUTPUT_RESULT and body_bytes == sizeof(OutputResultBody):
+        memcpy(&result, body, sizeof(OutputResultBody))
+        return _output_result(box, &result, now)
     if header.type == _MSG_ACK and body_bytes == sizeof(AckBody):
         memcpy(&ack, body, sizeof(AckBody))
         return _ack(box, &ack)

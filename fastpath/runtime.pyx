@@ -12,13 +12,14 @@ from posix.stdlib cimport posix_memalign
 
 from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan, buses_swap
 from fastpath.clock cimport mono_ns
+from fastpath.delivery cimport outputs_link_down
 from fastpath.image cimport slot_write
 from fastpath.interlock cimport interlock_trip, interlocks_quiet, interlocks_regroup
 from fastpath.journal cimport (
     event_valid, interlock_load, interlock_store, journal_write, output_load, output_store,
 )
 from fastpath.link cimport link_close, link_init, link_watch
-from fastpath.outputs cimport output_restore_trip, outputs_link_down, outputs_quiet
+from fastpath.outputs cimport output_restore_trip, outputs_plan, outputs_quiet
 from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport node_begin, program_open
 from fastpath.types cimport *
@@ -415,6 +416,7 @@ cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns):
     Another boot has another clock: the times of the interlocks are relative to ``boot_ns``.
     """
     cdef InterlockLatch latch
+    cdef OutputLatch output
     cdef uint32_t i
     interlocks = {}
     outputs = {}
@@ -424,8 +426,10 @@ cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns):
         latch.trip_boot_ns -= boot_ns
         interlocks[rt.program.interlocks[i].key] = (<char*>&latch)[:sizeof(latch)]
     for i in range(rt.program.output_count):
-        outputs[rt.program.outputs[i].key] = (
-            <char*>&rt.outputs[i].latch)[:sizeof(rt.outputs[i].latch)]
+        output = rt.outputs[i].latch
+        # A silence ends with the boot that it was given in: demanded, it sounds again.
+        output.demand &= ~<uint32_t>_DEMAND_SILENCED
+        outputs[rt.program.outputs[i].key] = (<char*>&output)[:sizeof(output)]
     return interlocks, outputs
 
 
@@ -469,7 +473,7 @@ cdef void _recover_output(
         latch.state = _OUTS_TRIPPING
         latch.key = rt.program.outputs[i].key
     run.latch = latch
-    run.first_hold = 1 if latch.demand & 2 else 0
+    run.first_hold = 1 if latch.demand & _DEMAND_FIRST_HOLD else 0
     if latch.state in (_OUTS_TRIPPING, _OUTS_TRIPPED, _OUTS_TRIP_FAILED):
         run.latch.state = _OUTS_TRIPPING
         run.latch.confirmed = 0
@@ -497,6 +501,7 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
     rt.program.started_ns = now.mono_ns
     _name_program(parts.shm, &rt.program)
     pollers_plan(&parts.polls, now.mono_ns)
+    outputs_plan(&parts.bank)
     writers_plan(&parts.writers)
     buses_plan(&parts.buses)
 
@@ -664,6 +669,7 @@ cdef void swap_merge(
            (_OUTPUTS_MAX - new.program.output_count) * sizeof(shm.outputs[0]))
     interlocks_regroup(&parts.logic)
     pollers_plan(&parts.polls, now.mono_ns)
+    outputs_plan(&parts.bank)
     writers_plan(&parts.writers)
     buses_swap(&parts.buses, old.buses, old.units, new.device_from, now)
     buses_plan(&parts.buses)

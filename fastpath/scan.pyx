@@ -5,16 +5,17 @@ Also what happens at its border, the swap to another program, and how a new life
 argument throughout, so that a test can run years of it.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastpath.bus cimport bus_turn
 from fastpath.clock cimport mono_ns
 from fastpath.commands cimport command_answer, commands_run
+from fastpath.delivery cimport outputs_gateway
 from fastpath.image cimport slot_write
 from fastpath.intake cimport intake_age
 from fastpath.interlock cimport (
-    interlock_trip, interlocks_demand, interlocks_scan, interlocks_store,
+    interlock_trip, interlocks_demand, interlocks_marks, interlocks_scan, interlocks_store,
 )
 from fastpath.journal cimport Stamp, journal_write, shm_map
 from fastpath.mailbox cimport SESSIONS_MAX
@@ -48,6 +49,11 @@ cdef struct FaultPayload:
     int64_t value
 
 
+cdef bint _gateway_alive(const Scanner* scanner, const Stamp* now) noexcept nogil:
+    return scanner.shm.live.gateway_connected and (
+        now.mono_ns - scanner.shm.live.last_message_mono_ns <= GATEWAY_SILENT_NS)
+
+
 cdef void _system_tag(Scanner* scanner, uint32_t slot, const Stamp* now) noexcept nogil:
     """sys.gateway.alive and sys.<device>.connected; unknown while starting and never heard."""
     cdef const TagDef* tag = &scanner.current.program.tags[slot]
@@ -58,7 +64,7 @@ cdef void _system_tag(Scanner* scanner, uint32_t slot, const Stamp* now) noexcep
     cdef bint on
     if tag.system == _SYSTEM_GATEWAY_ALIVE:
         heard_ns = scanner.shm.live.last_message_mono_ns
-        on = scanner.shm.live.gateway_connected and now.mono_ns - heard_ns <= GATEWAY_SILENT_NS
+        on = _gateway_alive(scanner, now)
     elif tag.device != _NONE_U16:
         heard_ns = scanner.shm.devices[tag.device].good_ns
         on = heard_ns != 0 and now.mono_ns - heard_ns <= (
@@ -145,6 +151,9 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
         commands_run(scanner, False, now)
         scanner.box.command_count = 0
     interlocks_demand(&scanner.parts.logic, now, rt.demand, rt.cause, rt.demand_ns)
+    if scanner.parts.bank.silenced:
+        interlocks_marks(&scanner.parts.logic, INT64_MAX, scanner.parts.bank.marks)
+    outputs_gateway(&scanner.parts.bank, _gateway_alive(scanner, now), now)
     outputs_scan(&scanner.parts.bank, now)
     scanner.parts.writers.scanned = True
     for i in range(rt.program.device_count):
@@ -215,6 +224,7 @@ cdef uint32_t scanner_begin(
     scanner.box.shm = &scanner.shm
     scanner.box.program = &scanner.current.program
     scanner.box.intake = &scanner.parts.intake
+    scanner.box.bank = &scanner.parts.bank
     scanner.box.listen_fd = -1
     scanner.box.poll_fd = -1
     for i in range(<uint32_t>SESSIONS_MAX):

@@ -221,6 +221,7 @@ cdef enum:  # OutputDemand
     _DEMAND_FALLBACK = 4
     _DEMAND_FAILED = 8
     _DEMAND_SILENCED = 16
+    _DEMAND_BEAT_STOPPED = 32
 
 cdef enum:  # OutputCode
     _OUTC_NOTHING = 0
@@ -590,7 +591,8 @@ cdef struct OutputLatch:  # 128 bytes; stored twice
     int64_t confirm_ns  # monotonic: confirmed
     uint64_t cause_key  # interlock that demanded it
     int64_t silence_until_ns  # boottime, 0: not silenced
-    uint8_t pad[24]
+    uint64_t silence_mark  # generations of its interlocks when it was silenced
+    uint8_t pad[16]
     uint32_t crc
     uint32_t not_state
 

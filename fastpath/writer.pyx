@@ -19,11 +19,12 @@ from fastpath.modbus cimport (
     check_reply, encode_write_coil, encode_write_coils, encode_write_register,
     encode_write_registers, frame_length,
 )
-from fastpath.outputs cimport (
-    WISH_NORMAL, WISH_TRIP, output_expired, output_replied, output_sent, output_value,
-    output_parted, outputs_link_down, outputs_link_up,
+from fastpath.bank cimport WISH_NORMAL, WISH_TRIP
+from fastpath.delivery cimport (
+    output_expired, output_parted, output_replied, output_sent, outputs_link_down, outputs_link_up,
 )
 from fastpath.rtu cimport ECHO_UNKNOWN
+from fastpath.transition cimport output_value
 from fastpath.types cimport *
 
 cdef extern from "<poll.h>" nogil:
@@ -217,7 +218,7 @@ cdef void _write(WriterBank* bank, uint32_t device, uint8_t wish, const Stamp* n
     writer.normal = 1 if wish == WISH_NORMAL else 0
     writer.deadline_ns = after.mono_ns + WRITE_TIMEOUT_NS
     for i in range(writer.group_count):
-        output_sent(bank.outputs, writer.group[i], &after)
+        output_sent(bank.outputs, writer.group[i], 0, &after)
 
 
 cdef void _send_again(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:

@@ -11,6 +11,7 @@ from fastpath.codes import (
     EventType,
     InterlockState,
     MessageType,
+    OutputCode,
     OutputState,
     ResultCode,
 )
@@ -149,3 +150,68 @@ async def test_damaged_copies_of_an_output_are_written_tripped(
     assert [EventType(e.type) for e in guard.events(*OUTPUT_EVENTS)][1:] == [
         EventType.OUT_TRIP, EventType.OUT_CONFIRMED,
     ]  # fmt: skip
+
+
+# ---- on although nobody commanded it ------------------------------------------------------------
+
+
+async def test_a_released_output_that_reads_tripped_is_told_once_and_its_end(
+    guard: GuardProcess, device: Device
+) -> None:
+    program = mine(device.port)
+    program.outputs[0] = replace(program.outputs[0], confirm_ns=100 * MS)
+    await protecting(guard, program)
+    device.contact_follows = False
+    for _ in range(2):
+        device.inputs[1] = 0
+        await guard.until(lambda: len(mismatches(guard)) % 2 == 1)
+        await scans(guard, 30)
+        device.inputs[1] = 1
+        await guard.until(lambda: len(mismatches(guard)) % 2 == 0)
+    assert mismatches(guard) == [
+        (OutputCode.UNCOMMANDED, 1, 0), (OutputCode.NOTHING, 1, 1),
+        (OutputCode.UNCOMMANDED, 1, 0), (OutputCode.NOTHING, 1, 1),
+    ]  # fmt: skip
+    assert guard.output().state == OutputState.RELEASED
+    assert device.writes(BREAKER_COIL) == []
+
+
+async def test_a_held_output_that_reads_normal_is_told_once_and_its_end(
+    guard: GuardProcess, device: Device
+) -> None:
+    program = mine(device.port)
+    program.outputs[0] = replace(program.outputs[0], flags=0, confirm_ns=100 * MS)
+    await guard.start()
+    guard.load(program)
+    await tripped(guard, device)
+    methane(device, 0.4, 0.4, 0.4)
+    await guard.until_interlock(InterlockState.READY_TO_RESET)
+    assert guard.client().command(MessageType.RESET, reset(1)).code == ResultCode.DONE
+    await guard.until_output(OutputState.HELD)
+    written = len(device.writes(BREAKER_COIL))
+    device.contact_follows = False
+    device.inputs[1] = 1  # somebody closed it
+    await guard.until(lambda: len(mismatches(guard)) == 1)
+    await scans(guard, 30)
+    device.inputs[1] = 0
+    await guard.until(lambda: len(mismatches(guard)) == 2)
+    assert mismatches(guard) == [(OutputCode.UNCOMMANDED, 0, 1), (OutputCode.NOTHING, 0, 0)]
+    assert guard.output().state == OutputState.HELD
+    assert len(device.writes(BREAKER_COIL)) == written
+
+
+async def test_what_was_never_commanded_is_no_mismatch(guard: GuardProcess, device: Device) -> None:
+    program = mine(device.port)
+    program.outputs[0] = replace(program.outputs[0], flags=0, confirm_ns=10 * MS)
+    await guard.start()
+    guard.load(program)
+    await guard.until(lambda: guard.view is not None and guard.view.slot(3).value == 1)
+    await scans(guard, 30)
+    assert guard.output().state == OutputState.HELD
+    assert mismatches(guard) == []
+
+
+def mismatches(guard: GuardProcess) -> list[tuple[int, int, int]]:
+    """(code, wanted, seen) of every one."""
+    told = [payload_of(e) for e in guard.events(EventType.OUT_MISMATCH)]
+    return [(one["code"], one["wanted"], one["seen"]) for one in told]

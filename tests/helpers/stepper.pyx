@@ -14,13 +14,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from fastpath.delivery cimport (
+    output_expired, output_parted, output_replied, output_sent, outputs_link_down, outputs_link_up,
+)
 from fastpath.intake cimport intake_store
 from fastpath.journal cimport Stamp
 from fastpath.mailbox cimport mailbox_event
-from fastpath.outputs cimport (
-    output_expired, output_parted, output_replied, output_sent, outputs_confirmed,
-    outputs_link_down, outputs_link_up,
-)
+from fastpath.outputs cimport outputs_confirmed
 from fastpath.runtime cimport Runtime, runtime_latches, runtime_load, runtime_map
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Scanner
@@ -344,7 +344,7 @@ cdef class Stepper:
 
     def sent(self, uint32_t output):
         """The wish is on the wire."""
-        output_sent(&self.scanner.parts.bank, output, &self.now)
+        output_sent(&self.scanner.parts.bank, output, 0, &self.now)
 
     def replied(self, uint32_t output, bint refused=False):
         """The device's own reply to the outstanding write."""
