@@ -13,6 +13,8 @@ WARNINGS = ("-O2", "-g", "-Wall", "-Wextra")
 # program: (source, flags after it)
 PROGRAMS = {
     "modbus_server": (HERE / "modbus_server.c", ("-I/usr/include/modbus", "-lmodbus")),
+    "rtu_server": (HERE / "rtu_server.c", ("-I/usr/include/modbus", "-lmodbus")),
+    "mangler": (HERE / "mangler.c", ()),
     "bare_loop": (BENCHMARKS / "bare_loop.c", ()),
     "libhold.so": (HERE / "hold.c", ("-shared", "-fPIC")),
 }
