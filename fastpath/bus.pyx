@@ -295,14 +295,14 @@ cdef int _unasked(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
     cdef int got = line_discard(&bus.line, timeout_ns, now.mono_ns)
     if got <= 0:
         return got
-    if bus.line.late:
-        bus.line.late = 0
-        bank.shm.live.counters[_COUNT_RTU_LATE] += 1
-    elif now.mono_ns >= bus.line.silent_ns:
+    if now.mono_ns >= bus.line.silent_ns:
         bank.shm.live.counters[_COUNT_RTU_NOISE] += <uint64_t>got
         if now.mono_ns - bus.line.sent_ns <= timeout_ns:
             # Soon after a reply: most likely the same once more, and perhaps not the last time.
             bus.line.silent_ns = now.mono_ns + 2 * timeout_ns
+    elif bus.line.late:
+        bus.line.late = 0
+        bank.shm.live.counters[_COUNT_RTU_LATE] += 1
     return got
 
 

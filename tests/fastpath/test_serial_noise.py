@@ -185,7 +185,9 @@ async def demand(guard: GuardProcess, client: Client, line: Line) -> None:
     number = line.number
     await line.gas(HIGH_GAS)
     await guard.until(
-        lambda: view.output(number).state == OutputState.TRIPPED and view.output(number).confirmed
+        lambda: (
+            view.output(number).state == OutputState.TRIPPED and bool(view.output(number).confirmed)
+        )
     )
     assert await line.cells("c", COIL) == [0]
     await line.gas(QUIET_GAS)
@@ -197,8 +199,8 @@ async def demand(guard: GuardProcess, client: Client, line: Line) -> None:
     assert await line.cells("c", COIL) == [1]
 
 
-async def torment(guard: GuardProcess, found: list[Line], polls: int, demands: int) -> Taken:
-    """Polls and demands over bad cables; what the guard took."""
+async def torment(guard: GuardProcess, found: list[Line], polls: int, demands: int) -> None:
+    """Polls and demands over bad cables."""
     await guard.start()
     assert guard.load(plant([line.path for line in found])).code == ResultCode.DONE
     for line in found:
@@ -220,12 +222,11 @@ async def torment(guard: GuardProcess, found: list[Line], polls: int, demands: i
             await asyncio.sleep(0.2)
             taken.look()
     taken.look()
-    return taken
 
 
 async def check_torment(guard: GuardProcess, lines_count: int, polls: int, demands: int) -> None:
     async with lines(lines_count) as found:
-        taken = await torment(guard, found, polls, demands)
+        await torment(guard, found, polls, demands)
         confirmed = guard.events(EventType.OUT_CONFIRMED)
         assert len(confirmed) >= demands
         assert guard.events(EventType.FAULT, EventType.DEVICE_DOWN) == []
