@@ -17,7 +17,9 @@ from drivers.registry import make_driver
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
+from gateway.logic.conditions import connected_tag
 from gateway.site.model import Point
+from gateway.site.references import SYSTEM_PREFIX
 
 if TYPE_CHECKING:
     from drivers.base import Reading
@@ -79,6 +81,8 @@ class Scanner:
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
         self._samples = 0
+        self._asked_by: Running | None = None  # the program that _asked is of
+        self._asked: list[tuple[_Device, int]] = []  # whose connection it reads, in which slot
         self._devices: dict[str, _Device] = {}
         for device in config.device:
             tags = [(i, tag) for i, tag in enumerate(config.tag) if tag.device == device.id]
@@ -122,12 +126,36 @@ class Scanner:
             self._link.send_samples(bytes(newest), running.number)
 
     async def expire(self) -> None:
-        """Make tags BAD(comm_failure) whose newest sample is older than ``stale_after``."""
+        """Make tags BAD(comm_failure) whose newest sample is older than ``stale_after``.
+
+        And tell the guard which devices are connected, where its program asks.
+        """
         while True:
             await asyncio.sleep(EXPIRE_S)
             now_ns = self._monotonic_ns()
             for each in self._devices.values():
                 each.expire(now_ns, self._utc_ns())
+            self.tell_connected(now_ns)
+
+    def tell_connected(self, now_ns: int) -> None:
+        """``sys.<device>.connected`` of our devices: at once when it changes, and every second."""
+        running = self._running()
+        if running is not self._asked_by:
+            tags = enumerate(running.names.get("tags", ()))
+            slots = {ident: slot for slot, ident in tags if ident.startswith(SYSTEM_PREFIX)}
+            self._asked = [
+                (each, slots[each.system_tag])
+                for each in self._devices.values()
+                if each.system_tag in slots
+            ]
+            self._asked_by = running
+        samples = b"".join(
+            messages.SAMPLE.pack(slot, Quality.GOOD, 0, 0, float(told), now_ns, self._utc_ns())
+            for each, slot in self._asked
+            if (told := each.tells_connected(now_ns)) is not None
+        )
+        if samples:
+            self._link.send_samples(samples, running.number)
 
 
 class _Device:
@@ -148,6 +176,12 @@ class _Device:
         self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
         self._read_ns = [0] * len(tags)  # newest reading, 0: none or told stale
+        self.system_tag = connected_tag(device.id)
+        self._connected_within_ns = 3 * device.poll + device.timeout
+        self._good_ns = 0  # newest poll that was answered
+        self._asked_ns = 0  # since when the guard wants to know whether it is connected
+        self._told: bool | None = None
+        self._told_ns = 0
         points = [(tag.point or Point(), tag.range) for _, tag in tags]
         driver = make_driver(device.driver, device, points)
         periods: dict[int, list[int]] = {}
@@ -167,6 +201,7 @@ class _Device:
     ) -> None:
         """Pack one poll and pass it on."""
         del plan_index
+        self._good_ns = max(self._good_ns, mono_ns)
         pack, tags = messages.SAMPLE.pack, self.tags
         samples, recorded = bytearray(), bytearray()
         for point, value, quality, reason, source_utc_ns in readings:
@@ -177,6 +212,17 @@ class _Device:
             self._read_ns[point] = mono_ns
         if samples:
             self._deliver(bytes(samples), bytes(recorded))
+
+    def tells_connected(self, now_ns: int) -> bool | None:
+        """Whether it answered within three polls and a timeout; None: not to be told now."""
+        self._asked_ns = self._asked_ns or now_ns
+        connected = now_ns - (self._good_ns or self._asked_ns) <= self._connected_within_ns
+        if connected and not self._good_ns:
+            return None  # it may still answer for the first time
+        if self._told == connected and now_ns - self._told_ns < _NS_PER_S:
+            return None
+        self._told, self._told_ns = connected, now_ns
+        return connected
 
     def failed(self, plan_index: int, mono_ns: int, utc_ns: int) -> None:
         """A failed poll changes nothing until ``stale_after``."""

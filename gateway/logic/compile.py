@@ -50,7 +50,7 @@ from gateway.site.model import (
 from gateway.site.places import packed_address, point_of
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
-COMPUTED_STALE_NS: Final = 15_000_000_000  # the gateway tells its value anew every second
+FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes: it tells it every second
 CONNECT_TIMEOUT_NS_MAX: Final = 1_000_000_000
 _ON_BAD: Final = {"trip": OnBad.TRIP, "hold": OnBad.HOLD, "ignore": OnBad.IGNORE}
 _RECORD: Final = {"all": RecordMode.ALL, "change": RecordMode.CHANGE, "1s": RecordMode.ONE_SECOND}
@@ -215,6 +215,8 @@ class _Compiler:
     def _system_tag(self, ident: str, key: int, flags: TagFlag) -> blob.Tag:
         alive = ident == GATEWAY_ALIVE
         device = ident.removeprefix(SYSTEM_PREFIX).removesuffix(".connected")
+        if not alive and not self.devices[device].fast:
+            return self._fed_tag(key, flags, RecordMode.CHANGE)
         return blob.Tag(
             key=key,
             owner=int(Owner.SYSTEM),
@@ -239,16 +241,20 @@ class _Compiler:
         )
 
     def _computed_tag(self, tag: Tag, key: int, flags: TagFlag) -> blob.Tag:
-        """One that looks back further than the guard does: the gateway feeds it."""
+        """One that looks back further than the guard does."""
         if self.computed.tags[tag.id].kind is Kind.BOOLEAN:
             flags |= TagFlag.BOOLEAN
         if tag.uncertain == "use":
             flags |= TagFlag.UNCERTAIN_USE
+        return self._fed_tag(key, flags, _RECORD[tag.record or "change"])
+
+    def _fed_tag(self, key: int, flags: TagFlag, record: RecordMode) -> blob.Tag:
+        """What the gateway makes itself and tells the guard once a second."""
         return blob.Tag(
             key=key,
-            stale_after_ns=COMPUTED_STALE_NS,
+            stale_after_ns=FED_STALE_NS,
             owner=int(Owner.GATEWAY),
-            record=int(_RECORD[tag.record or "change"]),
+            record=int(record),
             flags=int(flags),
         )
 

@@ -159,12 +159,12 @@ def scope_of(draft: Draft, places: Places) -> Scope:
         ident = connected_tag(device.id)
         if not device.ok("fast"):
             symbols[ident] = Symbol(Kind.ANY)
-        elif not device.item.fast:
-            refused[ident] = "expected a device of the guard (fast = true)"
-        elif device.id not in polled and device.item.heartbeat is None:
+        elif device.id in polled or (device.item.fast and device.item.heartbeat is not None):
+            symbols[ident] = Symbol(Kind.BOOLEAN, "")
+        elif device.item.fast:
             refused[ident] = "expected a device with a tag or a heartbeat: nothing else is heard"
         else:
-            symbols[ident] = Symbol(Kind.BOOLEAN, "")
+            refused[ident] = "expected a device with a tag: the gateway hears nothing else of it"
     lost = frozenset(draft.lost.get("tag", ()))
     return Scope(symbols, lost, refused, open="tag" in draft.incomplete)
 

@@ -26,6 +26,7 @@ from gateway.site.places import point_of
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
 GATEWAY_TURN_NS: Final = 1_000_000_000  # until the gateway has seen what the guard wants
+GATEWAY_GONE_NS: Final = 15_000_000_000  # what the gateway makes itself is stale after that
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
 
@@ -72,7 +73,8 @@ class Timing:
         self._system = {GATEWAY_ALIVE: (GATEWAY_SILENT_NS, GATEWAY_SILENT_NS)}
         for device in self._devices.values():
             silent = 3 * int(device.poll) + int(device.timeout)
-            self._system[connected_tag(device.id)] = (silent, silent)
+            loss = silent if device.fast else max(silent, GATEWAY_GONE_NS)
+            self._system[connected_tag(device.id)] = (silent, loss)
         serial = {
             name: item for name, item in self._devices.items() if item.driver == SERIAL_DRIVER
         }

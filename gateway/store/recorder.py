@@ -62,6 +62,10 @@ class Alarms(Protocol):
 class Computing(Protocol):
     """What makes computed tags of samples: ``gateway.computed.ComputedValues``."""
 
+    @property
+    def dropped(self) -> int:
+        """Samples that came too early and found no room."""
+
     async def begin(self, history: "History", journal_id: int) -> Made:
         """Read the past, once. Raises StoreError while that is not possible."""
 
@@ -184,6 +188,7 @@ class Recorder:
                 "samples_lost": self._samples.lost,
                 "unknown_program": self._samples.unknown,
                 "alarms_full": self._alarms_dropped,
+                "not_computed": self._computed.dropped,
             },
         )
 

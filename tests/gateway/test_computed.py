@@ -405,3 +405,19 @@ def test_an_interlock_reads_computed_tags_written_out() -> None:
     assert canonical(found.permissives["i"]) == "max(a, b) < 0.2"
     tags = [section.owner for section in blob.section(compile_site(config), "tags")]
     assert tags == [Owner.GATEWAY] * 3
+
+
+def test_the_gateway_tells_the_connection_of_its_own_devices() -> None:
+    plain = site()
+    interlock = Interlock(
+        id="i",
+        cause="not sys.plc.connected",
+        effects=(),
+        response=Duration(S),
+        armed=False,
+    )
+    config = Config(site=plain.site, device=plain.device, tag=plain.tag, interlock=(interlock,))
+    program = compile_site(config)
+    assert blob.names(program)["tags"] == ["sys.plc.connected"]
+    (tag,) = blob.section(program, "tags")
+    assert (tag.owner, tag.stale_after_ns) == (Owner.GATEWAY, 15 * S)

@@ -224,3 +224,32 @@ def test_what_the_history_keeps(mode: str, kept: list[int]) -> None:
         (2.0, Quality.GOOD, 0, 2200 * ms),
     ]
     assert [i for i, poll in enumerate(polls) if recording.wants(*poll)] == kept
+
+
+async def test_the_guard_is_told_whether_a_device_is_connected(server: ModbusServer) -> None:
+    bench = Bench(site(server.address, tag("a", "hr:5")))
+    names = {"tags": ["sys.gateway.alive", "a", "sys.plc.connected"]}
+    bench.running = Running(b"P" * 32, names, array("I"), array("I", [NONE_U32]))
+    within_ns = 3 * 20 * MS + 200 * MS
+    bench.scanner.tell_connected(1_000 * MS)
+    assert bench.link.sent == []  # it may still answer
+    bench.scanner.tell_connected(1_001 * MS + within_ns)
+    assert _told(bench) == [0.0]
+    async with bench.scanning():
+        await bench.until(lambda: bench.value(0) == 7.0)
+    newest_ns = max(sample[5] for sample in bench.samples)
+    bench.scanner.tell_connected(newest_ns)
+    assert _told(bench)[-1] == 1.0
+    count = len(_told(bench))
+    bench.scanner.tell_connected(newest_ns + within_ns)
+    assert len(_told(bench)) == count  # within a second nothing new
+    bench.scanner.tell_connected(newest_ns + within_ns + 1)
+    assert _told(bench)[count:] == [0.0]
+    bench.scanner.tell_connected(newest_ns + within_ns + 1_001 * MS)
+    assert _told(bench)[count:] == [0.0, 0.0]  # again, lest it goes stale there
+    assert {program for program, _ in bench.link.sent} == {bench.running.number}
+
+
+def _told(bench: Bench) -> list[float]:
+    """What the guard was told of the device's connection."""
+    return [sample[4] for _, samples in bench.link.sent for sample in samples if sample[0] == 2]
