@@ -169,6 +169,8 @@ class Daemon:
             self._tasks.start(name, job)
         points = FastPoints(gateway.config, self._view, lambda: gateway.running, self._problems)
         self._tasks.start("fast points", points.run)
+        for name, job in gateway.slow_outputs.jobs().items():
+            self._tasks.start(name, job)
         for uplink, pump in zip(gateway.config.uplink, gateway.pumps, strict=True):
             self._tasks.start(f"uplink {uplink.id}", pump.run)
         self._tasks.start("view", view.run)
@@ -187,6 +189,7 @@ class Daemon:
         del event_head, sample_head  # the recorder looks for itself
         if self.gateway is not None:
             self.gateway.recorder.nudge()
+            self.gateway.slow_outputs.nudge()
 
     def _linked(self, state: LinkState) -> None:
         del state

@@ -137,6 +137,9 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
         "scanner": SimpleNamespace(
             stats=lambda: SimpleNamespace(devices={"weather": stats}, dropped={"settle": 4})
         ),
+        "slow_outputs": SimpleNamespace(
+            stats=lambda: {("valve", "good"): 3}, dropped={"audit_full": 1}
+        ),
         "pumps": (SimpleNamespace(stats=lambda: uplink),),
     }
     gateway = Gateway(**parts)
