@@ -397,6 +397,42 @@ def test_time_never_goes_back() -> None:
         assert runs.truth(register) == expected
 
 
+# ---- hold ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        [(0, 0, F), (1, 1, T), (2, 0, T), (2.99, 0, T), (3, 0, F), (9, 0, F)],
+        [(0, 1, T), (1, 0, T), (1.5, 1, T), (3, 0, T), (3.5, 0, F)],
+        [(0, None, U), (1, 0, U), (2, 0, F)],
+        [(0, 1, T), (1, None, T), (2, None, U), (2.5, 0, U), (4, 0, F)],
+        [(0, None, U), (1, 1, T), (2, 0, T), (3, 0, F)],
+    ],
+    ids=["off", "again", "lost at first", "lost inside", "known late"],
+)
+def test_off_delay(story: list[tuple[float, float | None, Truth]]) -> None:
+    """True while it is, and for the duration after it last was; two runs, or unknown."""
+    code, (x,) = truths((F,))
+    register = code.held(x, 2 * SECOND)
+    runs = built(code)
+    for at_s, value, expected in story:
+        put(runs, 0, value)
+        runs.evaluate(SECOND + int(at_s * SECOND))
+        assert runs.truth(register) == expected, (at_s, value)
+
+
+def test_an_off_delay_of_what_was_never_read_is_unknown() -> None:
+    code, (x,) = truths((F,))
+    register = code.held(x, 2 * SECOND)
+    runs = built(code)
+    runs.evaluate(SECOND)
+    assert runs.truth(register) == U
+    put(runs, 0, 0)
+    runs.evaluate(2 * SECOND)
+    assert runs.truth(register) == F
+
+
 # ---- against the reference -------------------------------------------------------------------
 
 
