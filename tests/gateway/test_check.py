@@ -68,6 +68,23 @@ def test_mine_face() -> None:
     ]  # fmt: skip
 
 
+def test_tank_farm() -> None:
+    """The harder the answer, the more it moves; what hangs on a serial line falls back off it."""
+    found = check_site(Path(str(resources.files("gateway.sites") / "tank-farm.toml")))
+    summary = found.summary
+    assert (summary.devices, summary.fast_devices, summary.outputs) == (4, 4, 4)
+    effects = {item.id: [path.output for path in item.paths] for item in summary.conditions}
+    assert effects == {
+        "t1-high": ["siren"],
+        "t1-rising": ["siren"],
+        "t1-high-high": ["inlet.t1", "siren", "pump"],
+        "t1-overfill": ["inlet.t1", "header", "pump", "siren"],
+    }
+    serial = {device.id for device in found.config.device if device.line is not None}
+    on_it = [output for output in found.config.output if output.device in serial]
+    assert [output.fallback for output in on_it] == [("header",)]
+
+
 # ---- the summary
 
 
