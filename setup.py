@@ -31,7 +31,6 @@ MODULES = [
     "link",
     "mailbox",
     "modbus",
-    "nodes",
     "outputs",
     "poller",
     "program",
@@ -41,7 +40,6 @@ MODULES = [
     "scan",
     "transition",
     "verify",
-    "windows",
     "writer",
 ]
 
