@@ -55,7 +55,7 @@ def check_site(
     places = Places(draft)
     check_references(draft, places)
     conditions = check_conditions(draft, places)
-    timing = Timing(draft)
+    timing = Timing(draft, conditions.computed)
     paths = _check_responses(draft, conditions, timing)
     _check_buses(draft, timing)
     _check_gateway_inputs(draft, conditions)

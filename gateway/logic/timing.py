@@ -15,6 +15,7 @@ from drivers.errors import RequestError
 from drivers.points import Area, ModbusPoint, PointError, parse_address
 from gateway.logic import tree
 from gateway.logic.bus import Bus, buses_of, given_up_ns, write_ns
+from gateway.logic.computed import ComputedTags
 from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
 from gateway.logic.tree import Expr
 from gateway.site.convert import Entry
@@ -26,6 +27,7 @@ from gateway.site.places import point_of
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
 GATEWAY_TURN_NS: Final = 1_000_000_000  # until the gateway has seen what the guard wants
+GATEWAY_TELLS_NS: Final = 1_000_000_000  # how often it tells what it makes itself
 GATEWAY_GONE_NS: Final = 15_000_000_000  # what the gateway makes itself is stale after that
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
@@ -53,7 +55,7 @@ class Path:
 class Timing:
     """Worst cases of a draft, of what in it is good."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, computed: ComputedTags) -> None:
         self._tick = int(draft.site.item.tick) if draft.site.ok("tick") else 0
         self._devices: dict[str, Device] = {
             entry.id: entry.item
@@ -80,6 +82,19 @@ class Timing:
         }
         self.buses: dict[str, Bus] = buses_of(serial, self._points(draft.tag))
         self._writes = {name: self._write_ns(item) for name, item in self._outputs.items()}
+        self._system |= self._far(computed)
+
+    def _far(self, computed: ComputedTags) -> dict[str, tuple[int, int]]:
+        """(demand, loss) of the computed tags that the gateway tells the guard."""
+        found = {}
+        for ident, each in computed.tags.items():
+            delays = delays_of(each.tree)
+            times = [self._times(name, delays[name]) for name in delays if name in self._tags]
+            if each.far and times:
+                demand = max(time[0] for time in times) + GATEWAY_TELLS_NS
+                loss = max(max(time[1] for time in times), GATEWAY_GONE_NS) + GATEWAY_TELLS_NS
+                found[ident] = (demand, loss)
+        return found
 
     def paths(self, interlock: Interlock, cause: Expr) -> list[Path]:
         """One path per effect; none for a cause whose tags are all unknown."""
