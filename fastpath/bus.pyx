@@ -241,7 +241,9 @@ cdef void _failed(BusBank* bank, Bus* bus, bint odd, const Stamp* now) noexcept 
     if bus.kind == POLL:
         poller_failed(bank.polls, bus.device)
     else:
-        writer_failed(bank.writers, bus.device, odd and bank.units[bus.device].fails < FAILS_MAX, now)
+        writer_failed(
+            bank.writers, bus.device,
+            bus.kind == TRIP and bank.units[bus.device].fails < FAILS_MAX, now)
     _unit_failed(bank, bus.device, odd, now)
 
 

@@ -65,6 +65,6 @@ cdef bint writer_answered(
     WriterBank* bank, uint32_t device, const uint8_t* adu, int length, const Stamp* now,
 ) noexcept nogil
 cdef void writer_failed(
-    WriterBank* bank, uint32_t device, bint odd, const Stamp* now) noexcept nogil
+    WriterBank* bank, uint32_t device, bint again, const Stamp* now) noexcept nogil
 cdef void writer_begin(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil
 cdef void writer_end(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil

@@ -469,9 +469,9 @@ cdef bint writer_answered(
 
 
 cdef void writer_failed(
-    WriterBank* bank, uint32_t device, bint odd, const Stamp* now,
+    WriterBank* bank, uint32_t device, bint again, const Stamp* now,
 ) noexcept nogil:
-    """No good reply in its time; after an ``odd`` one the bank may wish again at once."""
+    """No good reply in its time; with ``again`` the bank may wish for the same at once."""
     cdef Writer* writer = &bank.writers[device]
     cdef uint32_t i
     writer.beat_active = 0
@@ -481,7 +481,7 @@ cdef void writer_failed(
     # The reply to a joint write has no values: a late one must not confirm others.
     writer.singly |= writer.normal
     for i in range(writer.group_count):
-        if odd:
+        if again:
             output_parted(bank.outputs, writer.group[i], now)
         elif bank.outputs.runs[writer.group[i]].in_flight:
             output_expired(bank.outputs, writer.group[i])

@@ -283,6 +283,25 @@ async def test_a_write_whose_reply_is_damaged_is_written_again_and_confirmed(
         assert guard.events(EventType.OUT_FAILED) == []
 
 
+async def test_a_trip_whose_reply_is_lost_is_written_again_before_anything_else(
+    guard: GuardProcess, device: Device
+) -> None:
+    with bus_of(u1=device) as bus:
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=50 * MS))
+        lost: list[int] = []
+
+        def lose(frame: bytes, reply: bytes) -> bytes:
+            if frame[1] == 5 and len(lost) < 2:
+                lost.append(len(bus.sent))
+                return b""
+            return reply
+
+        bus.wire = lose
+        await tripped(guard, device)
+        assert [frame[1] for frame in bus.sent[lost[0] - 1 : lost[0] + 2]] == [5, 5, 5]
+        assert guard.events(EventType.OUT_FAILED) == []
+
+
 # ---- echo, another master, noise ---------------------------------------------------------------
 
 
