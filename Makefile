@@ -4,10 +4,10 @@ PY := .venv/bin/python
 NATIVE := $(wildcard fastpath/*.pyx fastpath/*.pxd fastpath/*.h) setup.py
 HELPERS := $(wildcard tests/helpers/*.c tests/benchmarks/*.c)
 
-.PHONY: help run test bench campaign differential lint lock clean
+.PHONY: help run test bench bench-full campaign lint lock clean
 
 help: ## these lines
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert, outage, reset (Ctrl-C ends it)
 	@.venv/bin/sitewarden demo
@@ -15,14 +15,14 @@ run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert
 test: lint ## lint, types and every test
 	@$(PY) -m pytest -q
 
-bench: .venv/.ready-test .venv/.built ## trip reaction against bare C and asyncio, side by side (5 minutes)
+bench: .venv/.ready-test .venv/.built ## reactions, polling, evaluation beside bare C and asyncio (6 minutes)
 	@$(PY) -m tests.benchmarks.bench
+
+bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, every load, Node-RED (50 minutes)
+	@$(PY) -m tests.benchmarks.bench --full
 
 campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200 kills each)
 	@$(PY) -m pytest -q -m campaign --timeout=3600
-
-differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)
-	@$(PY) -m pytest -q -m campaign --timeout=7200 tests/fastpath/test_differential.py
 
 lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
 	@.venv/bin/ruff check -q

@@ -31,6 +31,7 @@ MODULES = [
     "link",
     "mailbox",
     "modbus",
+    "nodes",
     "outputs",
     "poller",
     "program",
@@ -40,6 +41,7 @@ MODULES = [
     "scan",
     "transition",
     "verify",
+    "windows",
     "writer",
 ]
 

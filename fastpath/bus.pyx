@@ -331,9 +331,7 @@ cdef bint bus_event(
 
 # ---- who is next ---------------------------------------------------------------------------------
 
-cdef int64_t _wanted_ns(
-    const BusBank* bank, uint32_t kind, uint32_t device, int64_t now_ns,
-) noexcept nogil:
+cdef int64_t _wanted_ns(const BusBank* bank, uint32_t kind, uint32_t device) noexcept nogil:
     """From when this device wants this, were the line free; INT64_MAX: not at all."""
     cdef const Unit* unit = &bank.units[device]
     cdef int64_t at = INT64_MAX
@@ -356,20 +354,14 @@ cdef int32_t _first(
     BusBank* bank, Bus* bus, uint32_t kind, const Stamp* now,
 ) noexcept nogil:
     """The device that has waited longest for this kind of exchange, -1: none may go now."""
-    cdef int64_t quiet_ns = min(bus.line.free_ns, max(bus.line.noisy_ns, now.mono_ns))
-    cdef int64_t at, wanted, best_ns = INT64_MAX
+    cdef int64_t wanted_ns, best_ns = INT64_MAX
     cdef int32_t best = -1
     cdef uint32_t i
-    if kind != TRIP:
-        quiet_ns = max(quiet_ns, bus.line.silent_ns)
     for i in range(bus.device_count):
-        wanted = _wanted_ns(bank, kind, bus.devices[i], now.mono_ns)
-        if wanted == INT64_MAX:
-            continue
-        at = max(wanted, quiet_ns)
-        bus.due_ns = min(bus.due_ns, at)
-        if at <= now.mono_ns and wanted < best_ns:
-            best_ns = wanted
+        wanted_ns = _wanted_ns(bank, kind, bus.devices[i])
+        bus.due_ns = min(bus.due_ns, wanted_ns)
+        if wanted_ns <= now.mono_ns and wanted_ns < best_ns:
+            best_ns = wanted_ns
             best = bus.devices[i]
     return best
 
@@ -398,9 +390,16 @@ cdef bint _start(
 
 cdef void _next(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
     """Begin the exchange that is first in rank, where the line may be used."""
+    cdef int64_t quiet_ns = min(bus.line.free_ns, max(bus.line.noisy_ns, now.mono_ns))
     cdef int32_t device
     cdef uint32_t kind
+    if now.mono_ns < quiet_ns:
+        bus.due_ns = quiet_ns
+        return
     for kind in range(<uint32_t>KINDS):
+        if kind != TRIP and now.mono_ns < bus.line.silent_ns:
+            bus.due_ns = min(bus.due_ns, bus.line.silent_ns)
+            return
         device = _first(bank, bus, kind, now)
         if device < 0:
             continue

@@ -10,7 +10,7 @@ import threading
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport timespec
+from posix.time cimport CLOCK_MONOTONIC, itimerspec
 
 from fastpath.bus cimport (
     BUSES_MAX, DOOR_EMPTY, DOOR_FAILED, DOOR_OFFERED, DOOR_RETURNED, Door, bus_event, bus_turn,
@@ -34,7 +34,8 @@ from fastpath.scanner cimport (
 from fastpath.types cimport *
 from fastpath.watch cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLHUP, WATCH_LISTEN, WATCH_READ, WATCH_SESSION,
-    WATCH_TRIP, WATCH_TTY, WATCH_WAKE, epoll_create1, epoll_event, epoll_pwait2, watch, watch_token,
+    WATCH_TIMER, WATCH_TRIP, WATCH_TTY, WATCH_WAKE, epoll_create1, epoll_event, epoll_wait, watch,
+    watch_token,
 )
 from fastpath.writer cimport writer_due, writer_event, writer_turn
 
@@ -87,6 +88,11 @@ cdef extern from *:
     ssize_t read(int fd, void* data, size_t n) nogil
     ssize_t write(int fd, const void* data, size_t n) nogil
 
+cdef extern from "<sys/timerfd.h>" nogil:
+    int TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+
 cdef enum:
     READY_MAX = 64  # descriptors per wake
     REALTIME_PRIORITY = 40
@@ -119,6 +125,8 @@ cdef struct Loop:  # the scan thread's own
     uint32_t clean
     int64_t gap_ns
     int poll_fd
+    int timer_fd
+    int64_t armed_ns  # monotonic: when the timer rings, 0: it does not
     Rehearsal rehearsal
     epoll_event ready[READY_MAX]
 
@@ -135,21 +143,34 @@ cdef Stamp _stamp() noexcept nogil:
 
 # ---- waiting -------------------------------------------------------------------------------------
 
+cdef void _arm(Loop* loop, int64_t due_ns, int64_t now_ns) noexcept nogil:
+    """Have the timer ring by then. One that rings earlier is left alone: setting it costs more.
+
+    A timeout of the wait itself would be cancelled in every wake, on the way of a trip.
+    """
+    cdef itimerspec when
+    if now_ns < loop.armed_ns <= due_ns:
+        return
+    loop.armed_ns = due_ns
+    memset(&when, 0, sizeof(when))
+    due_ns = max(due_ns, 1)  # zero would disarm it
+    when.it_value.tv_sec = due_ns // 1_000_000_000
+    when.it_value.tv_nsec = due_ns % 1_000_000_000
+    timerfd_settime(loop.timer_fd, TFD_TIMER_ABSTIME, &when, NULL)
+
+
 cdef int _wait(Loop* loop, int64_t now_ns) noexcept nogil:
     """Sleep until a descriptor is ready, something is due, or the tick has passed."""
     cdef Runtime* rt = loop.scanner.current
     cdef int64_t due = loop.scanner.last_scan_ns + rt.program.tick_ns
-    cdef timespec timeout
     cdef uint32_t i
     for i in range(rt.program.device_count):
         due = min(due, poller_due(&loop.scanner.parts.polls, i))
         due = min(due, writer_due(&loop.scanner.parts.writers, i))
     for i in range(loop.scanner.parts.buses.bus_count):
         due = min(due, loop.scanner.parts.buses.buses[i].due_ns)
-    due = max(due - now_ns, 0)
-    timeout.tv_sec = due // 1_000_000_000
-    timeout.tv_nsec = due % 1_000_000_000
-    return epoll_pwait2(loop.poll_fd, loop.ready, READY_MAX, &timeout, NULL)
+    _arm(loop, due, now_ns)
+    return epoll_wait(loop.poll_fd, loop.ready, READY_MAX, -1)
 
 
 cdef bint _receive(Loop* loop, int count, const Stamp* now) noexcept nogil:
@@ -174,6 +195,9 @@ cdef bint _receive(Loop* loop, int count, const Stamp* now) noexcept nogil:
                 (loop.ready[i].events & (EPOLLERR | EPOLLHUP)) != 0, now)
         elif kind == WATCH_SESSION:
             any |= mailbox_event(&loop.scanner.box, index, revents, now)
+        elif kind == WATCH_TIMER:
+            read(loop.timer_fd, &counter, sizeof(counter))
+            loop.armed_ns = 0
         elif kind == WATCH_WAKE:
             read(loop.wake_fd, &counter, sizeof(counter))
             any = True
@@ -339,6 +363,11 @@ cdef class Engine:
                 watch_token(WATCH_LISTEN, 0))
         ):
             raise OSError("the guard's descriptors cannot be watched")
+        loop.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if not watch(
+            poll_fd, EPOLL_CTL_ADD, loop.timer_fd, False, watch_token(WATCH_TIMER, 0)
+        ):
+            raise OSError("the guard has no timer")
         loop.poll_fd = poll_fd
         loop.scanner.box.poll_fd = poll_fd
         loop.scanner.parts.poll_fd = poll_fd

@@ -1,13 +1,15 @@
 """Evaluate a program over an image. Single assignment, no jumps, three-valued.
 
 A truth register holds two runs of one condition, ``low`` with unknown as false and ``high`` with
-unknown as true: (0, 0) is false, (1, 1) true, (0, 1) unknown.
+unknown as true: (0, 0) is false, (1, 1) true, (0, 1) unknown. What rests on a bypassed tag abstains
+and, for whoever does not ask about that, is unknown.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from fastpath.types cimport NodeState, Slot
 from fastpath.layout cimport _REG_TRUTH, ProgramView
+from fastpath.types cimport NodeState, Slot
+from fastpath.windows cimport WindowBank
 
 cdef struct Register:  # 24 bytes
     double value  # of a number; NaN while bad
@@ -16,6 +18,7 @@ cdef struct Register:  # 24 bytes
     uint8_t high
     uint8_t starting  # an input below was never read
     uint8_t bad  # of a number: not usable in this condition
+    uint8_t abstain  # it rests on nothing but bypassed tags
     uint16_t t  # of a count: votes known true,
     uint16_t u  # unknown,
     uint16_t n  # and all that do not abstain
@@ -23,22 +26,16 @@ cdef struct Register:  # 24 bytes
 
 # Codes of Truth for a truth register.
 cdef inline int truth_of(const Register* r) noexcept nogil:
+    if r.kind == _REG_TRUTH and r.abstain:
+        return 3
     if r.kind != _REG_TRUTH or r.low != r.high:
         return 0
     return 2 if r.low else 1
 
-# One scan: every instruction, in order. ``nodes`` has one state per NODE of the program, ``regs``
-# one register per instruction. 1: done; 0: an index of the program was out of bounds (a fault):
+# One scan: every instruction, in order. ``nodes`` has one state per NODE of the program, ``windows``
+# one per WINDOW, ``regs`` one register per instruction. 1: done; 0: an index of the program was out of bounds (a fault):
 # the registers concerned are unknown.
 cdef int program_evaluate(
-    const ProgramView* p, const Slot* image, NodeState* nodes, Register* regs, int64_t now_ns,
+    const ProgramView* p, const Slot* image, NodeState* nodes, WindowBank* windows,
+    Register* regs, int64_t now_ns,
 ) noexcept nogil
-
-# crc32 of the key and the fields, as it stands in ``check``.
-cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil
-
-# A node that never ran: the innocent past.
-cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil
-
-# A node whose memory was lost: the runs apart, unknown until the input decides.
-cdef void node_lose(NodeState* node, uint64_t key) noexcept nogil

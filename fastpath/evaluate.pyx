@@ -8,122 +8,17 @@ on all the same, and what fails one is unknown.
 
 from libc.math cimport NAN, fabs, isfinite
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from fastpath.image cimport slot_read
-from fastpath.layout cimport _REG_COUNT, _REG_NUMBER, _REG_TRUTH, ProgramView
-from fastpath.types cimport (
-    _NONE_U16,
-    _NONE_U32,
-    _OP_ABS,
-    _OP_ADD,
-    _OP_AND,
-    _OP_BOOL,
-    _OP_CONST,
-    _OP_DIV,
-    _OP_EQ,
-    _OP_FALSE,
-    _OP_FOR,
-    _OP_GE,
-    _OP_GT,
-    _OP_IS_BAD,
-    _OP_IS_GOOD,
-    _OP_LE,
-    _OP_LT,
-    _OP_MAX,
-    _OP_MIN,
-    _OP_MOON,
-    _OP_MUL,
-    _OP_NE,
-    _OP_NEG,
-    _OP_NOT,
-    _OP_OR,
-    _OP_SUB,
-    _OP_TAG,
-    _OP_TRUE,
-    _OP_UNTIL,
-    _OP_VOTE,
-    _Q_BAD,
-    _Q_GOOD,
-    _Q_UNCERTAIN,
-    _REASON_NEVER_READ,
-    _TAG_UNCERTAIN_USE,
-    InstructionDef,
-    NodeState,
-    Slot,
-    TagDef,
-)
+from fastpath.layout cimport _REG_COUNT, _REG_NUMBER, _REG_TRUTH, ProgramView, op_result
+from fastpath.nodes cimport NODE_HIGH, NODE_LOW, node_check, node_long_ago, node_lose
+from fastpath.types cimport *
+from fastpath.windows cimport WindowBank, window_number
 
 cdef enum:
-    _NODE_LOW = 1  # flags of an ``until``: what each run remembers
-    _NODE_HIGH = 2
-    _NODE_BYTES = 28  # key, the two times and the flags: what the check covers
-    _LONG_AGO_BITS = 62
     _VOTES_MAX = 32
 
 # ---- node memory -----------------------------------------------------------------------------
-
-# zlib's crc32 is linear: each byte's part depends on its value and the bytes behind it alone. So
-# the parts are looked up side by side, and those of a node at rest, all zero, not at all.
-cdef uint32_t _crc_parts[_NODE_BYTES][256]  # by number of bytes behind, by value
-
-
-cdef void _crc_begin() noexcept nogil:
-    cdef uint32_t part
-    cdef int i, k, _bit
-    for i in range(256):
-        part = <uint32_t>i
-        for _bit in range(8):
-            part = (part >> 1) ^ (0xEDB88320u if part & 1 else 0u)
-        _crc_parts[0][i] = part
-    for i in range(256):
-        for k in range(1, _NODE_BYTES):
-            part = _crc_parts[k - 1][i]
-            _crc_parts[k][i] = (part >> 8) ^ _crc_parts[0][part & 0xFF]
-
-
-_crc_begin()
-
-
-cdef inline uint32_t _crc_part(uint64_t word, int behind) noexcept nogil:
-    """The part of eight bytes that have ``behind`` bytes after them."""
-    return (
-        _crc_parts[behind + 7][word & 0xFF] ^ _crc_parts[behind + 6][(word >> 8) & 0xFF]
-        ^ _crc_parts[behind + 5][(word >> 16) & 0xFF] ^ _crc_parts[behind + 4][(word >> 24) & 0xFF]
-        ^ _crc_parts[behind + 3][(word >> 32) & 0xFF] ^ _crc_parts[behind + 2][(word >> 40) & 0xFF]
-        ^ _crc_parts[behind + 1][(word >> 48) & 0xFF] ^ _crc_parts[behind][word >> 56]
-    )
-
-
-cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil:
-    cdef uint32_t crc = _crc_part(key ^ 0xFFFFFFFFu, 20) ^ 0xFFFFFFFFu
-    if node.since_low_ns != 0:
-        crc ^= _crc_part(<uint64_t>node.since_low_ns, 12)
-    if node.since_high_ns != 0:
-        crc ^= _crc_part(<uint64_t>node.since_high_ns, 4)
-    if node.flags != 0:
-        crc ^= (
-            _crc_parts[3][node.flags & 0xFF] ^ _crc_parts[2][(node.flags >> 8) & 0xFF]
-            ^ _crc_parts[1][(node.flags >> 16) & 0xFF] ^ _crc_parts[0][node.flags >> 24]
-        )
-    return crc
-
-
-cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil:
-    memset(node, 0, sizeof(NodeState))
-    node.check = node_check(key, node)
-
-
-cdef void node_lose(NodeState* node, uint64_t key) noexcept nogil:
-    memset(node, 0, sizeof(NodeState))
-    node.since_high_ns = _long_ago()
-    node.flags = _NODE_HIGH
-    node.check = node_check(key, node)
-
-
-cdef inline int64_t _long_ago() noexcept nogil:
-    """A start that every duration has elapsed since, whatever the uptime."""
-    return -(<int64_t>1 << _LONG_AGO_BITS)
 
 
 cdef inline bint _recall(const NodeState* node, uint64_t key, NodeState* out) noexcept nogil:
@@ -175,6 +70,7 @@ cdef inline void _broken(Register* r) noexcept nogil:
     r.high = 1
     r.starting = 0
     r.bad = 1
+    r.abstain = 0
     r.t = 0
     r.u = _VOTES_MAX
     r.n = _VOTES_MAX
@@ -193,6 +89,7 @@ cdef inline bint _set_number(
     r.value = NAN if bad else value
     r.kind = _REG_NUMBER
     r.bad = bad
+    r.abstain = 0
     r.starting = starting
     r.deciding = deciding
     return True
@@ -205,7 +102,21 @@ cdef inline bint _set_truth(
     r.low = low
     r.high = high
     r.starting = starting
+    r.abstain = 0
     r.deciding = deciding
+    return True
+
+
+cdef inline bint _abstain(Register* r, uint8_t kind) noexcept nogil:
+    """A number or a truth that rests on a bypassed tag."""
+    r.value = NAN
+    r.kind = kind
+    r.low = 0
+    r.high = 1
+    r.starting = 0
+    r.bad = 1
+    r.abstain = 1
+    r.deciding = _NONE_U32
     return True
 
 
@@ -218,6 +129,8 @@ cdef inline bint _tag(
     if slot >= p.tag_count:
         return False
     t = &p.tags[slot]
+    if image[slot].flags & _SLOT_BYPASSED:
+        return _abstain(r, _REG_NUMBER)
     if not slot_read(&image[slot], &s):
         return _set_number(r, NAN, True, False, slot)
     never = s.quality == _Q_BAD and s.reason == _REASON_NEVER_READ
@@ -229,13 +142,36 @@ cdef inline bint _tag(
     return _set_number(r, s.value, not good, never and grace, slot)
 
 
+cdef inline bint _window(
+    const ProgramView* p, const Slot* image, WindowBank* windows, uint32_t index, Register* r,
+    int64_t now_ns,
+) noexcept nogil:
+    """Bad until it is covered; that it is starting excuses for as long as that may take."""
+    cdef const WindowDef* d
+    cdef double value = NAN
+    cdef bint known
+    if index >= p.window_count or p.windows[index].slot >= p.tag_count:
+        return False
+    d = &p.windows[index]
+    if image[d.slot].flags & _SLOT_BYPASSED:
+        return _abstain(r, _REG_NUMBER)
+    known = window_number(windows, index, now_ns, &value)
+    return _set_number(
+        r, value, not known,
+        not known and (
+            p.started_ns == 0 or now_ns - p.started_ns < max(p.start_within_ns, d.span_ns)),
+        d.slot,
+    )
+
+
 cdef inline bint _arithmetic(
     int op, const Register* a, const Register* b, Register* r,
 ) noexcept nogil:
     cdef bint bad = a.bad or b.bad
     cdef double value = NAN
     if bad:
-        pass
+        if a.abstain or b.abstain:
+            return _abstain(r, _REG_NUMBER)
     elif op == _OP_ADD:
         value = a.value + b.value
     elif op == _OP_SUB:
@@ -258,6 +194,8 @@ cdef inline bint _compare(
     cdef uint8_t starting = a.starting | b.starting
     cdef bint result
     if a.bad or b.bad:
+        if a.abstain or b.abstain:
+            return _abstain(r, _REG_TRUTH)
         return _set_truth(r, 0, 1, starting, _lead(a, b))
     if op == _OP_LT:
         result = a.value < b.value
@@ -283,9 +221,14 @@ cdef inline bint _quality(int op, const Register* a, Register* r) noexcept nogil
 
 
 cdef inline bint _both(int op, const Register* a, const Register* b, Register* r) noexcept nogil:
-    """Kleene's and, or. The operand that decides names the deciding tag."""
+    """Kleene's and, or. The operand that decides names the deciding tag; one that abstains is
+    left out.
+    """
     cdef uint8_t low, high
     cdef bint b_decides
+    if a.abstain or b.abstain:
+        r[0] = b[0] if a.abstain else a[0]
+        return True
     if op == _OP_AND:
         low, high = a.low & b.low, a.high & b.high
         b_decides = b.low + b.high < a.low + a.high
@@ -298,19 +241,32 @@ cdef inline bint _both(int op, const Register* a, const Register* b, Register* r
     )
 
 
-cdef inline bint _vote(const Register* a, const Register* b, Register* r) noexcept nogil:
-    """One more vote; ``a`` is the count so far or NULL."""
-    cdef bint known = b.low == b.high
+cdef inline bint _vote(int op, const Register* a, const Register* b, Register* r) noexcept nogil:
+    """One more vote; ``a`` is the count so far or NULL. One that abstains is left out or true."""
+    cdef bint counts = not b.abstain or op == _OP_VOTE_TRIP
+    cdef uint16_t t = 0, u = 0
+    if counts:
+        t = b.abstain or (b.low and b.high)
+        u = not t and b.high
     r.kind = _REG_COUNT
-    r.t = <uint16_t>((a.t if a != NULL else 0) + (b.low if known else 0))
-    r.u = <uint16_t>((a.u if a != NULL else 0) + (0 if known else 1))
-    r.n = <uint16_t>((a.n if a != NULL else 0) + 1)
+    r.t = <uint16_t>((a.t if a != NULL else 0) + t)
+    r.u = <uint16_t>((a.u if a != NULL else 0) + u)
+    r.n = <uint16_t>((a.n if a != NULL else 0) + counts)
     r.starting = b.starting | (a.starting if a != NULL else 0)
+    r.abstain = 0
     r.deciding = b.deciding
     # The first vote that is true leads; before there is one, the first unknown, the first at all.
-    if a != NULL and not (a.t == 0 and r.t > 0) and not (a.t + a.u == 0 and r.u > 0):
+    if a != NULL and a.n and not (a.t == 0 and t) and not (a.t + a.u == 0 and u):
         r.deciding = a.deciding
     return True
+
+
+cdef inline bint _moon(const Register* a, uint16_t least, Register* r) noexcept nogil:
+    """M out of those that do not abstain; of fewer than M all of them."""
+    least = min(least, a.n)
+    if a.n == 0:
+        return _abstain(r, _REG_TRUTH)
+    return _set_truth(r, a.t >= least, a.t + a.u >= least, a.starting, a.deciding)
 
 
 cdef inline bint _until(
@@ -323,14 +279,16 @@ cdef inline bint _until(
     cdef bint good
     if index >= p.node_count:
         return False
+    if a.abstain or b.abstain:
+        return _abstain(r, _REG_TRUTH)
     good = _recall(&nodes[index], p.nodes[index].key, &memory)
-    low = a.low | ((memory.flags & _NODE_LOW != 0) & (b.high ^ 1))
-    high = a.high | ((memory.flags & _NODE_HIGH != 0) & (b.low ^ 1))
+    low = a.low | ((memory.flags & NODE_LOW != 0) & (b.high ^ 1))
+    high = a.high | ((memory.flags & NODE_HIGH != 0) & (b.low ^ 1))
     # What was never read leaves the memory as it is: the innocent past, or the restored one.
     if low == high or not starting:
         memory.since_low_ns = 0
         memory.since_high_ns = 0
-        memory.flags = (_NODE_LOW if low else 0) | (_NODE_HIGH if high else 0)
+        memory.flags = (NODE_LOW if low else 0) | (NODE_HIGH if high else 0)
         _store(&nodes[index], p.nodes[index].key, &memory, good)
     return _set_truth(r, low, high, starting, _lead(a, b))
 
@@ -352,6 +310,37 @@ cdef inline bint _for(
     good = _recall(&nodes[index], p.nodes[index].key, &memory)
     low = _elapsed(a.low, &memory.since_low_ns, duration_ns, now_ns)
     high = _elapsed(a.high, &memory.since_high_ns, duration_ns, now_ns)
+    memory.flags = 0
+    _store(&nodes[index], p.nodes[index].key, &memory, good)
+    return _set_truth(r, low, high | low, a.starting, a.deciding)
+
+
+cdef inline uint8_t _lasts(
+    bint on, int64_t* last_ns, int64_t duration_ns, int64_t now_ns,
+) noexcept nogil:
+    """One run of a ``hold``: keeps when it was last on."""
+    if on or last_ns[0] > now_ns or last_ns[0] == node_long_ago():  # lost: perhaps a moment ago
+        last_ns[0] = now_ns if now_ns != 0 else 1
+    return on or (last_ns[0] != 0 and now_ns - last_ns[0] < duration_ns)
+
+
+cdef inline bint _hold(
+    const ProgramView* p, uint32_t index, const Register* a, NodeState* nodes, Register* r,
+    int64_t now_ns,
+) noexcept nogil:
+    """Off-delay: true while its input is, and for the duration after it last was."""
+    cdef NodeState memory
+    cdef uint8_t low, high
+    cdef int64_t duration_ns
+    cdef bint good
+    if index >= p.node_count:
+        return False
+    duration_ns = p.nodes[index].duration_ns
+    good = _recall(&nodes[index], p.nodes[index].key, &memory)
+    if a.starting and a.low != a.high:
+        return _set_truth(r, _lasts(0, &memory.since_low_ns, duration_ns, now_ns), 1, 1, a.deciding)
+    low = _lasts(a.low, &memory.since_low_ns, duration_ns, now_ns)
+    high = _lasts(a.high, &memory.since_high_ns, duration_ns, now_ns)
     memory.flags = 0
     _store(&nodes[index], p.nodes[index].key, &memory, good)
     return _set_truth(r, low, high | low, a.starting, a.deciding)
@@ -390,6 +379,8 @@ cdef inline bint _one_operand(
     cdef int op = ins.op
     if ins.a >= i:
         return False
+    if a.abstain:
+        return _abstain(r, <uint8_t>op_result(op))
     if op == _OP_BOOL:
         return _set_truth(
             r, not a.bad and a.value != 0.0, a.bad or a.value != 0.0, a.starting, a.deciding
@@ -398,8 +389,10 @@ cdef inline bint _one_operand(
         return _set_truth(r, a.high ^ 1, a.low ^ 1, a.starting, a.deciding)
     if op == _OP_FOR:
         return _for(p, _node_index(p, ins.imm), a, nodes, r, now_ns)
+    if op == _OP_HOLD:
+        return _hold(p, _node_index(p, ins.imm), a, nodes, r, now_ns)
     if op == _OP_MOON:
-        return _set_truth(r, a.t >= ins.b, a.t + a.u >= ins.b, a.starting, a.deciding)
+        return _moon(a, ins.b, r)
     if op == _OP_NEG:
         return _set_number(r, -a.value, a.bad, a.starting, a.deciding)
     if op == _OP_ABS:
@@ -410,11 +403,12 @@ cdef inline bint _one_operand(
 cdef inline bint _counted(const InstructionDef* ins, Register* regs, uint32_t i) noexcept nogil:
     if ins.b >= i or (ins.a >= i and ins.a != _NONE_U16):
         return False
-    return _vote(&regs[ins.a] if ins.a != _NONE_U16 else NULL, &regs[ins.b], &regs[i])
+    return _vote(ins.op, &regs[ins.a] if ins.a != _NONE_U16 else NULL, &regs[ins.b], &regs[i])
 
 
 cdef int program_evaluate(
-    const ProgramView* p, const Slot* image, NodeState* nodes, Register* regs, int64_t now_ns,
+    const ProgramView* p, const Slot* image, NodeState* nodes, WindowBank* windows,
+    Register* regs, int64_t now_ns,
 ) noexcept nogil:
     cdef bint grace = p.started_ns == 0 or now_ns - p.started_ns < p.start_within_ns
     cdef const InstructionDef* ins
@@ -435,15 +429,17 @@ cdef int program_evaluate(
             or op == _OP_AND or op == _OP_OR or op == _OP_UNTIL
         ):
             good = _two_operands(p, ins, nodes, regs, i)
-        elif op == _OP_VOTE:
+        elif op == _OP_VOTE or op == _OP_VOTE_TRIP:
             good = _counted(ins, regs, i)
         elif op == _OP_FALSE or op == _OP_TRUE:
             good = _set_truth(&regs[i], op == _OP_TRUE, op == _OP_TRUE, 0, _NONE_U32)
         elif (
-            op == _OP_BOOL or op == _OP_NOT or op == _OP_FOR or op == _OP_MOON
+            op == _OP_BOOL or op == _OP_NOT or op == _OP_FOR or op == _OP_HOLD or op == _OP_MOON
             or op == _OP_NEG or op == _OP_ABS or op == _OP_IS_BAD or op == _OP_IS_GOOD
         ):
             good = _one_operand(p, ins, nodes, regs, i, now_ns)
+        elif op == _OP_WINDOW:
+            good = _window(p, image, windows, ins.a, &regs[i], now_ns)
         else:
             good = False
         if not good:

@@ -14,18 +14,13 @@ class Output(NamedTuple):
     inputs: list[int]
 
 class Evaluator(Conditions):
-    """Computes tags of the samples that they are made of. Times are monotonic nanoseconds.
-
-    What it remembers may be older than the machine's start: see :meth:`recall`.
-    """
+    """Computes tags of the samples that they are made of. Times are monotonic nanoseconds."""
 
     def compute(self, outputs: list[Output], slots: array[int]) -> None:
         """What to compute. ``slots`` as in :meth:`Conditions.watch`.
 
         Raises IndexError for a register or slot that is not of this program.
         """
-    def recall(self, samples: bytes) -> None:
-        """Take messages.SAMPLE records of the past, oldest first; nothing is computed yet."""
     def run(self, samples: bytes) -> tuple[bytes, bytes]:
         """Evaluate after each run of equal mono_ns.
 

@@ -32,14 +32,9 @@ from fastpath.types cimport (
 )
 
 cdef enum:
-    _SHIFT_BITS = 58  # nine years: what is remembered may be older than the machine's start
     _NS_PER_S = 1_000_000_000
 
 Output = namedtuple("Output", ("register", "tag", "record", "inputs"))
-
-
-cdef inline int64_t _shift() noexcept nogil:
-    return <int64_t>1 << _SHIFT_BITS
 
 
 cdef class Evaluator(Conditions):
@@ -82,16 +77,6 @@ cdef class Evaluator(Conditions):
                 self.inputs[k] = slot
                 k += 1
         self.result_count = count
-
-    def recall(self, const uint8_t[::1] samples not None) -> None:
-        """Take samples of the past, oldest first; nothing is computed yet."""
-        cdef const SampleRecord* record
-        cdef Py_ssize_t i, n = _count(samples)
-        if n == 0:
-            return
-        record = <const SampleRecord*>&samples[0]
-        for i in range(n):
-            self._feed(&record[i])
 
     def run(self, const uint8_t[::1] samples not None) -> tuple:
         """Evaluate after each run of equal mono_ns; (samples and changes, changes to keep)."""
@@ -138,18 +123,16 @@ cdef class Evaluator(Conditions):
 
     cdef int _at(self, int64_t mono_ns, int64_t utc_ns) except -1:
         """One evaluation; the time of day goes with the newest monotonic time."""
-        if mono_ns + _shift() >= self.now_ns or self.utc_ns == 0:
+        if mono_ns >= self.now_ns or self.utc_ns == 0:
             self.utc_ns = utc_ns
-        self._scan(mono_ns + _shift())
+        self._scan(mono_ns)
         return 0
 
     cdef bint _feed(self, const SampleRecord* record):
         """Store a sample; False: no computed tag is made of it."""
-        cdef SampleRecord shifted = record[0]
         if record.slot >= self.slot_count or self.slots[record.slot] >= self.image.count:
             return False
-        shifted.mono_ns += _shift()
-        self._take(&shifted)
+        self._take(record)
         return True
 
     cdef int _report(self) except -1:
@@ -162,7 +145,7 @@ cdef class Evaluator(Conditions):
             result = &self.results[i]
             memset(&out, 0, sizeof(out))
             self._judge(result, &out)
-            out.mono_ns = self.now_ns - _shift()
+            out.mono_ns = self.now_ns
             out.utc_ns = self.utc_ns
             changed = (
                 out.quality != result.quality or out.reason != result.reason
@@ -216,11 +199,11 @@ cdef class Evaluator(Conditions):
             return False
         if not worse and result.record != _RECORD_ALL:
             if result.record == _RECORD_ONE_SECOND:
-                if out.mono_ns + _shift() - result.kept_ns < _NS_PER_S:
+                if out.mono_ns - result.kept_ns < _NS_PER_S:
                     return False
             elif out.value == result.kept_value or out.quality == _Q_BAD:
                 return False
-        result.kept_ns = out.mono_ns + _shift()
+        result.kept_ns = out.mono_ns
         result.kept_value = out.value
         result.kept_quality = out.quality
         result.kept_reason = out.reason

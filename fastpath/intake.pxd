@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastpath.journal cimport Shm, Stamp
 from fastpath.program cimport ProgramView
+from fastpath.windows cimport WindowBank
 
 cdef struct TagRun:
     double recorded  # value of the last sample in the journal
@@ -17,9 +18,11 @@ cdef struct Intake:
     Shm* shm
     const ProgramView* program
     TagRun* runs
+    WindowBank* windows
     const uint8_t* device_up  # per device of the guard: 1 while its readings count
 
 cdef void intake_store(
     Intake* intake, uint32_t slot, double value, uint8_t quality, uint8_t reason,
     int64_t mono_ns, int64_t utc_ns, const Stamp* now) noexcept nogil
+cdef void intake_touch(Intake* intake, uint32_t slot, int64_t mono_ns) noexcept nogil
 cdef void intake_age(Intake* intake, const Stamp* now, bint pause) noexcept nogil

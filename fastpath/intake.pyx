@@ -1,10 +1,11 @@
-"""What happens when a value arrives, or does not: image, journal sample, quality record."""
+"""What happens when a value arrives, or does not: image, windows, journal, quality record."""
 
 from libc.string cimport memcmp, memset
 
-from fastpath.image cimport slot_write
+from fastpath.image cimport slot_touch, slot_write
 from fastpath.journal cimport journal_write, sample_write
 from fastpath.types cimport *
+from fastpath.windows cimport windows_take, windows_touch
 
 cdef struct QualityPayload:  # records.PAYLOADS[TAG_QUALITY]
     uint32_t slot
@@ -62,6 +63,7 @@ cdef void intake_store(
     cdef const TagDef* tag = &intake.program.tags[slot]
     cdef TagRun* run = &intake.runs[slot]
     slot_write(&intake.shm.image[slot], value, quality, reason, mono_ns, utc_ns, 0)
+    windows_take(intake.windows, slot, value, quality, mono_ns)
     if tag.owner == _OWNER_GUARD and _due(tag, run, value, quality, reason, mono_ns):
         sample_write(intake.shm, slot, quality, reason, value, mono_ns, utc_ns)
         run.recorded = value
@@ -69,6 +71,12 @@ cdef void intake_store(
         run.recorded_quality = quality
         run.recorded_reason = reason
     _tell(intake, slot, value, quality, reason, now)
+
+
+cdef void intake_touch(Intake* intake, uint32_t slot, int64_t mono_ns) noexcept nogil:
+    """The tag still has the value that it had; its age alone is refreshed."""
+    slot_touch(&intake.shm.image[slot], mono_ns)
+    windows_touch(intake.windows, slot, mono_ns)
 
 
 cdef void intake_age(Intake* intake, const Stamp* now, bint pause) noexcept nogil:
@@ -100,6 +108,8 @@ cdef void intake_age(Intake* intake, const Stamp* now, bint pause) noexcept nogi
         ):
             continue  # a refused register is asked for rarely: its reason says more than its age
         run = &intake.runs[i]
+        if pause:
+            windows_take(intake.windows, i, slot.value, _Q_BAD, now.mono_ns)
         reason = _REASON_STALE
         if tag.device != _NONE_U16 and not intake.device_up[tag.device]:
             reason = _REASON_COMM_FAILURE

@@ -10,10 +10,10 @@ cdef struct InterlockRun:
     InterlockLatch latch  # working copy; stored where it changed
     int64_t unknown_since_ns  # the ride-through's clock (monotonic), 0: not running
     int64_t known_since_ns
-    int64_t grace_until_ns  # start grace ends at (monotonic), 0: over
     uint8_t last_known  # Truth before it became unknown; _T_UNKNOWN: nothing known yet
     uint8_t truth  # of the cause, this scan
     uint8_t permitted  # this scan
+    uint8_t grace  # until every input of its cause was read, or had its time to be
     uint8_t dirty
 
 cdef struct Logic:

@@ -39,13 +39,17 @@ cdef uint8_t _truth(const Register* r) noexcept nogil:
     return _T_TRUE if r.low else _T_FALSE
 
 
+cdef uint8_t _leg(const Register* r) noexcept nogil:
+    return _T_ABSTAIN if r.abstain else _truth(r)
+
+
 cdef uint64_t _legs(const Logic* logic, uint32_t index) noexcept nogil:
     """Two bits per leg, as they are now."""
     cdef const InterlockDef* d = &logic.program.interlocks[index]
     cdef uint64_t packed = 0
     cdef uint32_t i
     for i in range(min(d.legs_count, <uint32_t>_LEGS_PER_INTERLOCK_MAX)):
-        packed |= <uint64_t>_truth(
+        packed |= <uint64_t>_leg(
             &logic.registers[logic.program.legs[d.legs_first + i].reg]) << (2 * i)
     return packed
 
@@ -246,19 +250,19 @@ cdef bint _acts(
     return d.on_bad != _ON_BAD_IGNORE
 
 
-cdef bint _starting(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
+cdef bint _starting(Logic* logic, uint32_t index) noexcept nogil:
     """True while the start grace holds back what comes from unknown alone."""
     cdef InterlockRun* run = &logic.runs[index]
     cdef const Register* cause = &logic.registers[logic.program.interlocks[index].cause]
     cdef uint32_t flags = run.latch.flags & ~<uint32_t>_LATCH_STARTING
-    if run.grace_until_ns != 0 and (not cause.starting or now.mono_ns >= run.grace_until_ns):
-        run.grace_until_ns = 0
-    if run.grace_until_ns != 0:
+    if not cause.starting:
+        run.grace = 0
+    if run.grace:
         flags |= _LATCH_STARTING
     if flags != run.latch.flags:
         run.latch.flags = flags
         run.dirty = 1
-    return run.grace_until_ns != 0
+    return run.grace
 
 
 cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
@@ -271,7 +275,7 @@ cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
     run.truth = _truth(&logic.registers[d.cause])
     run.permitted = (
         d.permissive == _NONE_U32 or _truth(&logic.registers[d.permissive]) == _T_TRUE)
-    if _starting(logic, index, now) and run.truth == _T_UNKNOWN:
+    if _starting(logic, index) and run.truth == _T_UNKNOWN:
         # What was running goes on counting; nothing else comes of what was never read.
         if latch.state == _ILS_PENDING and now.boot_ns - latch.since_ns >= d.delay_ns:
             interlock_trip(logic, index, _TRIP_CAUSE, now)
@@ -423,7 +427,7 @@ cdef uint32_t interlock_command_reset(
     if run.truth == _T_TRUE:
         detail[0] = _leg_that_is(run.latch.legs, d.legs_count, _T_TRUE)
         return _RESULT_CAUSE_PRESENT
-    if run.grace_until_ns != 0 or run.truth == _T_UNKNOWN:
+    if run.grace or run.truth == _T_UNKNOWN:
         detail[0] = _leg_that_is(run.latch.legs, d.legs_count, _T_UNKNOWN)
         return _RESULT_CAUSE_UNKNOWN
     if not run.permitted:
@@ -448,7 +452,7 @@ cdef uint32_t interlock_forbids(const Logic* logic, uint32_t output) noexcept no
                 return _RESULT_CAUSE_PRESENT
             # Where bad input is ignored for good, it forbids nothing once it had time to be read.
             if run.truth == _T_UNKNOWN and (
-                run.grace_until_ns != 0 or d.on_bad != _ON_BAD_IGNORE
+                run.grace or d.on_bad != _ON_BAD_IGNORE
             ):
                 why = _RESULT_CAUSE_UNKNOWN
     return why

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastpath.types cimport (
     CommandSlot, DeviceStats, Event, InterlockLatch, NodeState, OutputLatch, SampleRecord, Slot,
+    TagBypassLatch, WindowState,
 )
 
 cdef struct Region:  # 24 bytes, in the fixed header
@@ -59,14 +60,20 @@ cdef struct OutputPair:
     OutputLatch a
     OutputLatch b
 
+cdef struct TagBypassPair:
+    TagBypassLatch a
+    TagBypassLatch b
+
 cdef struct Shm:
     uint8_t* base
     FixedHeader* fixed
     LiveHeader* live
     InterlockPair* interlocks
+    TagBypassPair* tag_bypasses
     OutputPair* outputs
     CommandSlot* commands
     NodeState* nodes
+    WindowState* windows
     Slot* image
     DeviceStats* devices
     Event* events

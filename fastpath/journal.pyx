@@ -97,9 +97,11 @@ cdef void shm_map(Shm* shm, uint8_t* base) noexcept nogil:
     shm.fixed = <FixedHeader*>base
     shm.live = <LiveHeader*>(base + sizeof(FixedHeader))
     shm.interlocks = <InterlockPair*>(base + _region_offset[0])
+    shm.tag_bypasses = <TagBypassPair*>(base + _region_offset[1])
     shm.outputs = <OutputPair*>(base + _region_offset[2])
     shm.commands = <CommandSlot*>(base + _region_offset[3])
     shm.nodes = <NodeState*>(base + _region_offset[4])
+    shm.windows = <WindowState*>(base + _region_offset[5])
     shm.image = <Slot*>(base + _region_offset[6])
     shm.devices = <DeviceStats*>(base + _region_offset[7])
     shm.events = <Event*>(base + _region_offset[8])

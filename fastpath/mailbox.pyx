@@ -10,8 +10,7 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
 from fastpath.delivery cimport output_result
-from fastpath.image cimport slot_touch
-from fastpath.intake cimport intake_store
+from fastpath.intake cimport intake_store, intake_touch
 from fastpath.journal cimport crc32_of, journal_write
 from fastpath.types cimport *
 from fastpath.watch cimport EPOLL_CTL_ADD, WATCH_SESSION, watch, watch_token
@@ -317,7 +316,7 @@ cdef bint _touch(
                 box.program.tags[k].owner == _OWNER_GATEWAY
                 and box.shm.image[k].quality != _Q_BAD
             ):
-                slot_touch(&box.shm.image[k], touch.mono_ns)
+                intake_touch(box.intake, k, touch.mono_ns)
     return True
 
 

@@ -2,14 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastpath.evaluate cimport (
-    Register,
-    node_begin,
-    node_check,
-    node_lose,
-    program_evaluate,
-    truth_of,
-)
+from fastpath.evaluate cimport Register, program_evaluate, truth_of
 from fastpath.image cimport TagImage
 from fastpath.layout cimport (
     _REG_COUNT,
@@ -18,8 +11,10 @@ from fastpath.layout cimport (
     ProgramView,
     program_open,
 )
-from fastpath.types cimport NodeState, SampleRecord
+from fastpath.nodes cimport node_begin, node_check, node_lose
+from fastpath.types cimport NodeState, SampleRecord, WindowState
 from fastpath.verify cimport program_verify
+from fastpath.windows cimport WindowBank, WindowRun
 
 
 cdef class Conditions:
@@ -27,6 +22,7 @@ cdef class Conditions:
     cdef ProgramView view
     cdef TagImage image
     cdef NodeState* nodes
+    cdef WindowBank windows
     cdef Register* regs
     cdef int64_t now_ns
     cdef uint32_t* watched

@@ -20,6 +20,13 @@ class Conditions:
     def __init__(self, blob: bytes) -> None: ...  # verifies; raises BlobRefused
     def write(self, slot: int, value: float, quality: int, reason: int, mono_ns: int) -> None:
         """Store a tag's value. Raises IndexError."""
+    def fill(self, window: int, samples: bytes) -> None:
+        """Let a window have seen messages.SAMPLE records of its tag, oldest first.
+
+        By mono_ns, which is negative before the boot; the slot in them is not looked at, and what
+        is not newer than the window's newest is left out. Raises IndexError, or ValueError when
+        the length is not a whole number of records.
+        """
     def evaluate(self, now_ns: int) -> None:
         """One scan: staleness (stale_after_ns of the slot), then every instruction.
 

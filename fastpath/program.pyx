@@ -13,16 +13,15 @@ from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from fastpath.evaluate cimport (
-    Register,
-    node_begin,
-    program_evaluate,
-    truth_of,
-)
+from fastpath.evaluate cimport Register, program_evaluate, truth_of
 from fastpath.image cimport TagImage, slot_write
 from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, op_result, program_open
-from fastpath.types cimport _DEVICE_MODBUS_RTU, _Q_BAD, _Q_GOOD, NodeState, SampleRecord
+from fastpath.nodes cimport node_begin
+from fastpath.types cimport (
+    _DEVICE_MODBUS_RTU, _Q_BAD, _Q_GOOD, NodeState, SampleRecord, WindowState,
+)
 from fastpath.verify cimport program_verify
+from fastpath.windows cimport WindowRun, window_begin, window_take, windows_list, windows_take
 
 cdef enum:
     _HASH_AT = 16
@@ -112,13 +111,26 @@ cdef class Conditions:
         self.image = TagImage(self.view.tag_count)
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
         self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
-        if self.nodes == NULL or self.regs == NULL:
+        self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
+        self.windows.runs = <WindowRun*>calloc(self.view.window_count + 1, sizeof(WindowRun))
+        self.windows.first = <uint32_t*>calloc(self.view.tag_count + 1, sizeof(uint32_t))
+        if (
+            self.nodes == NULL or self.regs == NULL or self.windows.states == NULL
+            or self.windows.runs == NULL or self.windows.first == NULL
+        ):
             raise MemoryError
         for i in range(self.view.node_count):
             node_begin(&self.nodes[i], self.view.nodes[i].key)
+        self.windows.program = &self.view
+        windows_list(&self.windows)
+        for i in range(self.view.window_count):
+            window_begin(&self.windows.states[i], &self.view.windows[i])
 
     def __dealloc__(self):
         free(self.nodes)
+        free(self.windows.states)
+        free(self.windows.runs)
+        free(self.windows.first)
         free(self.regs)
         free(self.watched)
         free(self.told)
@@ -129,6 +141,30 @@ cdef class Conditions:
     ) -> None:
         """Store a tag's value. Raises IndexError."""
         self.image.put(slot, value, quality, reason, mono_ns, 0, 0)
+        windows_take(&self.windows, slot, value, quality, mono_ns)
+
+    def fill(self, uint32_t window, const uint8_t[::1] samples not None) -> None:
+        """Let a window have seen messages.SAMPLE records of its tag, oldest first (by mono_ns, which
+        is negative before the boot); the slot in them is not looked at, and what is not newer than
+        the window's newest is left out.
+
+        Raises IndexError, or ValueError when the length is not a whole number of records.
+        """
+        cdef Py_ssize_t i, n = samples.shape[0] // <Py_ssize_t>sizeof(SampleRecord)
+        cdef const SampleRecord* record
+        cdef const WindowState* w
+        if window >= self.view.window_count:
+            raise IndexError(window)
+        if samples.shape[0] % <Py_ssize_t>sizeof(SampleRecord):
+            raise ValueError(f"{samples.shape[0]} bytes are not whole samples")
+        if n == 0:
+            return
+        record = <const SampleRecord*>&samples[0]
+        w = &self.windows.states[window]
+        for i in range(n):
+            if w.flags == 0 or record[i].mono_ns > w.last_ns:
+                window_take(
+                    &self.windows, window, record[i].value, record[i].quality, record[i].mono_ns)
 
     def evaluate(self, int64_t now_ns) -> None:
         """One scan: staleness (stale_after_ns of the slot), then every instruction."""
@@ -140,7 +176,8 @@ cdef class Conditions:
             self.view.started_ns = now_ns if now_ns != 0 else 1
         if now_ns > self.now_ns or self.now_ns == 0:
             self.now_ns = now_ns
-        program_evaluate(&self.view, self.image.slots, self.nodes, self.regs, self.now_ns)
+        program_evaluate(
+            &self.view, self.image.slots, self.nodes, &self.windows, self.regs, self.now_ns)
 
     cdef Register* _register(self, uint32_t register, int kind) except NULL:
         if register >= self.view.code_count:
@@ -232,6 +269,7 @@ cdef class Conditions:
                 &self.image.slots[slot], record.value, record.quality, record.reason,
                 record.mono_ns, record.utc_ns, 0,
             )
+            windows_take(&self.windows, slot, record.value, record.quality, record.mono_ns)
 
     cdef int _tell(self, int64_t mono_ns, int64_t utc_ns, list changes) except -1:
         cdef uint32_t i

@@ -9,7 +9,8 @@ from fastpath.journal cimport Shm, Stamp
 from fastpath.outputs cimport Bank, OutputRun
 from fastpath.poller cimport PollBank, Poller, RunRequest
 from fastpath.program cimport ProgramView, Register
-from fastpath.types cimport DeviceStats, NodeState, Slot
+from fastpath.types cimport DeviceStats, NodeState, Slot, WindowState
+from fastpath.windows cimport WindowBank, WindowRun
 from fastpath.writer cimport Writer, WriterBank
 
 cdef enum:
@@ -28,6 +29,8 @@ cdef struct Runtime:
     int64_t* demand_ns
     uint8_t* releasable
     TagRun* tags
+    WindowRun* windows
+    uint32_t* window_first  # per tag
     RunRequest* requests
     Poller* pollers
     Writer* writers
@@ -41,12 +44,14 @@ cdef struct Runtime:
     int32_t* output_from
     int32_t* tag_from
     int32_t* node_from
+    int32_t* window_from
     int32_t* device_from
 
 cdef struct Parts:  # what the scan works on, bound to one Runtime
     Logic logic
     Bank bank
     Intake intake
+    WindowBank windows
     PollBank polls
     WriterBank writers
     BusBank buses
@@ -56,6 +61,7 @@ cdef struct Parts:  # what the scan works on, bound to one Runtime
     Register* registers
     Slot* spare_image
     NodeState* spare_nodes
+    WindowState* spare_windows
     DeviceStats* spare_devices
     bint lost_program  # the program that ran before this start is lost, and its latches with it
 

@@ -24,6 +24,7 @@ from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport node_begin, program_open
 from fastpath.types cimport *
 from fastpath.watch cimport WATCH_READ, WATCH_TRIP, watch_token
+from fastpath.windows cimport window_begin, windows_list, windows_recover
 from fastpath.writer cimport writers_plan
 
 cdef extern from "atomics.h" nogil:
@@ -56,6 +57,8 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
     rt.demand_ns = <int64_t*>calloc(_OUTPUTS_MAX, sizeof(int64_t))
     rt.releasable = <uint8_t*>calloc(_OUTPUTS_MAX, 1)
     rt.tags = <TagRun*>calloc(_TAGS_MAX, sizeof(TagRun))
+    rt.windows = <WindowRun*>calloc(_WINDOWS_MAX, sizeof(WindowRun))
+    rt.window_first = <uint32_t*>calloc(_TAGS_MAX, sizeof(uint32_t))
     rt.requests = <RunRequest*>calloc(RUN_REQUESTS_MAX, sizeof(RunRequest))
     rt.pollers = <Poller*>calloc(_DEVICES_MAX, sizeof(Poller))
     rt.writers = <Writer*>calloc(_DEVICES_MAX, sizeof(Writer))
@@ -66,6 +69,7 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
     rt.output_from = <int32_t*>calloc(_OUTPUTS_MAX, sizeof(int32_t))
     rt.tag_from = <int32_t*>calloc(_TAGS_MAX, sizeof(int32_t))
     rt.node_from = <int32_t*>calloc(_NODES_MAX, sizeof(int32_t))
+    rt.window_from = <int32_t*>calloc(_WINDOWS_MAX, sizeof(int32_t))
     rt.device_from = <int32_t*>calloc(_DEVICES_MAX, sizeof(int32_t))
     return (
         rt.interlocks != NULL and rt.order != NULL and rt.group_taken != NULL
@@ -75,7 +79,8 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
         and rt.writers != NULL and rt.buses != NULL and rt.units != NULL
         and rt.device_up != NULL and rt.interlock_from != NULL
         and rt.output_from != NULL and rt.tag_from != NULL and rt.node_from != NULL
-        and rt.device_from != NULL
+        and rt.device_from != NULL and rt.windows != NULL and rt.window_first != NULL
+        and rt.window_from != NULL
     )
 
 
@@ -87,10 +92,11 @@ cdef bint parts_alloc(Parts* parts) noexcept:
     parts.registers = <Register*>calloc(_CODE_MAX, sizeof(Register))
     parts.spare_image = <Slot*>calloc(_TAGS_MAX, sizeof(Slot))
     parts.spare_nodes = <NodeState*>calloc(_NODES_MAX, sizeof(NodeState))
+    parts.spare_windows = <WindowState*>calloc(_WINDOWS_MAX, sizeof(WindowState))
     parts.spare_devices = <DeviceStats*>calloc(_DEVICES_MAX, sizeof(DeviceStats))
     return (
         parts.registers != NULL and parts.spare_image != NULL and parts.spare_nodes != NULL
-        and parts.spare_devices != NULL
+        and parts.spare_windows != NULL and parts.spare_devices != NULL
     )
 
 
@@ -113,14 +119,15 @@ cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept:
 cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil:
     """Point every part of the scan at this runtime."""
     cdef Shm* shm = parts.shm
-    cdef uint32_t i
-    # Until the first evaluation all is unknown, and nothing is another program's.
-    memset(parts.registers, 0, rt.program.code_count * sizeof(Register))
-    for i in range(rt.program.code_count):
-        parts.registers[i].high = 1
     parts.intake.shm = shm
     parts.intake.program = &rt.program
     parts.intake.runs = rt.tags
+    parts.intake.windows = &parts.windows
+    parts.windows.program = &rt.program
+    parts.windows.states = shm.windows
+    parts.windows.runs = rt.windows
+    parts.windows.first = rt.window_first
+    windows_list(&parts.windows)
     parts.intake.device_up = rt.device_up
     parts.logic.shm = shm
     parts.logic.program = &rt.program
@@ -202,6 +209,7 @@ cdef void runtime_map(Runtime* rt, const Runtime* old) except *:
     outputs = {old.program.outputs[i].key: i for i in range(old.program.output_count)}
     tags = {old.program.tags[i].key: i for i in range(old.program.tag_count)}
     nodes = {old.program.nodes[i].key: i for i in range(old.program.node_count)}
+    windows = {old.program.windows[i].key: i for i in range(old.program.window_count)}
     devices = {old.program.devices[i].key: i for i in range(old.program.device_count)}
     for i in range(rt.program.interlock_count):
         rt.interlock_from[i] = interlocks.get(rt.program.interlocks[i].key, -1)
@@ -219,6 +227,10 @@ cdef void runtime_map(Runtime* rt, const Runtime* old) except *:
         rt.tag_from[i] = tags.get(rt.program.tags[i].key, -1)
         if rt.tag_from[i] >= 0 and not _same_tag(rt, i, old, <uint32_t>rt.tag_from[i]):
             rt.tag_from[i] = -1
+    for i in range(rt.program.window_count):
+        rt.window_from[i] = windows.get(rt.program.windows[i].key, -1)
+        if rt.window_from[i] >= 0 and not _same_window(rt, i, old, <uint32_t>rt.window_from[i]):
+            rt.window_from[i] = -1
 
 
 cdef bint _same_device(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
@@ -238,15 +250,30 @@ cdef bint _same_node(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t
     """A node keeps its memory only where its interlock's fingerprint is the same."""
     cdef const NodeDef* a = &rt.program.nodes[i]
     cdef const NodeDef* b = &old.program.nodes[k]
+    return a.kind == b.kind and _same_owner(rt, a.interlock, old, b.interlock)
+
+
+cdef bint _same_window(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
+    """The same of a tag that is the same, for an interlock with the same fingerprint."""
+    cdef const WindowDef* a = &rt.program.windows[i]
+    cdef const WindowDef* b = &old.program.windows[k]
+    return (
+        a.kind == b.kind and a.span_ns == b.span_ns
+        and rt.tag_from[a.slot] == <int32_t>b.slot
+        and _same_owner(rt, a.interlock, old, b.interlock)
+    )
+
+
+cdef bint _same_owner(
+    const Runtime* rt, uint32_t a, const Runtime* old, uint32_t b,
+) noexcept:
+    """The interlocks that memory belongs to are one, and its fingerprint is the same."""
     cdef int32_t owner
-    if a.kind != b.kind:
-        return False
-    if a.interlock >= rt.program.interlock_count or b.interlock >= old.program.interlock_count:
-        return a.interlock == b.interlock
-    owner = rt.interlock_from[a.interlock]
-    return owner == <int32_t>b.interlock and (
-        rt.program.interlocks[a.interlock].fingerprint
-        == old.program.interlocks[owner].fingerprint)
+    if a >= rt.program.interlock_count or b >= old.program.interlock_count:
+        return a == b
+    owner = rt.interlock_from[a]
+    return owner == <int32_t>b and (
+        rt.program.interlocks[a].fingerprint == old.program.interlocks[owner].fingerprint)
 
 
 cdef bint _same_tag(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:
@@ -259,8 +286,6 @@ cdef bint _same_tag(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t 
         if rt.device_from[a.device] != <int32_t>b.device:
             return False
         a.device = b.device
-    # Who reads it is no matter of the tag.
-    a.flags = <uint16_t>((a.flags & ~_TAG_IN_INTERLOCK) | (b.flags & _TAG_IN_INTERLOCK))
     return memcmp(&a, &b, sizeof(TagDef)) == 0
 
 
@@ -274,17 +299,17 @@ cdef void _fresh_interlock(Runtime* rt, uint32_t i, const Stamp* now) noexcept n
     run.latch.key = d.key
     run.latch.state = _ILS_NORMAL
     run.latch.since_ns = now.boot_ns
-    _define_interlock(rt, i, now)
+    _define_interlock(rt, i)
 
 
-cdef void _define_interlock(Runtime* rt, uint32_t i, const Stamp* now) noexcept nogil:
+cdef void _define_interlock(Runtime* rt, uint32_t i) noexcept nogil:
     cdef const InterlockDef* d = &rt.program.interlocks[i]
     cdef InterlockRun* run = &rt.interlocks[i]
     run.latch.fingerprint = d.fingerprint
     run.latch.flags &= ~<uint32_t>_LATCH_ARMED
     if d.flags & _IL_ARMED:
         run.latch.flags |= _LATCH_ARMED
-    run.grace_until_ns = now.mono_ns + rt.program.start_within_ns
+    run.grace = 1
     run.dirty = 1
 
 
@@ -380,7 +405,7 @@ cdef uint32_t runtime_recover(
         if entry is not None and entry[0]:
             raw = entry[1]
             memcpy(&run.latch, raw, sizeof(InterlockLatch))
-            _define_interlock(rt, i, now)
+            _define_interlock(rt, i)
     for i in range(rt.program.output_count):
         _recover_output(rt, i, found_outputs.get(rt.program.outputs[i].key), power_loss, now)
     memset(shm.interlocks + rt.program.interlock_count, 0,
@@ -498,6 +523,7 @@ cdef void _recover_output(
 cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil:
     """Image and devices start empty; the header names the program; requests are laid out."""
     cdef uint32_t i
+    parts.shm.live.counters[_COUNT_WINDOWS_LOST] += windows_recover(&parts.windows, now.mono_ns)
     memset(parts.shm.image, 0, _TAGS_MAX * sizeof(Slot))
     memset(parts.shm.devices, 0, _DEVICES_MAX * sizeof(DeviceStats))
     for i in range(rt.program.tag_count):
@@ -573,13 +599,13 @@ cdef void _swap_logic(
         new.interlocks[i] = old.interlocks[k]
         new.interlocks[i].dirty = 1
         if renewed:
-            new.interlocks[i].grace_until_ns = now.mono_ns + new.program.start_within_ns
+            new.interlocks[i].grace = 1
         if new.program.interlocks[i].fingerprint == old.program.interlocks[k].fingerprint:
             told.kept += 1
         else:
             told.changed += 1
             new.interlocks[i].last_known = _T_UNKNOWN
-            _define_interlock(new, i, now)
+            _define_interlock(new, i)
     for i in range(new.program.output_count):
         k = new.output_from[i]
         if k < 0:
@@ -615,6 +641,13 @@ cdef void _swap_image(Parts* parts, Runtime* old, Runtime* new) noexcept nogil:
             shm.nodes[i] = parts.spare_nodes[k]
         else:
             node_begin(&shm.nodes[i], new.program.nodes[i].key)
+    memcpy(parts.spare_windows, shm.windows, old.program.window_count * sizeof(WindowState))
+    for i in range(new.program.window_count):
+        k = new.window_from[i]
+        if k >= 0:
+            shm.windows[i] = parts.spare_windows[k]
+        else:
+            window_begin(&shm.windows[i], &new.program.windows[i])
 
 
 cdef void _swap_devices(Parts* parts, Runtime* old, Runtime* new, const Stamp* now) noexcept nogil:

@@ -143,7 +143,8 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
     if scanner.box.command_count:
         commands_run(scanner, True, now)
     if not program_evaluate(
-        &rt.program, scanner.shm.image, scanner.shm.nodes, scanner.parts.registers, now.mono_ns
+        &rt.program, scanner.shm.image, scanner.shm.nodes, &scanner.parts.windows,
+        scanner.parts.registers, now.mono_ns,
     ):
         _fault(scanner, 1, now)
     interlocks_scan(&scanner.parts.logic, now)

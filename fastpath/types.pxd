@@ -627,8 +627,8 @@ cdef struct WindowState:  # 1,600 bytes
     WindowBucket bucket[64]
     uint64_t key
     double last_value
-    int64_t last_ns  # monotonic: covered up to here
-    uint32_t last_good
+    int64_t last_ns  # monotonic: the buckets tell of all before
+    uint32_t flags  # windows.pxd
     uint32_t pad0
     uint8_t pad[8]
 

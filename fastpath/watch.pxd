@@ -5,7 +5,6 @@ wake does not take, the next one sees again. A closed descriptor leaves the set 
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from posix.time cimport timespec
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -17,11 +16,11 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-    int epoll_pwait2(
-        int epfd, epoll_event* events, int count, const timespec* timeout, const void* mask)
+    int epoll_wait(int epfd, epoll_event* events, int count, int timeout_ms)
 
 cdef enum WatchKind:
     WATCH_WAKE = 1  # the main thread has something
+    WATCH_TIMER = 7  # something is due
     WATCH_LISTEN = 2
     WATCH_SESSION = 3
     WATCH_READ = 4  # a device's read connection

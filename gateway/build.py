@@ -13,9 +13,11 @@ from gateway.apply import Running
 from gateway.commands import Commands
 from gateway.computed import ComputedValues
 from gateway.eventlog import EventLog
+from gateway.guard_board import GuardBoard
 from gateway.parts import Gateway
 from gateway.scanner import Scanner
 from gateway.site.credentials import Credentials, load_credentials
+from gateway.slow_outputs import SlowOutputs
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
@@ -129,6 +131,9 @@ def build_gateway(
         pumps=make_pumps(config, ledger, history, problems, credentials),
         credentials=credentials,
         commands=commands,
+        slow_outputs=SlowOutputs(
+            config, lambda: GuardBoard.read(view(), commands.programs), link, ledger, problems
+        ),
     )
     return gateway
 

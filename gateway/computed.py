@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastpath.codes import NONE_U32, Quality, Reason
-from fastpath.columns import remap, split_quality
+from fastpath.columns import quality_byte, remap, split_quality
 from fastpath.evaluator import Evaluator
 from fastpath.messages import SAMPLE
 from gateway.errors import StoreError
@@ -65,7 +65,6 @@ class ComputedValues:
         slots = array("I", [program.slots.get(ident, NONE_U32) for ident in ids])
         self._evaluator.compute(list(program.outputs), slots)
         self._far = frozenset(i for i, ident in enumerate(ids) if ident in program.far)
-        self._index = {ident: i for i, ident in enumerate(ids)}
         self._begun = not program.outputs
         self._waiting = bytearray()
         self._asked_ns = 0
@@ -122,19 +121,25 @@ class ComputedValues:
         ahead_ns = self._utc_ns() - self._monotonic_ns()
         end_ns = await history.newest()
         for ident, span_ns in self._program.spans_ns.items():
-            place = self._index[ident]
             piece_ns = max(span_ns // PIECES, PIECE_NS_MIN)
             now_ns = self._utc_ns()
-            begin_ns = now_ns - span_ns - self._stale_ns[ident]
-            for start_ns in range(begin_ns, now_ns, piece_ns):
+            for start_ns in range(now_ns - span_ns - piece_ns, now_ns, piece_ns):
                 last_ns = min(start_ns + piece_ns, now_ns) - 1
-                seen = await history.read(ident, start_ns, last_ns)
-                self._evaluator.recall(_records(place, seen, ahead_ns))
+                self._fill(ident, await history.read(ident, start_ns, last_ns), ahead_ns)
             silent_ns = end_ns + self._stale_ns[ident]
             if not guard_lived and silent_ns < now_ns:
                 # From here on nobody looked.
-                gap = [(silent_ns, math.nan, Quality.BAD | Reason.COMM_FAILURE << 2)]
-                self._evaluator.recall(_records(place, gap, ahead_ns))
+                gap = (silent_ns, math.nan, quality_byte(Quality.BAD, Reason.COMM_FAILURE))
+                self._fill(ident, [gap], ahead_ns)
+
+    def _fill(self, ident: str, seen: Sequence[tuple[int, float, int]], ahead_ns: int) -> None:
+        """Rows of the history into the windows of a tag; ``ahead_ns``: UTC minus monotonic."""
+        records = bytearray()
+        for utc_ns, value, byte in seen:
+            quality, reason = split_quality(byte)
+            records += SAMPLE.pack(0, quality, reason, 0, value, utc_ns - ahead_ns, utc_ns)
+        for number in self._program.windows[ident]:
+            self._evaluator.fill(number, bytes(records))
 
     def _wait(self, samples: bytes) -> None:
         if len(self._waiting) + len(samples) > WAITING_BYTES_MAX:
@@ -163,12 +168,3 @@ class ComputedValues:
         size = SAMPLE.size
         pieces = (samples[at : at + size] for at in range(0, len(samples), size))
         return [piece for piece in pieces if SAMPLE.unpack(piece)[0] in own]
-
-
-def _records(place: int, seen: Sequence[tuple[int, float, int]], ahead_ns: int) -> bytes:
-    """Rows of the history as samples; ``ahead_ns``: UTC minus monotonic time."""
-    records = bytearray()
-    for utc_ns, value, byte in seen:
-        quality, reason = split_quality(byte)
-        records += SAMPLE.pack(place, quality, reason, 0, value, utc_ns - ahead_ns, utc_ns)
-    return bytes(records)

@@ -24,6 +24,7 @@ from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
 from gateway.paths import InstanceLock, Paths, is_tmpfs, prepare, read_endpoints, site_paths
 from gateway.problems import Problems
+from gateway.proof_tests import ProofWatch
 from gateway.sd_notify import Notifier
 from gateway.sharedview import SharedView
 from gateway.supervise import GuardSupervisor
@@ -169,6 +170,10 @@ class Daemon:
             self._tasks.start(name, job)
         points = FastPoints(gateway.config, self._view, lambda: gateway.running, self._problems)
         self._tasks.start("fast points", points.run)
+        proofs = ProofWatch(gateway.config, gateway.ledger, self._problems)
+        self._tasks.start("proof tests", proofs.run)
+        for name, job in gateway.slow_outputs.jobs().items():
+            self._tasks.start(name, job)
         for uplink, pump in zip(gateway.config.uplink, gateway.pumps, strict=True):
             self._tasks.start(f"uplink {uplink.id}", pump.run)
         self._tasks.start("view", view.run)
@@ -187,6 +192,7 @@ class Daemon:
         del event_head, sample_head  # the recorder looks for itself
         if self.gateway is not None:
             self.gateway.recorder.nudge()
+            self.gateway.slow_outputs.nudge()
 
     def _linked(self, state: LinkState) -> None:
         del state

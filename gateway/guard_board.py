@@ -106,6 +106,19 @@ class GuardBoard:
                 held.append(self.text.interlocks[index].id)
         return held
 
+    def stands_in_for(self, output: int) -> list[str]:
+        """Ids of the outputs whose fallback this is, and that have failed since they were demanded.
+
+        Their demand ends with their own.
+        """
+        if not self.view.output(output).demands & OutputDemand.FALLBACK:
+            return []
+        return [
+            other.id
+            for i, other in enumerate(self.text.outputs)
+            if output in other.fallbacks and self.view.output(i).demands & OutputDemand.FAILED
+        ]
+
     def silenced_until_ns(self, output: int) -> int:
         """Boot time at which a silenced output sounds again; 0: it is not silenced."""
         latch = self.view.output(output)

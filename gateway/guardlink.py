@@ -173,6 +173,17 @@ class GuardLink:
             self._results.pop(ident, None)
         return result
 
+    def tell(self, kind: MessageType, body: bytes) -> bool:
+        """Send what has no RESULT. False where it was not sent: no guard, or no room.
+
+        Never waits; whoever tells looks at the guard's state and tells again.
+        """
+        if not self._state.connected or self._outbox.full:
+            return False
+        self._outbox.message(messages.pack(kind, body, os.urandom(16)))
+        self._flush()
+        return True
+
     async def load(
         self,
         program: bytes,

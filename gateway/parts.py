@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.problems import Problems
     from gateway.scanner import Scanner
     from gateway.site.model import Config
+    from gateway.slow_outputs import SlowOutputs
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
     from gateway.store.recorder import Recorder
@@ -47,6 +48,7 @@ class Gateway:
     history: "History"
     recorder: "Recorder"
     scanner: "Scanner"
+    slow_outputs: "SlowOutputs"
     pumps: "tuple[Pump, ...]" = ()
     credentials: "Path | None" = None  # the directory that was given
     commands: "Commands | None" = None  # set before the view starts

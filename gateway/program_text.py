@@ -93,6 +93,7 @@ class ProgramText:
 
     def __init__(self, data: bytes) -> None:
         names = blob.names(data)
+        self.data: Final = data
         self.hash: Final = data[blob.HASH_AT : blob.HASH_AT + 32]
         self.tags: Final = tuple(names.get("tags", []))
         self.units: Final = _padded(names.get("units", []), len(self.tags))

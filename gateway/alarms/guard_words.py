@@ -12,8 +12,8 @@ from fastpath.codes import (
 )
 from fastpath.records import Event
 from gateway.alarms.names import Names, after, draft_of, name_of, seconds, tag_of
-from gateway.program_text import InterlockText, ProgramText
 from gateway.store.alert import AlertDraft, Priority, Source
+from gateway.weakening import additions, told, weakenings
 
 _DOWN: Final = {
     DownReason.CONNECT: "cannot be connected",
@@ -48,7 +48,6 @@ _REFUSED: Final[dict[int, str]] = {
 }
 _LEG_CODES: Final = frozenset({ResultCode.CAUSE_PRESENT, ResultCode.CAUSE_UNKNOWN})
 _ERRNO_MAX: Final = 4095
-_DIFFERENCES_MAX: Final = 6
 
 
 class GuardWords:
@@ -188,7 +187,11 @@ class GuardWords:
         old, new = payload["old"][:8].hex(), payload["new"][:8].hex()
         weakened = payload.get("weakened", 0)
         before, now = (self._names.text_of(payload[key]) for key in ("old", "new"))
-        words = _differences(before, now) if before and now else []
+        words = ""
+        if before and now:
+            weaker = weakenings(before.data, now.data)
+            changes = [change for each in weaker for change in each.changes]
+            words = told([*changes, *additions(before.data, now.data)])
         cause = (
             f"program {new} replaced {old}: {payload['kept']} interlocks kept, "
             f"{payload['changed']} changed"
@@ -196,9 +199,7 @@ class GuardWords:
         if weakened:
             cause += f"; PROTECTION IS WEAKER in {weakened}"
         if words:
-            more = len(words) - _DIFFERENCES_MAX
-            cause += ": " + "; ".join(words[:_DIFFERENCES_MAX])
-            cause += f"; and {more} more" if more > 0 else ""
+            cause += f": {words}"
         return draft_of(
             event,
             kind="program",
@@ -256,36 +257,3 @@ class GuardWords:
             priority="medium",
             cause=f"the gateway is connected to the guard again{after(payload['down_ns'])}",
         )
-
-
-def _differences(before: ProgramText, now: ProgramText) -> list[str]:
-    """What a swap changed of the interlocks, in words: the weaker first."""
-    old = {item.id: item for item in before.interlocks}
-    new = {item.id: item for item in now.interlocks}
-    words = [f"{ident} is gone" for ident in old if ident not in new]
-    for ident, item in new.items():
-        if ident in old:
-            words += _changes(before, old[ident], now, item)
-    words += [
-        f"{ident} is new{'' if item.armed else ', not armed'}"
-        for ident, item in new.items()
-        if ident not in old
-    ]
-    return words
-
-
-def _changes(
-    before: ProgramText, old: InterlockText, now: ProgramText, new: InterlockText
-) -> list[str]:
-    words = []
-    if old.armed != new.armed:
-        words.append(f"{new.id} is {'armed' if new.armed else 'NOT ARMED'} now")
-    if old.cause != new.cause:
-        words.append(f"{new.id} trips on '{new.cause}', before on '{old.cause}'")
-    if old.permissive != new.permissive:
-        words.append(f"{new.id} is permitted by '{new.permissive or 'nothing'}'")
-    outputs = {before.outputs[i].id for i in old.outputs}
-    trips = {now.outputs[i].id for i in new.outputs}
-    words += [f"{new.id} no longer trips {ident}" for ident in sorted(outputs - trips)]
-    words += [f"{new.id} trips {ident} too" for ident in sorted(trips - outputs)]
-    return words

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from gateway.cli.bypass_table import print_bypasses, print_proofs
 from gateway.cli.client import NotReached, get, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
-from gateway.cli.table import complain, plain, show_json, show_table
+from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.outcome import Exit
 from gateway.paths import Paths
-from gateway.view.shapes import InterlockRow, OutputRow, Status, TagRow
+from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagRow
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
@@ -56,10 +57,11 @@ def tags(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
     else:
-        headings = ("tag", "device", "value", "unit", "quality", "reason", "time")
-        cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, _moment(r.time))
-                 for r in rows]  # fmt: skip
+        headings = ("tag", "device", "value", "unit", "quality", "reason", "time", "notes")
+        cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, moment(r.time),
+                  "BYPASSED" if r.bypass else "") for r in rows]  # fmt: skip
         show_table("tags", headings, cells)
+        print_bypasses((row.id, row.bypass) for row in rows)
     return Exit.DONE
 
 
@@ -72,6 +74,8 @@ def interlocks(args: argparse.Namespace) -> int:
     _print_interlocks(rows)
     cells = [(row.id, leg.text, leg.result, leg.value) for row in rows for leg in row.legs]
     show_table("legs", ("interlock", "leg", "result", "value"), cells)
+    print_bypasses((row.id, row.bypass) for row in rows)
+    print_proofs(rows)
     return Exit.DONE
 
 
@@ -137,25 +141,27 @@ def _print_status(found: Status) -> None:
     print(plain(f"site {found.site or '?'}, gateway {found.gateway or '?'}"))
     print(f"guard: {_guard_words(found)}")
     if process.alive:
-        print(f"gateway: running, pid {process.pid}, since {_moment(process.since)}")
+        print(f"gateway: running, pid {process.pid}, since {moment(process.since)}")
     else:
         state = f"NOT ANSWERING, pid {process.pid}" if process.pid else "NOT RUNNING"
-        print(f"gateway: {state}, last heard by the guard {_moment(process.since)}")
+        print(f"gateway: {state}, last heard by the guard {moment(process.since)}")
     if guard.alive and not guard.realtime:
         print("note: the guard runs without real-time scheduling; its tail is the machine's")
     for note in found.notes:
         print(plain(f"note: {note}"))
     for problem in found.problems or []:
         words = f"problem: {problem.kind} {problem.id}: {problem.text}"
-        print(plain(f"{words} (since {_moment(problem.since)})"))
+        print(plain(f"{words} (since {moment(problem.since)})"))
     unarmed = sum(not row.armed for row in found.interlocks)
     if unarmed:
         print(f"note: {unarmed} of {len(found.interlocks)} interlocks are unarmed")
-    cells = [(d.id, d.up, d.state, d.fast, d.requests, d.failed, _moment(d.since))
-             for d in found.devices]  # fmt: skip
-    headings = ("device", "up", "state", "fast", "requests", "failed", "since")
+    cells = [(d.id, d.up, d.state, d.fast, d.requests, d.failed, moment(d.since),
+              _device_notes(d)) for d in found.devices]  # fmt: skip
+    headings = ("device", "up", "state", "fast", "requests", "failed", "since", "notes")
     show_table("devices", headings, cells)
     _print_interlocks(found.interlocks)
+    print_bypasses((row.id, row.bypass) for row in found.interlocks)
+    print_bypasses((row.id, row.bypass) for row in found.bypassed_tags)
     _print_outputs(found.outputs)
     _print_uplinks(found)
     if found.alarms is not None:
@@ -166,11 +172,11 @@ def _guard_words(found: Status) -> str:
     guard = found.guard
     program = guard.program[:12] or "none"
     if not guard.alive:
-        return f"NOT RUNNING, last scan {_moment(guard.since)}, program {program}"
+        return f"NOT RUNNING, last scan {moment(guard.since)}, program {program}"
     kind = "real-time" if guard.realtime else "not real-time"
     locked = "locked in memory" if guard.locked else "not locked in memory"
     return (
-        f"running, pid {guard.pid}, since {_moment(guard.since)}, scan {guard.scan}, "
+        f"running, pid {guard.pid}, since {moment(guard.since)}, scan {guard.scan}, "
         f"{guard.overruns} overruns, {kind}, {locked}, program {program}"
     )
 
@@ -179,18 +185,46 @@ def _print_interlocks(rows: list[InterlockRow]) -> None:
     cells = []
     for row in rows:
         notes = [word for word, so in (
-            ("UNARMED", not row.armed), ("bypassed", row.bypassed), ("withheld", row.withheld),
+            ("UNARMED", not row.armed), ("BYPASSED", row.bypassed),
+            ("WOULD HAVE TRIPPED", row.withheld and row.state == "TRIPPED"),
             ("first out", row.first_out), ("starting", row.starting)) if so]  # fmt: skip
         cells.append(
-            (row.id, row.state, row.generation, _moment(row.since), row.reason, ", ".join(notes))
+            (row.id, row.state, row.generation, moment(row.since), row.reason, ", ".join(notes))
         )
     headings = ("interlock", "state", "generation", "since", "reason", "notes")
     show_table("interlocks", headings, cells)
 
 
 def _print_outputs(rows: list[OutputRow]) -> None:
-    cells = [(r.id, r.state, r.wanted, r.readback, r.confirmed) for r in rows]
-    show_table("outputs", ("output", "state", "wanted", "read-back", "confirmed"), cells)
+    cells = [
+        (r.id, r.state, r.wanted, r.readback, r.confirmed, ", ".join(r.held_by), _output_notes(r))
+        for r in rows
+    ]
+    headings = ("output", "state", "wanted", "read-back", "confirmed", "held by", "notes")
+    show_table("outputs", headings, cells)
+
+
+def _output_notes(row: OutputRow) -> str:
+    notes = []
+    if row.silenced_until:
+        notes.append(f"silenced until {moment(row.silenced_until)}")
+    if row.unverified:
+        notes.append("UNVERIFIED: nobody hears of it")
+    if row.via != "guard":
+        notes.append(f"via {row.via}")
+    return ", ".join(notes)
+
+
+def _device_notes(row: DeviceRow) -> str:
+    return ", ".join(
+        word
+        for word, so in (
+            ("HEARTBEAT WITHHELD", row.heartbeat_withheld),
+            ("ANOTHER GUARD OWNS ITS OUTPUTS", row.lease_lost),
+            ("WATCHDOG REGISTERS WRONG", row.watchdog_wrong),
+        )
+        if so
+    )
 
 
 def _print_uplinks(found: Status) -> None:
@@ -210,13 +244,8 @@ def _print_alarms(rows: list[dict[str, Any]]) -> None:
         source = row.get("source") or {}
         what = f"{source.get('kind', '')} {source.get('id', '')}"
         cells.append(
-            (_moment(row.get("time")), row.get("kind"), row.get("priority"), what,
+            (moment(row.get("time")), row.get("kind"), row.get("priority"), what,
              row.get("value"), row.get("cause") or row.get("guidance"))
         )  # fmt: skip
     headings = ("time", "kind", "priority", "source", "value", "cause")
     show_table("raised", headings, cells)
-
-
-def _moment(stamp: str | None) -> str:
-    """Seconds are enough for people."""
-    return f"{stamp[:19]}Z" if stamp else "-"

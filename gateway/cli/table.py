@@ -39,6 +39,11 @@ def cell_text(value: object) -> str:
     return plain(str(value))
 
 
+def moment(stamp: str | None) -> str:
+    """Seconds are enough for people."""
+    return f"{stamp[:19]}Z" if stamp else "-"
+
+
 def plain(text: str) -> str:
     """The text with its control characters shown as escapes."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

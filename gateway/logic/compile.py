@@ -132,6 +132,7 @@ class _Compiler:
         program.names |= {
             "tags": self.tag_order.ids,
             "units": [self._unit(ident) for ident in self.tag_order.ids],
+            "definitions": [self._definition(ident) for ident in self.tag_order.ids],
             "interlocks": self.interlock_order.ids,
             "outputs": self.output_order.ids,
             "groups": self.group_order.ids,
@@ -175,6 +176,19 @@ class _Compiler:
 
     def _is_fast(self, tag: Tag) -> bool:
         return tag.device is not None and self.devices[tag.device].fast
+
+    def _definition(self, ident: str) -> str:
+        """How a tag of the interlocks is made, for whoever compares two programs."""
+        if ident not in self.read:
+            return ""
+        computed = self.computed.tags.get(ident)
+        if computed is None:
+            return fingerprint.definition(ident, self.tags, self.devices)
+        inputs = (
+            fingerprint.of_tag(name, self.tags, self.devices).replace("; ", ", ")
+            for name in tags_of(computed.tree)
+        )
+        return f"value: {canonical(computed.tree)}; of: {' and '.join(inputs)}"
 
     def _unit(self, ident: str) -> str:
         return self.tags[ident].unit if ident in self.tags else ""

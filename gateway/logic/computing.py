@@ -14,7 +14,7 @@ from gateway.logic.compile import Keyed, check_sizes
 from gateway.logic.computed import ComputedTags
 from gateway.logic.emit import Emitter
 from gateway.logic.kinds import Kind
-from gateway.site.model import Config
+from gateway.site.model import Config, Tag, by_id
 
 _RECORD: Final = {
     "all": RecordMode.ALL,
@@ -31,7 +31,8 @@ class ComputedProgram:
     slots: dict[str, int]
     outputs: tuple[Output, ...] = ()
     far: frozenset[str] = frozenset()  # the guard may ask for these
-    spans_ns: dict[str, int] = field(default_factory=dict)  # how far back each measured tag counts
+    windows: dict[str, list[int]] = field(default_factory=dict)  # numbers by measured tag
+    spans_ns: dict[str, int] = field(default_factory=dict)  # how far back its longest looks
 
 
 NO_COMPUTED_TAGS: Final = ComputedProgram(blob.EMPTY, {})
@@ -46,19 +47,13 @@ def compile_computed(config: Config, computed: ComputedTags) -> ComputedProgram:
     # What the guard is told may only be made of what an interlock would take for good.
     strict = {name for ident in far for name in tree.tags_of(computed.tags[ident].tree)}
     lenient = {tag.id for tag in config.tag if tag.uncertain == "use" or tag.id not in strict}
+    tags: dict[str, Tag] = by_id(config.tag)
     order = Keyed("tag", sorted(read))
     program = blob.Program(
         site_key=blob.key_of("site", config.site.id),
         tick_ns=config.site.tick,
         start_within_ns=config.site.start_within,
-        tags=[
-            blob.Tag(
-                key=order.keys[ident],
-                owner=int(Owner.GATEWAY),
-                flags=int(TagFlag.UNCERTAIN_USE) if ident in lenient else 0,
-            )
-            for ident in order.ids
-        ],
+        tags=[_tag(tags[ident], order.keys[ident], ident in lenient) for ident in order.ids],
         names={"tags": order.ids},
     )
     emitter = Emitter(order.index, program.code, program.nodes, program.windows)
@@ -73,15 +68,21 @@ def compile_computed(config: Config, computed: ComputedTags) -> ComputedProgram:
         record = int(_RECORD[tag.record or "change"])
         outputs.append(Output(make(each.tree), place, record, inputs))
     check_sizes(program)
+    windows: dict[str, list[int]] = {}
+    spans: dict[str, int] = {}
+    for number, window in enumerate(program.windows):
+        ident = order.ids[window.slot]
+        windows.setdefault(ident, []).append(number)
+        spans[ident] = max(window.span_ns, spans.get(ident, 0))
     return ComputedProgram(
-        blob.build(program), order.index, tuple(outputs), frozenset(far), _spans(computed)
+        blob.build(program), order.index, tuple(outputs), frozenset(far), windows, spans
     )
 
 
-def _spans(computed: ComputedTags) -> dict[str, int]:
-    spans: dict[str, int] = {}
-    for each in computed.tags.values():
-        for node in tree.walk(each.tree):
-            if isinstance(node, tree.Window):
-                spans[node.tag.id] = max(node.span_ns, spans.get(node.tag.id, 0))
-    return spans
+def _tag(tag: Tag, key: int, uncertain: bool) -> blob.Tag:
+    """A measured tag as this program needs it; ``range`` is where a counter wraps."""
+    flags = TagFlag.UNCERTAIN_USE if uncertain else TagFlag(0)
+    if tag.range is not None:
+        flags |= TagFlag.HAS_RANGE
+    low, high = tag.range or (0.0, 0.0)
+    return blob.Tag(key=key, low=low, high=high, owner=int(Owner.GATEWAY), flags=int(flags))

@@ -11,10 +11,10 @@ from msgspec import structs
 
 from gateway.logic import infer
 from gateway.logic.build import Flaw
-from gateway.logic.computed import ComputedTags, computed_tags
+from gateway.logic.computed import Computed, ComputedTags, computed_tags
 from gateway.logic.kinds import Conversion, Kind, Scope, Symbol
 from gateway.logic.parse import parse, read
-from gateway.logic.tree import Expr, tags_of
+from gateway.logic.tree import Expr, Window, tags_of, walk
 from gateway.site.complaints import Complaints
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
@@ -112,7 +112,27 @@ def _check_computed(draft: Draft, scope: Scope) -> ComputedTags:
         if computed.kind is Kind.BOOLEAN and entry.item.limits is not None:
             text = "found limits of a boolean tag, expected them of a number"
             draft.complaints.add(entry.origin, ("limits",), text)
+        _require_all_samples(draft, entry, computed)
     return found
+
+
+def _require_all_samples(draft: Draft, entry: Entry[Tag], computed: Computed) -> None:
+    """A sum of samples needs every one, also those that equal the one before."""
+    tags, devices = draft.by_id("tag"), draft.by_id("device")
+    for node in walk(computed.written):
+        if not isinstance(node, Window) or node.name != "total":
+            continue
+        tag = tags[node.tag.id]
+        device = devices.get(tag.item.device or "")
+        if not tag.ok("record") or device is None or not device.ok("record"):
+            continue
+        record = tag.item.record or device.item.record
+        if record != "all":
+            text = (
+                f'found "{record}", expected "all": {entry.origin.where} is the total of its '
+                f"samples, of which equal ones in a row would be left out"
+            )
+            draft.complaints.add(tag.origin, ("record",), text)
 
 
 def _without_system(scope: Scope) -> Scope:

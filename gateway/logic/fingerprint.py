@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from drivers.points import describe
 from gateway.logic.units import number_text
+from gateway.site.durations import exact_duration
 from gateway.site.model import Device, Interlock, Tag
 from gateway.site.places import point_of
 
@@ -22,16 +23,27 @@ def of_interlock(interlock: Interlock) -> list[str]:
 
 def of_tag(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device]) -> str:
     """The definition of a tag that it reads; a system tag is its id."""
+    return f"{ident} {definition(ident, tags, devices)}".rstrip()
+
+
+def definition(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device]) -> str:
+    """How a measured tag is made, ``key: value; key: value`` for people; else empty."""
     tag = tags.get(ident)
     if tag is None or tag.point is None:
-        return ident
+        return ""
     device = devices[tag.device or ""]
     point = point_of(device, tag.point, tag.range)
-    numbers = (point.scale, point.offset, point.low, point.high)
-    parts = [
-        ident, device.id, device.address, str(device.unit), "fast" if device.fast else "slow",
-        describe(point), point.type.name, point.order.name, str(point.has_range),
-        *map(number_text, numbers),
-        str(tag.poll), str(tag.stale_after), tag.uncertain,
-    ]  # fmt: skip
-    return " ".join(parts)
+    limits = f"[{number_text(point.low)}, {number_text(point.high)}]"
+    facts = {
+        "device": device.id,
+        "device's address": f"{device.address} unit {device.unit}",
+        "fast": "true" if device.fast else "false",
+        "point": f"{describe(point)} {point.type.name.lower()} {point.order.name}",
+        "scale": number_text(point.scale),
+        "offset": number_text(point.offset),
+        "range": limits if point.has_range else "none",
+        "poll": exact_duration(int(tag.poll or 0)),
+        "stale_after": exact_duration(int(tag.stale_after or 0)),
+        "uncertain": tag.uncertain,
+    }
+    return "; ".join(f"{key}: {value}" for key, value in facts.items())

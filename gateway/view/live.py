@@ -26,10 +26,13 @@ from gateway.view.shapes import (
 from gateway.view.snapshot import (
     GUARD_DEAD,
     NO_GUARD,
+    Background,
+    bypassed_tags,
     fast_device_rows,
     guard_row,
     interlock_rows,
     output_rows,
+    tag_bypass_rows,
     tag_row,
 )
 
@@ -65,6 +68,8 @@ class Moment:
     history: "HistoryStats"
     recorder: "RecorderStats"
     connected: bool
+    background: Background
+    writes: "Mapping[tuple[str, str], int]"  # (output, result), of those that we write
     dropped: "Mapping[tuple[str, str], int]"  # (part, reason)
 
     @classmethod
@@ -80,6 +85,7 @@ class Moment:
             "ledger": ledger.dropped,
             "history": history.dropped,
             "problems": gateway.problems.dropped,
+            "outputs": gateway.slow_outputs.dropped,
         }
         dropped = {(p, reason): n for p, counts in parts.items() for reason, n in counts.items()}
         return cls(
@@ -95,6 +101,8 @@ class Moment:
             history=history,
             recorder=recorder,
             connected=gateway.link.state().connected,
+            background=_background(gateway),
+            writes=gateway.slow_outputs.stats(),
             dropped=dropped | gateway.dropped,
         )
 
@@ -122,8 +130,8 @@ def status_of(moment: Moment) -> Status:
         guard=guard,
         gateway_process=_process(gateway),
         devices=_device_rows(moment, board, alive=guard.alive),
-        interlocks=interlock_rows(board, now) if board else [],
-        outputs=output_rows(board) if board else [],
+        interlocks=interlock_rows(board, now, moment.background) if board else [],
+        outputs=output_rows(board, now) if board else [],
         alarms=alarms_of(moment),
         uplinks=[_uplink_row(stats) for stats in moment.pumps],
         problems=[
@@ -136,6 +144,7 @@ def status_of(moment: Moment) -> Status:
             for problem in moment.problems
         ],
         notes=notes if guard.alive else [*notes, GUARD_DEAD],
+        bypassed_tags=tag_bypass_rows(board, now, moment.background) if board else [],
     )
 
 
@@ -143,8 +152,10 @@ def tags_of(moment: Moment) -> list[TagRow]:
     """``tags --json``: every tag of the site file, in its order."""
     table = moment.gateway.tags
     values = table.read_all(moment.view, time.monotonic_ns())
+    board = moment.board()
+    bypassed = bypassed_tags(board, moment.now, moment.background) if board else {}
     return [
-        tag_row(tag.id, tag.device, tag.unit, value)
+        tag_row(tag.id, tag.device, tag.unit, value, bypassed.get(tag.id))
         for tag, value in zip(moment.gateway.config.tag, values, strict=True)
     ]
 
@@ -152,7 +163,7 @@ def tags_of(moment: Moment) -> list[TagRow]:
 def interlocks_of(moment: Moment) -> list[InterlockRow]:
     """``interlocks --json``: those of the program that the guard runs."""
     board = moment.board()
-    return interlock_rows(board, moment.now) if board else []
+    return interlock_rows(board, moment.now, moment.background) if board else []
 
 
 def alarms_of(moment: Moment) -> list[dict[str, Any]]:
@@ -163,10 +174,11 @@ def alarms_of(moment: Moment) -> list[dict[str, Any]]:
     )
 
 
-def _urgency(alert: dict[str, Any]) -> tuple[int, str]:
-    priority = alert.get("priority")
-    rank = _PRIORITIES.index(priority) if priority in _PRIORITIES else len(_PRIORITIES)
-    return rank, str(alert.get("time", ""))
+def _background(gateway: "Gateway") -> Background:
+    """On the loop: what the ledger knows of bypasses and proof tests."""
+    audit = gateway.ledger.audit
+    every = {item.id: int(item.test_every) for item in gateway.config.interlock if item.test_every}
+    return Background(audit.order, audit.proofs(), every)
 
 
 def _uplink_row(stats: "PumpStats") -> UplinkRow:

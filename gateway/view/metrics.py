@@ -103,6 +103,24 @@ METRICS: Final = (
         ("device",),
     ),
     MetricSpec(
+        "heartbeat_withheld",
+        "1 while the guard withholds a device's heartbeat because an output cannot be confirmed.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
+        "lease_lost",
+        "1 while another guard owns a device's outputs and this one writes nothing there.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
+        "watchdog_registers_wrong",
+        "1 while a register of a device's watchdog is not as the site file says.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
         "guard_up",
         "1 while a guard process holds guard.shm.",
         "gauge",
@@ -138,6 +156,11 @@ METRICS: Final = (
         "counter",
     ),
     MetricSpec(
+        "guard_scans_late_total",
+        "Scans of the guard that began late by more than their tick.",
+        "counter",
+    ),
+    MetricSpec(
         "guard_scan_max_seconds",
         "Longest scan since the guard's start.",
         "gauge",
@@ -155,6 +178,54 @@ METRICS: Final = (
         ("interlock",),
     ),
     MetricSpec(
+        "interlock_withheld_demands_total",
+        "Demands of an interlock that a bypass kept from its outputs.",
+        "counter",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_bypassed",
+        "1 while an interlock is bypassed.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_withheld",
+        "1 while a bypass keeps an interlock from its outputs.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_bypass_left_seconds",
+        "Time until the end of an interlock's bypass, 0 where there is none.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_proof_tests_total",
+        "Proof tests of an interlock on record.",
+        "counter",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_proof_test_timestamp_seconds",
+        "When a proof test of an interlock passed last, in seconds of Unix time; 0: never.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "interlock_proof_test_overdue",
+        "1 while the proof test of an interlock with test_every is overdue.",
+        "gauge",
+        ("interlock",),
+    ),
+    MetricSpec(
+        "tag_bypassed",
+        "1 while comparisons on a tag that an interlock reads abstain.",
+        "gauge",
+        ("tag",),
+    ),
+    MetricSpec(
         "interlocks_unarmed",
         "Interlocks that are evaluated but move no output.",
         "gauge",
@@ -168,6 +239,36 @@ METRICS: Final = (
         "outputs_unconfirmed",
         "Outputs commanded to their trip value that have not confirmed it.",
         "gauge",
+    ),
+    MetricSpec(
+        "output_state",
+        "State: 1 released, 2 tripping, 3 tripped, 4 trip failed, 5 releasing, 6 held.",
+        "gauge",
+        ("output",),
+    ),
+    MetricSpec(
+        "output_silenced",
+        "1 while an output is demanded and silenced for a time.",
+        "gauge",
+        ("output",),
+    ),
+    MetricSpec(
+        "output_stands_in",
+        "1 while an output trips as the fallback of one that is not confirmed.",
+        "gauge",
+        ("output",),
+    ),
+    MetricSpec(
+        "output_unverified",
+        "1 while an output is tripped but nobody hears of it.",
+        "gauge",
+        ("output",),
+    ),
+    MetricSpec(
+        "output_writes_total",
+        "Writes of an output by the gateway, by result: good, failed.",
+        "counter",
+        ("output", "result"),
     ),
     MetricSpec(
         "alarms_active",

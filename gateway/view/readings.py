@@ -6,10 +6,19 @@ import math
 from collections import Counter as Counted
 from typing import TYPE_CHECKING, Final
 
-from fastpath.codes import Counter, DeviceState, OutputState, Quality, Refusal
+from fastpath.codes import (
+    Counter,
+    DeviceState,
+    DeviceStatsFlag,
+    InterlockLatchFlag,
+    OutputState,
+    Quality,
+    Refusal,
+)
 from gateway.clock import synchronised
 from gateway.guard_board import GuardBoard, output_confirmed
 from gateway.paths import is_tmpfs
+from gateway.proof_tests import due_utc_ns
 from gateway.view.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment
 
@@ -29,6 +38,18 @@ GUARD_DROPS: Final = {
     "session_refused": Counter.SESSION_REFUSED,
     "poll_missed": Counter.POLLS_MISSED,
     "notify_failed": Counter.NOTIFY_FAILED,
+    "lease_lost": Counter.LEASE_LOST,
+    "late_reply": Counter.RTU_LATE,
+    "serial_noise": Counter.RTU_NOISE,
+    "heartbeat_withheld": Counter.HEARTBEATS_WITHHELD,
+    "load_refused": Counter.LOADS_REFUSED,
+    "output_result": Counter.OUTPUT_RESULT_BAD,
+    "window_memory": Counter.WINDOWS_LOST,
+}
+DEVICE_STATES: Final = {
+    "heartbeat_withheld": DeviceStatsFlag.HEARTBEAT_WITHHELD,
+    "lease_lost": DeviceStatsFlag.LEASE_LOST,
+    "watchdog_registers_wrong": DeviceStatsFlag.WATCHDOG_WRONG,
 }
 TRIP_STATES: Final = frozenset({OutputState.TRIPPING, OutputState.TRIPPED, OutputState.TRIP_FAILED})
 _STATE_MAX: Final = 4
@@ -62,8 +83,10 @@ def fill(moment: Moment) -> Sheet:
         board = moment.board()
         if board is not None:
             _fast_devices(sheet, board, alive=alive)
-            _interlocks(sheet, board)
+            _interlocks(sheet, board, moment)
             _outputs(sheet, board)
+    for (output, result), count in sorted(moment.writes.items()):
+        sheet.put("output_writes_total", count, output, result)
     _uplinks(sheet, moment)
     _stores(sheet, moment)
     for (part, reason), count in sorted(moment.dropped.items()):
@@ -121,6 +144,7 @@ def _guard(sheet: Sheet, header: "Header", *, alive: bool) -> None:
     sheet.put("guard_starts_total", header.guard_starts)
     sheet.put("guard_scans_total", header.scan)
     sheet.put("guard_overruns_total", header.overruns)
+    sheet.put("guard_scans_late_total", counters[Counter.SCANS_LATE])
     sheet.put("guard_scan_max_seconds", header.scan_ns_max / 1e9)
     for reason, counter in GUARD_DROPS.items():
         sheet.put("dropped_total", counters[counter], "guard", reason)
@@ -135,6 +159,8 @@ def _fast_devices(sheet: Sheet, board: GuardBoard, *, alive: bool) -> None:
         for result, count in _results(device).items():
             sheet.put("device_requests_total", count, text.id, result)
         sheet.put("device_polls_missed_total", device.polls_missed, text.id)
+        for name, flag in DEVICE_STATES.items():
+            sheet.put(name, bool(device.flags & flag), text.id)
 
 
 def _results(device: "DeviceView") -> dict[str, int]:
@@ -152,23 +178,54 @@ def _results(device: "DeviceView") -> dict[str, int]:
     }
 
 
-def _interlocks(sheet: Sheet, board: GuardBoard) -> None:
+def _interlocks(sheet: Sheet, board: GuardBoard, moment: Moment) -> None:
     unarmed = 0
+    boot_ns = moment.now.boot_ns
     for i, text in enumerate(board.text.interlocks):
         latch = board.interlock(i)
         state = latch.state if 1 <= latch.state <= _STATE_MAX else _STATE_INVALID
         sheet.put("interlock_state", state, text.id)
         sheet.put("interlock_trips_total", latch.demands, text.id)
         unarmed += not text.armed
+        bypass = board.bypass(i)
+        withheld = bool(latch.flags & InterlockLatchFlag.WITHHELD)
+        sheet.put("interlock_withheld_demands_total", latch.withheld_demands, text.id)
+        sheet.put("interlock_bypassed", bypass is not None, text.id)
+        sheet.put("interlock_withheld", withheld, text.id)
+        left_s = max(0, bypass.until_ns - boot_ns) / 1e9 if bypass else 0.0
+        sheet.put("interlock_bypass_left_seconds", left_s, text.id)
+        _proofs(sheet, text.id, moment)
     sheet.put("interlocks_unarmed", unarmed)
+    bypassed = board.tag_bypasses()
+    for slot in sorted(board.text.readers):
+        sheet.put("tag_bypassed", slot in bypassed, board.text.tags[slot])
+
+
+def _proofs(sheet: Sheet, interlock: str, moment: Moment) -> None:
+    background = moment.background
+    proof = (background.proofs or {}).get(interlock)
+    every_ns = background.test_every_ns.get(interlock, 0)
+    sheet.put("interlock_proof_tests_total", proof.made if proof else 0, interlock)
+    if proof or every_ns:
+        passed_s = proof.passed_utc_ns / 1e9 if proof else 0
+        sheet.put("interlock_proof_test_timestamp_seconds", passed_s, interlock)
+    if every_ns:
+        overdue = moment.now.utc_ns >= due_utc_ns(proof, every_ns)
+        sheet.put("interlock_proof_test_overdue", overdue, interlock)
 
 
 def _outputs(sheet: Sheet, board: GuardBoard) -> None:
     unconfirmed = 0
-    for i in range(len(board.text.outputs)):
+    for i, text in enumerate(board.text.outputs):
         latch = board.output(i)
         commanded = latch.state in TRIP_STATES or latch.state == 0
-        unconfirmed += commanded and not output_confirmed(latch)
+        confirmed = output_confirmed(latch)
+        unconfirmed += commanded and not confirmed
+        sheet.put("output_state", latch.state, text.id)
+        sheet.put("output_silenced", bool(board.silenced_until_ns(i)), text.id)
+        sheet.put("output_stands_in", bool(board.stands_in_for(i)), text.id)
+        lost = latch.state == OutputState.TRIPPED and not confirmed
+        sheet.put("output_unverified", lost, text.id)
     sheet.put("outputs_unconfirmed", unconfirmed)
 
 

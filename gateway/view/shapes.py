@@ -8,6 +8,34 @@ from typing import Any
 from msgspec import Struct
 
 
+class BypassRow(Struct, frozen=True, kw_only=True):
+    """A live bypass; ``by`` and ``reason`` are null where only a running gateway would know."""
+
+    until: str | None
+    since: str | None
+    left_s: int
+    by: str | None = None
+    reason: str | None = None
+
+
+class TagBypassRow(Struct, frozen=True, kw_only=True):
+    """A tag whose comparisons abstain."""
+
+    id: str
+    bypass: BypassRow
+
+
+class ProofRow(Struct, frozen=True, kw_only=True):
+    """The proof tests of an interlock; ``due`` is null where none is asked for, or at once."""
+
+    made: int
+    last: str | None
+    last_passed: str | None
+    passed: bool  # the last one
+    due: str | None
+    overdue: bool
+
+
 class TagRow(Struct, frozen=True, kw_only=True):
     """One tag; ``value`` is null where there is none, ``reason`` null for a GOOD one."""
 
@@ -19,6 +47,7 @@ class TagRow(Struct, frozen=True, kw_only=True):
     reason: str | None
     time: str | None
     source_time: str | None
+    bypass: BypassRow | None = None  # its comparisons abstain
 
 
 class LegRow(Struct, frozen=True, kw_only=True):
@@ -43,6 +72,11 @@ class InterlockRow(Struct, frozen=True, kw_only=True):
     legs: list[LegRow]
     reason: str | None
     starting: bool = False  # its inputs were not all read since the guard's start
+    group: str | None = None
+    bypass: BypassRow | None = None
+    demands: int = 0
+    withheld_demands: int = 0  # that a bypass kept from its outputs
+    proof: ProofRow | None = None  # null: only a running gateway knows
 
 
 class OutputRow(Struct, frozen=True, kw_only=True):
@@ -53,6 +87,10 @@ class OutputRow(Struct, frozen=True, kw_only=True):
     wanted: bool | int | None
     readback: bool | None
     confirmed: bool
+    via: str = "guard"  # who writes it: guard, gateway
+    held_by: list[str] = []  # interlocks that demand it, outputs that it stands in for
+    silenced_until: str | None = None
+    unverified: bool = False  # commanded and once confirmed, but nobody hears of it
 
 
 class DeviceRow(Struct, frozen=True, kw_only=True):
@@ -65,6 +103,9 @@ class DeviceRow(Struct, frozen=True, kw_only=True):
     since: str | None
     requests: int
     failed: int
+    heartbeat_withheld: bool = False  # on purpose: an output cannot be confirmed
+    lease_lost: bool = False  # another guard owns its outputs
+    watchdog_wrong: bool = False  # a register of its watchdog is not as the site file says
 
 
 class GuardRow(Struct, frozen=True, kw_only=True):
@@ -78,6 +119,7 @@ class GuardRow(Struct, frozen=True, kw_only=True):
     locked: bool = False
     pid: int = 0
     overruns: int = 0
+    scans_late: int = 0
 
 
 class GatewayRow(Struct, frozen=True, kw_only=True):
@@ -129,3 +171,4 @@ class Status(Struct, frozen=True, kw_only=True):
     uplinks: list[UplinkRow] | None
     problems: list[ProblemRow] | None = None
     notes: list[str] = []
+    bypassed_tags: list[TagBypassRow] = []

@@ -4,11 +4,14 @@ Used by the API, and by the command line when no gateway answers. What only a ga
 then, never empty.
 """
 
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastpath.codes import (
+    NONE_U32,
     Counter,
     DeviceState,
+    DeviceStatsFlag,
     InterlockLatchFlag,
     OutputState,
     Quality,
@@ -18,6 +21,7 @@ from fastpath.codes import (
 )
 from gateway.guard_board import (
     LATCHED,
+    BypassState,
     GuardBoard,
     interlock_word,
     output_confirmed,
@@ -25,21 +29,28 @@ from gateway.guard_board import (
     quality_word,
     reason_word,
 )
+from gateway.proof_tests import due_utc_ns
 from gateway.view.instant import Instant, rfc3339
 from gateway.view.shapes import (
+    BypassRow,
     DeviceRow,
     GatewayRow,
     GuardRow,
     InterlockRow,
     LegRow,
     OutputRow,
+    ProofRow,
     Status,
+    TagBypassRow,
     TagRow,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from fastpath.journal import GuardView, Header, SlotView
     from gateway.program_text import OutputText
+    from gateway.store.audit import Order, ProofTest
     from gateway.tags import TagValue
 
 TRUTH_WORDS: Final = {
@@ -50,6 +61,17 @@ TRUTH_WORDS: Final = {
 }
 GUARD_DEAD: Final = "no guard runs: devices, interlocks and outputs are as it left them"
 NO_GUARD: Final = GuardRow(alive=False, realtime=False, scan=0, program="", since=None)
+
+
+class Background(NamedTuple):
+    """What only a gateway's ledger and site file know; empty where none runs."""
+
+    order: "Callable[[bytes], Order | None]" = lambda _ident: None
+    proofs: "Mapping[str, ProofTest] | None" = None  # None: not known
+    test_every_ns: "Mapping[str, int]" = MappingProxyType({})
+
+
+NO_BACKGROUND: Final = Background()
 
 
 def guard_row(view: "GuardView", header: "Header", now: Instant) -> GuardRow:
@@ -65,26 +87,53 @@ def guard_row(view: "GuardView", header: "Header", now: Instant) -> GuardRow:
         locked=alive and bool(header.counters[Counter.LOCKED]),
         pid=header.pid if alive else 0,
         overruns=header.overruns,
+        scans_late=header.counters[Counter.SCANS_LATE],
     )
 
 
-def interlock_rows(board: GuardBoard, now: Instant) -> list[InterlockRow]:
+def interlock_rows(
+    board: GuardBoard, now: Instant, background: Background = NO_BACKGROUND
+) -> list[InterlockRow]:
     """Every interlock of the running program."""
-    return [_interlock_row(board, i, now) for i in range(len(board.text.interlocks))]
+    count = len(board.text.interlocks)
+    return [_interlock_row(board, i, now, background) for i in range(count)]
 
 
-def output_rows(board: GuardBoard) -> list[OutputRow]:
+def bypassed_tags(
+    board: GuardBoard, now: Instant, background: Background = NO_BACKGROUND
+) -> dict[str, BypassRow]:
+    """The live bypasses of tags, by tag."""
+    return {
+        board.text.tags[slot]: _bypass_row(found, now, background)
+        for slot, found in board.tag_bypasses().items()
+    }
+
+
+def tag_bypass_rows(
+    board: GuardBoard, now: Instant, background: Background = NO_BACKGROUND
+) -> list[TagBypassRow]:
+    """The same as rows."""
+    found = bypassed_tags(board, now, background)
+    return [TagBypassRow(id=ident, bypass=row) for ident, row in found.items()]
+
+
+def output_rows(board: GuardBoard, now: Instant) -> list[OutputRow]:
     """Every output of the running program."""
     rows = []
     for i, text in enumerate(board.text.outputs):
         latch = board.output(i)
+        confirmed = output_confirmed(latch)
         rows.append(
             OutputRow(
                 id=text.id,
                 state=output_word(latch.state),
                 wanted=_wanted(text, latch.state),
                 readback=board.readback(text),
-                confirmed=output_confirmed(latch),
+                confirmed=confirmed,
+                via="gateway" if text.via_gateway else "guard",
+                held_by=board.holders(i) + board.stands_in_for(i),
+                silenced_until=now.of_boot(board.silenced_until_ns(i)),
+                unverified=latch.state == OutputState.TRIPPED and not confirmed,
             )
         )
     return rows
@@ -104,6 +153,9 @@ def fast_device_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[De
                 since=now.of_boot(device.since_ns),
                 requests=device.requests,
                 failed=device.timeouts + sum(device.refused),
+                heartbeat_withheld=bool(device.flags & DeviceStatsFlag.HEARTBEAT_WITHHELD),
+                lease_lost=bool(device.flags & DeviceStatsFlag.LEASE_LOST),
+                watchdog_wrong=bool(device.flags & DeviceStatsFlag.WATCHDOG_WRONG),
             )
         )
     return rows
@@ -112,6 +164,7 @@ def fast_device_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[De
 def guard_tag_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[TagRow]:
     """The tags that the guard holds: what is left when no gateway answers."""
     text = board.text
+    bypassed = bypassed_tags(board, now)
     rows = []
     for i, seen in enumerate(board.view.slots(len(text.tags))):
         limit_ns = text.stale_after_ns[i]
@@ -119,12 +172,17 @@ def guard_tag_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[TagR
         if seen.mono_ns and (old or not alive):
             seen = seen._replace(quality=Quality.BAD, reason=Reason.STALE)
         if not text.tags[i].startswith("sys."):
-            rows.append(tag_row(text.tags[i], text.tag_devices[i], text.units[i], seen))
+            bypass = bypassed.get(text.tags[i])
+            rows.append(tag_row(text.tags[i], text.tag_devices[i], text.units[i], seen, bypass))
     return rows
 
 
 def tag_row(
-    ident: str, device: str | None, unit: str | None, seen: "TagValue | SlotView"
+    ident: str,
+    device: str | None,
+    unit: str | None,
+    seen: "TagValue | SlotView",
+    bypass: BypassRow | None = None,
 ) -> TagRow:
     """One tag as it stands; a value that was never read is null."""
     known = seen.mono_ns != 0
@@ -137,6 +195,7 @@ def tag_row(
         reason=reason_word(seen.quality, seen.reason),
         time=rfc3339(seen.utc_ns) if known else None,
         source_time=rfc3339(seen.source_utc_ns),
+        bypass=bypass,
     )
 
 
@@ -159,15 +218,48 @@ def offline_status(
         ),
         devices=fast_device_rows(board, now, alive=guard.alive) if board else [],
         interlocks=interlock_rows(board, now) if board else [],
-        outputs=output_rows(board) if board else [],
+        outputs=output_rows(board, now) if board else [],
         alarms=None,
         uplinks=None,
         notes=notes,
+        bypassed_tags=tag_bypass_rows(board, now) if board else [],
     )
 
 
-def _interlock_row(board: GuardBoard, index: int, now: Instant) -> InterlockRow:
+def _bypass_row(found: BypassState, now: Instant, background: Background) -> BypassRow:
+    order = background.order(found.ident)
+    return BypassRow(
+        until=now.of_boot(found.until_ns),
+        since=now.of_boot(found.from_ns),
+        left_s=max(0, found.until_ns - now.boot_ns) // 1_000_000_000,
+        by=order.who if order else None,
+        reason=order.reason if order else None,
+    )
+
+
+def _proof_row(ident: str, now: Instant, background: Background) -> ProofRow | None:
+    """None where it is not known, or nothing was made and nothing is asked for."""
+    if background.proofs is None:
+        return None
+    proof, every_ns = background.proofs.get(ident), background.test_every_ns.get(ident, 0)
+    if proof is None and not every_ns:
+        return None
+    due_ns = due_utc_ns(proof, every_ns) if every_ns else 0
+    return ProofRow(
+        made=proof.made if proof else 0,
+        last=rfc3339(proof.utc_ns) if proof else None,
+        last_passed=rfc3339(proof.passed_utc_ns) if proof else None,
+        passed=proof.passed if proof else False,
+        due=rfc3339(due_ns),
+        overdue=bool(every_ns) and now.utc_ns >= due_ns,
+    )
+
+
+def _interlock_row(
+    board: GuardBoard, index: int, now: Instant, background: Background
+) -> InterlockRow:
     text = board.text.interlocks[index]
+    bypass = board.bypass(index)
     latch = board.interlock(index)
     flags = InterlockLatchFlag(latch.flags & _KNOWN_FLAGS)
     return InterlockRow(
@@ -189,6 +281,11 @@ def _interlock_row(board: GuardBoard, index: int, now: Instant) -> InterlockRow:
         ],
         reason=_trip_reason(latch.state, latch.reason),
         starting=bool(flags & InterlockLatchFlag.STARTING),
+        group=board.text.groups[text.group].id if text.group != NONE_U32 else None,
+        bypass=_bypass_row(bypass, now, background) if bypass else None,
+        demands=latch.demands,
+        withheld_demands=latch.withheld_demands,
+        proof=_proof_row(text.id, now, background),
     )
 
 

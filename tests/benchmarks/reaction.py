@@ -1,8 +1,9 @@
-"""Trip reaction of three clients of the same device, each idle and with the lock held.
+"""Trip reaction of clients of the same device, under each load.
 
 The device (libmodbus) puts the trip value into a read reply that is about to leave and takes the
 time until the coil write arrives; it then puts the good value back, waits for the coil to return,
-and goes on after a random pause of up to one poll period.
+and goes on after a random pause of up to one poll period. The demand's own moment is the end of
+that pause: from there to the coil is the total.
 """
 
 import asyncio
@@ -15,25 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastpath.codes import OutputState, ResultCode
+from tests.benchmarks import loads
+from tests.benchmarks.loads import GAP_MS, HOLD_MS, IDLE, START_S, STORM, process
 from tests.helpers.build import build
-from tests.helpers.harness import ROOT, Site, until
+from tests.helpers.harness import Site, until
 from tests.helpers.hog import read_report
 from tests.helpers.modbus_server import ModbusServer
 
-PERIOD_US = 10_000
+PERIODS_US = (10_000, 5_000)  # the second is the shortest that a site file may say: back to back
 GAS, REGISTERS, COIL = 100, 2, 16
 LOW, HIGH, LIMIT = 0.3, 2.0, 1.5
 WARMUP = 5  # trips of a cell's round that are not counted
 DEVICE_PRIORITY = 60  # above every client: it takes the times
 CLIENT_PRIORITY = 40  # the guard's own
-HOLD_MS, GAP_MS = 60.0, 0.0  # whenever somebody lets go of the lock, it is gone for so long
 HOLD_NS_MIN = 50_000_000
-START_S = 60.0
 
 SITEWARDEN, BARE, PLAIN = "Sitewarden", "bare C", "asyncio+pymodbus"
 CLIENTS = (SITEWARDEN, BARE, PLAIN)
-IDLE, HELD = "idle", "lock held"
-LOADS = (IDLE, HELD)
 
 SITE = """
 [site]
@@ -47,7 +46,7 @@ id = "plc"
 driver = "modbus-tcp"
 address = "{address}"
 fast = true
-poll = "10ms"
+poll = "{poll_us}us"
 timeout = "200ms"
 
 [[tag]]
@@ -77,16 +76,24 @@ armed = true
 
 @dataclass
 class Cell:
-    """One client under one load: its reactions, one list per round."""
+    """One client at one period under one load: its trips, one list per round."""
 
-    rounds: list[list[int]] = field(default_factory=list)  # ns
+    rounds: list[list[int]] = field(default_factory=list)  # reactions, ns
+    totals: list[int] = field(default_factory=list)  # demand to coil, ns
     scheduling: set[str] = field(default_factory=set)
     hold_ns_max: int = 0
+    drained: int = 0  # messages that the platform took meanwhile
+    disk_full: bool = False
 
     @property
     def reactions(self) -> list[int]:
         """Of all rounds, in ns."""
         return [ns for trips in self.rounds for ns in trips]
+
+
+def clients_of(load: str) -> tuple[str, ...]:
+    """Who is measured under this load: the plain loop under the storm would tell nothing new."""
+    return CLIENTS if load != STORM else (SITEWARDEN, BARE)
 
 
 def realtime_allowed() -> bool:
@@ -109,56 +116,79 @@ def scheduling_of(pid: int) -> str:
     return "other"
 
 
-async def measure(
-    cell: Cell, client: str, load: str, trips: int, limit_s: float, fifo: int
-) -> None:
-    """One round of one cell: at most ``trips`` within ``limit_s``; ``fifo`` is for bare C."""
-    device_priority = DEVICE_PRIORITY if realtime_allowed() else 0
-    with tempfile.TemporaryDirectory(prefix="sitewarden-bench") as name:
-        directory = Path(name)
-        report = directory / "hog"
-        async with ModbusServer(fifo=device_priority) as device:
-            device.set("c", COIL, 1)
-            device.set_float("ir", GAS, LOW)
-            await device.sync()
-            held = load == HELD
-            if client == SITEWARDEN:
-                running = _sitewarden(device, directory, report if held else None)
-            elif client == BARE:
-                running = _bare(device, report if held else None, fifo)
-            else:
-                running = _plain(device, report if held else None)
-            async with running as scheduling:
-                cell.scheduling.add(scheduling)
-                cell.rounds.append(await _cycle(device, trips, limit_s))
-        if held:
-            cell.hold_ns_max = max(cell.hold_ns_max, read_report(report).hold_ns_max)
+@dataclass(frozen=True)
+class Measurement:
+    """What one round of one cell is: at most ``trips`` within ``limit_s``."""
 
+    client: str
+    load: str
+    period_us: int
+    trips: int
+    limit_s: float
+    fifo: int  # of bare C
 
-async def _cycle(device: ModbusServer, trips: int, limit_s: float) -> list[int]:
-    wanted = WARMUP + trips
-    device.send(f"cycle {wanted} ir {GAS} {LOW} {HIGH} {COIL} 0 {PERIOD_US}")
-    found: list[int] = []
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            while len(found) < wanted:
-                sent, tripped = await device.event("reaction", limit_s)
-                found.append(int(tripped) - int(sent))
-    return found[WARMUP:]
+    async def run(self, cell: Cell) -> None:
+        """Measure it into the cell."""
+        device_priority = DEVICE_PRIORITY if realtime_allowed() else 0
+        with tempfile.TemporaryDirectory(prefix="sitewarden-bench") as name:
+            directory = Path(name)
+            report = directory / "hog" if self.load != IDLE else None
+            async with ModbusServer(fifo=device_priority) as device:
+                device.set("c", COIL, 1)
+                device.set_float("ir", GAS, LOW)
+                await device.sync()
+                async with self._client(cell, device, directory, report) as scheduling:
+                    cell.scheduling.add(scheduling)
+                    await self.cycle(cell, device)
+            if report is not None:
+                cell.hold_ns_max = max(cell.hold_ns_max, read_report(report).hold_ns_max)
+
+    def _client(
+        self, cell: Cell, device: ModbusServer, directory: Path, report: Path | None
+    ) -> contextlib.AbstractAsyncContextManager[str]:
+        if self.client == SITEWARDEN:
+            return _sitewarden(self, cell, device, directory, report)
+        if self.client == BARE:
+            return _bare(self, device, report)
+        return _plain(self, device, report)
+
+    async def cycle(self, cell: Cell, device: ModbusServer) -> None:
+        wanted = WARMUP + self.trips
+        device.send(f"cycle {wanted} ir {GAS} {LOW} {HIGH} {COIL} 0 {self.period_us}")
+        found: list[tuple[int, int]] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limit_s):
+                while len(found) < wanted:
+                    words = await device.event("reaction", self.limit_s)
+                    sent, tripped, due = (int(word) for word in words)
+                    found.append((tripped - sent, tripped - due))
+        cell.rounds.append([reaction for reaction, _ in found[WARMUP:]])
+        cell.totals += [total for _, total in found[WARMUP:]]
 
 
 @contextlib.asynccontextmanager
 async def _sitewarden(
-    device: ModbusServer, directory: Path, report: Path | None
+    what: Measurement, cell: Cell, device: ModbusServer, directory: Path, report: Path | None
 ) -> AsyncIterator[str]:
-    text = SITE.format(address=device.address, gas=GAS, coil=COIL, limit=LIMIT)
-    async with Site(directory, text) as site:
+    text = SITE.format(
+        address=device.address, gas=GAS, coil=COIL, limit=LIMIT, poll_us=what.period_us
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        storm = None
+        if what.load == STORM:
+            storm = await stack.enter_async_context(loads.backlog())
+            text += storm.site
+        site = await stack.enter_async_context(Site(directory, text))
+        disk = stack.enter_context(loads.small_disk()) if storm else None
+        if disk is not None:
+            site.state = disk / "state"
         hogs = None
         if report is not None:
             hogs = ["--report", str(report), "--busy-ms", "0"]
             hogs += ["--hold-ms", str(HOLD_MS), "--hold-gap-ms", str(GAP_MS)]
             hogs += ["--hold-from", str(directory / "hold")]
         await site.start(hogs=hogs)
+        stack.push_async_callback(_ended, site, hogs is not None)
         await site.ready(START_S)
         # Nothing shows where the final element is: a person says so, once.
         await until("output held", lambda: site.outputs(1) == [OutputState.HELD], START_S)
@@ -167,12 +197,25 @@ async def _sitewarden(
         pid = site.guard_pid()
         if pid is None:
             raise RuntimeError(f"no guard:\n{site.log_text()}")
+        if storm is not None:
+            await storm.grow()
+            if disk is not None:
+                await asyncio.to_thread(loads.fill, disk)
+                cell.disk_full = True
+            await storm.drain()
+            await stack.enter_async_context(loads.cpu_hogs())
         if report is not None:
             (directory / "hold").touch()
             await until("the hog", lambda: read_report(report).holds > 0)
         yield scheduling_of(pid)
-        if report is not None:
-            await site.kill_gateway()  # its ordered end would take as long as its start
+        if storm is not None:
+            cell.drained += len(storm.platform.samples)
+
+
+async def _ended(site: Site, held: bool) -> None:
+    """With the lock held its ordered end would take as long as its start."""
+    if held:
+        await site.kill_gateway()
 
 
 async def _released(site: Site) -> None:
@@ -187,53 +230,23 @@ async def _released(site: Site) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _bare(device: ModbusServer, report: Path | None, fifo: int) -> AsyncIterator[str]:
+async def _bare(what: Measurement, device: ModbusServer, report: Path | None) -> AsyncIterator[str]:
     program = str(await asyncio.to_thread(build, "bare_loop"))
-    words = [program, device.port, PERIOD_US, GAS, REGISTERS, LIMIT, COIL, fifo]
+    words = [program, device.port, what.period_us, GAS, REGISTERS, LIMIT, COIL, what.fifo]
     async with contextlib.AsyncExitStack() as stack:
         if report is not None:
-            await stack.enter_async_context(_hog(report))
-        said = await stack.enter_async_context(_process(words))
-        yield f"{said} {fifo}" if said == "fifo" else said
+            await stack.enter_async_context(loads.lock_hog(report))
+        if what.load == STORM:
+            await stack.enter_async_context(loads.cpu_hogs())
+        said = await stack.enter_async_context(process(words))
+        yield f"{said} {what.fifo}" if said == "fifo" else said
 
 
 @contextlib.asynccontextmanager
-async def _plain(device: ModbusServer, report: Path | None) -> AsyncIterator[str]:
-    words = [sys.executable, "-m", "tests.benchmarks.plain_loop", device.port, PERIOD_US]
+async def _plain(
+    what: Measurement, device: ModbusServer, report: Path | None
+) -> AsyncIterator[str]:
+    words = [sys.executable, "-m", "tests.benchmarks.plain_loop", device.port, what.period_us]
     words += [GAS, REGISTERS, LIMIT, COIL, HOLD_MS if report else 0, GAP_MS, report or "-"]
-    async with _process(words) as said:
+    async with process(words) as said:
         yield said
-
-
-@contextlib.asynccontextmanager
-async def _hog(report: Path) -> AsyncIterator[None]:
-    """The same load for a program that has no interpreter: in a process beside it."""
-    code = (
-        "import sys; from pathlib import Path; from tests.helpers.hog import Recorder, hold_lock\n"
-        "recorder = Recorder(Path(sys.argv[1]))\n"
-        "print('holding', flush=True)\n"
-        "hold_lock(recorder, float(sys.argv[2]), float(sys.argv[3])).join()"
-    )
-    async with _process([sys.executable, "-c", code, report, HOLD_MS, GAP_MS]):
-        await until("the hog", lambda: read_report(report).holds > 0)
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _process(words: list[object]) -> AsyncIterator[str]:
-    """A program that says one line when it works; gives that line, ends the program."""
-    process = await asyncio.create_subprocess_exec(
-        *(str(word) for word in words), cwd=ROOT,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_S)
-        if not line:
-            raise RuntimeError(f"{words[:3]} ended at once")
-        yield line.decode().strip()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.stdout.read()
-        await process.wait()

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastpath import blob as blobs
-from fastpath.codes import Op, PointType, Quality, Reason, Truth
+from fastpath.codes import Op, PointType, Quality, Reason, Truth, WindowKind
 from tests.helpers.blobs import SECOND, Code, conditions, guard_program
 
 F, U, T = Truth.FALSE, Truth.UNKNOWN, Truth.TRUE
@@ -23,6 +23,11 @@ def hysteresis() -> tuple[Code, int]:
 def on_delay() -> tuple[Code, int]:
     code = conditions(1)
     return code, code.lasting(code.compare(Op.GE, 0, 1.5), 2 * SECOND)
+
+
+def off_delay() -> tuple[Code, int]:
+    code = conditions(1)
+    return code, code.held(code.compare(Op.GE, 0, 1.5), 2 * SECOND)
 
 
 def scan_of(inside: Any, code: Code) -> Any:
@@ -56,7 +61,7 @@ def test_the_check_is_zlibs_crc32(inside: Any, key: int, low: int, high: int, fl
 
 
 def test_memory_is_sealed_whenever_it_changes(inside: Any) -> None:
-    for make in (hysteresis, on_delay):
+    for make in (hysteresis, on_delay, off_delay):
         code, _ = make()
         scan = scan_of(inside, code)
         key = code.program.nodes[0].key
@@ -160,6 +165,131 @@ def test_runs_that_contradict_each_other_are_true(inside: Any) -> None:
     assert scan.truth(register) == T
 
 
+def test_a_lost_off_delay_is_unknown_for_as_long_as_it_may_have_lasted(inside: Any) -> None:
+    for lost in ("check", "by hand", "all zero"):
+        code, register = off_delay()
+        scan = scan_of(inside, code)
+        lose(scan, lost)
+        for at_s, value, expected in [(1, 0.0, U), (2, 0.0, U), (3, 0.0, F), (4, 2.0, T)]:
+            step(scan, value, at_s * SECOND)
+            assert scan.truth(register) == expected
+
+
+def test_a_running_off_delay_goes_on_over_a_restart_also_before_anything_is_read(
+    inside: Any,
+) -> None:
+    code, register = off_delay()
+    scan = scan_of(inside, code)
+    scan.set_node(0, 5 * SECOND, 5 * SECOND, 0)
+    scan.started(6 * SECOND)
+    for now_s, expected in [(6, T), (7, U)]:
+        assert scan.evaluate(now_s * SECOND) == 1
+        assert scan.truth(register) == expected
+    step(scan, 0.0, 8 * SECOND)
+    assert scan.truth(register) == F
+
+
+# ---- bypassed tags -------------------------------------------------------------------------------
+
+A = Truth.ABSTAIN
+
+
+def bypassed(inside: Any, code: Code, *slots: int) -> Any:
+    """All tags 2.0 but for those that are bypassed."""
+    scan = scan_of(inside, code)
+    for slot in range(len(code.program.tags)):
+        scan.write(slot, 2.0, Quality.GOOD, 0, SECOND)
+    for slot in slots:
+        scan.bypass(slot)
+    assert scan.evaluate(SECOND) == 1
+    return scan
+
+
+def test_what_rests_on_a_bypassed_tag_abstains(inside: Any) -> None:
+    code = conditions(2)
+    x, y = code.tag(0), code.tag(1)
+    numbers = [code.op(op, x, y) for op in (Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX)]
+    numbers += [code.op(op, x) for op in (Op.NEG, Op.ABS)]
+    truths = [code.op(op, y, x) for op in (Op.LT, Op.LE, Op.GT, Op.GE, Op.EQ, Op.NE)]
+    truths += [code.op(op, x) for op in (Op.BOOL, Op.IS_BAD, Op.IS_GOOD)]
+    truths += [code.op(Op.GT, number, code.const(0.0)) for number in numbers]
+    truths += [code.op(Op.NOT, truths[0]), code.op(Op.AND, truths[0], truths[1])]
+    truths += [code.lasting(truths[0], SECOND), code.held(truths[0], SECOND)]
+    known = code.compare(Op.GT, 1, 1.0)
+    truths += [code.until(truths[0], known), code.until(known, truths[0])]
+    scan = bypassed(inside, code, 0)
+    assert [scan.truth(register) for register in truths] == [A] * len(truths)
+    assert [scan.bad(register) for register in numbers] == [1] * len(numbers)
+    assert not any(scan.starting(register) for register in truths)
+
+
+@pytest.mark.parametrize("op", [Op.AND, Op.OR])
+@pytest.mark.parametrize(("value", "expected"), [(2.0, T), (0.0, F), (None, U)])
+def test_and_and_or_leave_out_what_abstains(
+    inside: Any, op: Op, value: float | None, expected: Truth
+) -> None:
+    code = conditions(2)
+    a, b = code.compare(Op.GT, 0, 1.0), code.compare(Op.GT, 1, 1.0)
+    registers = [code.op(op, a, b), code.op(op, b, a)]
+    scan = bypassed(inside, code, 0)
+    quality = Quality.BAD if value is None else Quality.GOOD
+    scan.write(1, value or 0.0, quality, 0, 2 * SECOND)
+    assert scan.evaluate(2 * SECOND) == 1
+    assert [scan.truth(register) for register in registers] == [expected] * 2
+    assert [scan.deciding(register) for register in registers] == [1] * 2
+
+
+@pytest.mark.parametrize(
+    ("least", "values", "out", "left", "trip"),
+    [
+        (2, (2, 2, 0), [2], T, T), (2, (2, 0, 0), [2], F, T), (2, (2, 0, 0), [0], F, F),
+        (2, (2, 0, 0), [1, 2], T, T), (2, (0, 0, 0), [1, 2], F, T), (2, (0, 0, 0), [0], F, F),
+        (2, (None, 0, 0), [1], F, U), (2, (None, 2, 0), [2], U, T), (3, (2, 2, 2), [0], T, T),
+        (1, (0, 0, 0), [0, 1, 2], A, T), (3, (2, 2, 0), [0, 1], F, F),
+    ],
+)  # fmt: skip
+def test_votes_without_those_that_abstain_or_with_them_as_true(
+    inside: Any, least: int, values: tuple[float | None, ...], out: list[int], left: Truth,
+    trip: Truth,
+) -> None:  # fmt: skip
+    """2oo3 becomes 2oo2; with bypass_votes = "trip" it becomes 1oo2."""
+    code = conditions(3)
+    votes = [code.compare(Op.GT, slot, 1.0) for slot in range(3)]
+    registers = [code.moon(least, votes), code.moon(least, votes, vote=Op.VOTE_TRIP)]
+    scan = bypassed(inside, code, *out)
+    for slot, value in enumerate(values):
+        quality = Quality.BAD if value is None else Quality.GOOD
+        scan.write(slot, value or 0.0, quality, 0, 2 * SECOND)
+    assert scan.evaluate(2 * SECOND) == 1
+    assert [scan.truth(register) for register in registers] == [left, trip]
+
+
+def test_the_first_vote_that_counts_leads(inside: Any) -> None:
+    code = conditions(3)
+    count = code.moon(1, [code.compare(Op.GT, slot, 5.0) for slot in range(3)])
+    assert bypassed(inside, code, 0).deciding(count) == 1
+
+
+def test_a_bypass_leaves_the_memory_of_nodes_and_the_samples_of_windows(inside: Any) -> None:
+    code = conditions(1)
+    high = code.compare(Op.GE, 0, 1.5)
+    band = code.until(high, code.compare(Op.LT, 0, 1.0))
+    long_on, long_off = code.lasting(high, 3 * SECOND), code.held(high, 3 * SECOND)
+    least = code.op(Op.GT, code.window(WindowKind.LOWEST, 0, SECOND), code.const(1.0))
+    registers = [band, long_on, long_off, least]
+    scan = scan_of(inside, code)
+    step(scan, 2.0, SECOND)
+    nodes = [scan.node(i) for i in range(3)]
+    scan.bypass(0)
+    for at_s in (2, 3):
+        step(scan, 1.2, at_s * SECOND)
+        assert [scan.truth(register) for register in registers] == [A] * 4
+    assert [scan.node(i) for i in range(3)] == nodes
+    scan.bypass(0, on=False)
+    step(scan, 1.2, 3 * SECOND)
+    assert [scan.truth(register) for register in registers] == [T, F, T, T]
+
+
 # ---- the start grace -------------------------------------------------------------------------
 
 
@@ -196,12 +326,13 @@ def test_a_slot_that_cannot_be_read_is_bad(inside: Any) -> None:
 
 @pytest.mark.parametrize(
     ("op", "a", "b", "imm"),
-    [(0, 0, 0, 0.0), (Op.HOLD, 2, 0, 0.0), (29, 0, 0, 0.0), (65535, 0, 0, 0.0),
+    [(0, 0, 0, 0.0), (Op.HOLD, 2, 0, 2.0), (29, 0, 0, 0.0), (65535, 0, 0, 0.0),
      (Op.TAG, 3, 0, 0.0), (Op.TAG, 65535, 0, 0.0), (Op.ADD, 0, 65535, 0.0),
      (Op.ADD, 13, 0, 0.0), (Op.LT, 65535, 0, 0.0), (Op.NOT, 13, 0, 0.0), (Op.AND, 2, 14, 0.0),
      (Op.VOTE, 13, 2, 0.0), (Op.VOTE, 65535, 13, 0.0), (Op.MOON, 65535, 1, 1.0),
      (Op.FOR, 2, 0, 2.0), (Op.FOR, 2, 0, -1.0), (Op.FOR, 2, 0, float("nan")),
-     (Op.FOR, 2, 0, 1e300), (Op.UNTIL, 2, 5, float("inf")), (Op.UNTIL, 2, 65535, 0.0)],
+     (Op.FOR, 2, 0, 1e300), (Op.WINDOW, 0, 0, 0.0), (Op.VOTE_TRIP, 13, 2, 0.0),
+     (Op.HOLD, 13, 0, 0.0), (Op.UNTIL, 2, 5, float("inf")), (Op.UNTIL, 2, 65535, 0.0)],
 )  # fmt: skip
 def test_an_instruction_that_reaches_outside_is_a_fault_and_unknown(
     inside: Any, op: int, a: int, b: int, imm: float

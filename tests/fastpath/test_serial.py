@@ -1,6 +1,7 @@
 """The guard on a serial line: one exchange at a time, nothing taken for another's, trips first."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -417,6 +418,24 @@ async def test_a_trip_goes_out_over_a_line_that_is_never_quiet(
         assert device.coils[16] == 0
 
 
+async def test_a_flood_of_bytes_stops_no_scan(guard: GuardProcess, device: Device) -> None:
+    with bus_of(u1=device) as bus:
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=20 * MS))
+
+        async def flood() -> None:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    bus.put(b"\x01\x04\x0c" * 1000)
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(flood())
+        await guard.until(lambda: counted(guard, Counter.RTU_NOISE) > 500_000)
+        await scans(guard, 20)
+        task.cancel()
+        await asyncio.wait({task})
+        await polled(guard)
+
+
 # ---- several on one line -----------------------------------------------------------------------
 
 
@@ -485,6 +504,26 @@ async def test_a_trip_to_a_device_that_was_away_is_the_first_it_gets_when_it_is_
         bus.units = units
         await guard.until(lambda: bool(guard.output().confirmed))
         assert device.coils[16] == 0
+
+
+async def test_the_trips_of_all_devices_go_before_anything_else(
+    guard: GuardProcess, device: Device
+) -> None:
+    program = two_units("")
+    program.outputs.append(
+        replace(program.outputs[0], key=4, device=1, unit=2, address=17, readback=NONE_U32)
+    )
+    program.effects.append(blobs.Effect(0, 1))
+    program.interlocks[0] = replace(program.interlocks[0], effects_count=2)
+    program.names["outputs"].append("second")
+    with bus_of(u1=device, u2=Device()) as bus:
+        program.names["ttys"] = [bus.path]
+        await protecting(guard, program)
+        await tripped(guard, device)
+        await guard.until_output(OutputState.TRIPPED, 1)
+        writes = [n for n, frame in enumerate(bus.sent) if frame[1] == 5]
+        assert [bus.sent[n][0] for n in writes[:2]] == [1, 2]
+        assert writes[1] == writes[0] + 1
 
 
 # ---- programs ----------------------------------------------------------------------------------

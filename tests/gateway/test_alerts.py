@@ -325,7 +325,7 @@ def test_a_swap_says_what_it_changed(tmp_path: Path) -> None:
     words = Words(tmp_path, new)
     words.programs.add(old)
     draft = words.say(EventType.PROGRAM, old=blob.blob_hash(old)[:16], new=blob.blob_hash(new)[:16])
-    assert f"{INTERLOCK} is NOT ARMED now" in draft.cause
+    assert f"interlock {INTERLOCK} is NOT ARMED any more" in draft.cause
 
 
 def test_devices_go_down_and_up(words: Words) -> None:

@@ -130,6 +130,7 @@ class History:
         self.past = past
         self.last = newest
         self.broken = False
+        self.lived = False
 
     async def newest(self) -> int:
         return self.last
@@ -138,7 +139,7 @@ class History:
         del journal_id
         if self.broken:
             raise StoreError("no disk")
-        return None
+        return 7 if self.lived else None
 
     async def read(self, tag: str, t0: int, t1: int) -> list[tuple[int, float, int]]:
         return [item for item in self.past.get(tag, []) if t0 <= item[0] <= t1]
@@ -364,6 +365,82 @@ async def test_without_a_history_it_begins_after_a_time(monkeypatch: pytest.Monk
     monkeypatch.setattr(Clock, "mono_ns", Clock.mono_ns + 6 * S)
     late = await values.begin(history, 1)  # type: ignore[arg-type]
     assert short(late.samples) == [(3, 2.0, 10)]
+
+
+HOUR = 3_600 * S
+
+
+def past(values: Sequence[float], step_ns: int, end_ns: int) -> list[tuple[int, float, int]]:
+    """Good rows of the history, the last one a step before the end."""
+    first = end_ns - len(values) * step_ns
+    return [(first + i * step_ns, value, Quality.GOOD) for i, value in enumerate(values)]
+
+
+def standing(values: ComputedValues, mono_ns: int) -> dict[int, tuple[float, int]]:
+    """(value, quality) by tag."""
+    rows = SAMPLE.iter_unpack(values._evaluator.standing(mono_ns, Clock.utc_ns))
+    return {row[0]: (row[4], row[1]) for row in rows}
+
+
+async def test_windows_begin_with_what_the_history_knows() -> None:
+    """The machine was started 1,000 s ago: most of the day lies before that."""
+    config = site(
+        day="mean(a, 24h)", top="highest(a, 24h)", low="lowest(a, 24h)", grown="delta(a, 24h)",
+        sum="total(b, 12h)", near="mean(a, 60s)",
+    )  # fmt: skip
+    values = values_of(config)
+    minutes = [1.0] * 720 + [3.0] * 720
+    rain = [0.5] * 1_440
+    rows = {
+        "a": past(minutes, 60 * S, Clock.utc_ns),
+        "b": past(rain, 60 * S, Clock.utc_ns),
+    }
+    await values.begin(History(rows, Clock.utc_ns), 1)  # type: ignore[arg-type]
+    made = values.run(samples_of([(0, 3.0, Clock.mono_ns // 1_000_000)]))
+    found = {row[0]: (row[4], row[1]) for row in SAMPLE.iter_unpack(made.samples)}
+    assert found[3] == (pytest.approx(2.0, abs=0.05), Quality.GOOD)
+    assert found[4] == (3.0, Quality.GOOD)
+    assert found[5] == (1.0, Quality.GOOD)
+    assert found[6] == (2.0, Quality.GOOD)
+    assert found[7] == (pytest.approx(360.0, rel=0.02), Quality.GOOD)
+    assert found[8] == (3.0, Quality.GOOD)
+
+
+async def test_a_gap_in_which_nobody_looked_is_not_covered() -> None:
+    config = site(day="mean(a, 24h)")
+    rows = {"a": past([1.0] * 1_440, 60 * S, Clock.utc_ns - 5 * HOUR)}
+    short_gap = {"a": past([1.0] * 1_440, 60 * S, Clock.utc_ns - 4 * HOUR)}
+    for past_rows, gap, quality in (
+        (rows, 5 * HOUR, Quality.BAD),
+        (short_gap, 4 * HOUR, Quality.GOOD),
+    ):
+        values = values_of(config)
+        await values.begin(History(past_rows, Clock.utc_ns - gap), 1)  # type: ignore[arg-type]
+        values.tick(Clock.mono_ns)
+        assert standing(values, Clock.mono_ns)[3][1] == quality
+
+
+async def test_while_the_guard_lived_a_value_was_held() -> None:
+    """The guard journals changes: what it has not told has not changed."""
+    values = values_of(site(day="mean(a, 24h)"))
+    rows = {"a": past([1.0] * 1_140, 60 * S, Clock.utc_ns - 5 * HOUR)}
+    history = History(rows, Clock.utc_ns - 5 * HOUR)
+    history.lived = True
+    await values.begin(history, 1)  # type: ignore[arg-type]
+    values.tick(Clock.mono_ns)
+    assert standing(values, Clock.mono_ns)[3] == (1.0, Quality.GOOD)
+
+
+async def test_a_window_stays_known_while_its_input_is_bad() -> None:
+    values = await begun(site(mean="mean(a, 10s)"))
+    points = [(0, 2.0, ms) for ms in range(0, 12_000, 500)]
+    values.run(samples_of(points))
+    bad = samples_of([(0, math.nan, 12_000)], quality=Quality.BAD, reason=Reason.STALE)
+    made = values.run(bad)
+    assert short(made.samples) == []  # nothing changed: covered, and good
+    assert standing(values, 12_000_000_000)[3] == (2.0, Quality.GOOD)
+    values.tick(16_000_000_000)
+    assert standing(values, 16_000_000_000)[3][1] == Quality.BAD
 
 
 # ---- the guard ----------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ PROGRAMS = {
     "rtu_server": (HERE / "rtu_server.c", ("-I/usr/include/modbus", "-lmodbus")),
     "mangler": (HERE / "mangler.c", ()),
     "bare_loop": (BENCHMARKS / "bare_loop.c", ()),
+    "bare_polls": (BENCHMARKS / "bare_polls.c", ()),
+    "libinterpreter.so": (BENCHMARKS / "interpreter.c", ("-shared", "-fPIC", "-lm")),
     "libhold.so": (HERE / "hold.c", ("-shared", "-fPIC")),
 }
 

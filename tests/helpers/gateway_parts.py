@@ -14,8 +14,19 @@ from gateway.apply import Running, running_of
 from gateway.commands import Commands
 from gateway.parts import Gateway
 from gateway.problems import Problem
-from gateway.site.model import Config, Device, Point, Site, Tag, Uplink, View
+from gateway.site.model import (
+    Config,
+    Device,
+    Duration,
+    Interlock,
+    Point,
+    Site,
+    Tag,
+    Uplink,
+    View,
+)
 from gateway.store.alert import ActiveAlert
+from gateway.store.audit import AuditEntry, AuditMemory
 from gateway.tags import TagTable
 from gateway.uplink.pump import PumpStats
 from tests.helpers.live_guard import LiveGuard
@@ -35,6 +46,11 @@ class Ledger:
     epoch = 1_700_000_000_000_000_000
 
     def __init__(self) -> None:
+        self.audit = AuditMemory()
+        self.audit.take(
+            AuditEntry(1, 1_700_000_000_000_000_000, "proof", None, "uid:ann", "proof test",
+                       "gas-high", '{"passed": true}')
+        )  # fmt: skip
         self.commands: list[tuple[str, str, str]] = []
 
     async def command(self, who: str, action: str, target: str, _detail: Any) -> int:
@@ -86,6 +102,16 @@ def config(listen: str = "127.0.0.1:0") -> Config:
             Tag(id="wind", device="weather", unit='m"/s\\\n', point=Point(address="hr:1")),
             Tag(id="rain", device="weather", unit="mm", point=Point(address="hr:2")),
         ),
+        interlock=(
+            Interlock(
+                id="gas-high",
+                cause="gas >= 1.5",
+                effects=(),
+                response=Duration(2_000_000_000),
+                armed=True,
+                test_every=Duration(86_400_000_000_000),
+            ),
+        ),
         uplink=(Uplink(id="mine", kind="http", url="http://127.0.0.1:1"),),
         view=View(listen=listen),
     )
@@ -136,6 +162,9 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
         ),
         "scanner": SimpleNamespace(
             stats=lambda: SimpleNamespace(devices={"weather": stats}, dropped={"settle": 4})
+        ),
+        "slow_outputs": SimpleNamespace(
+            stats=lambda: {("valve", "good"): 3}, dropped={"audit_full": 1}
         ),
         "pumps": (SimpleNamespace(stats=lambda: uplink),),
     }

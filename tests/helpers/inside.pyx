@@ -18,7 +18,11 @@ from fastpath.program cimport (
     program_verify,
     truth_of,
 )
-from fastpath.types cimport DecodeDef, InstructionDef, NodeState, Slot, TagDef
+from fastpath.types cimport DecodeDef, InstructionDef, NodeState, Slot, TagDef, WindowState
+from fastpath.windows cimport (
+    WindowBank, WindowRun, window_begin, windows_list, windows_recover, windows_take,
+    windows_touch,
+)
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** memptr, size_t alignment, size_t size)
@@ -116,6 +120,7 @@ cdef class Scan:
     cdef ProgramView view
     cdef Slot* image
     cdef NodeState* nodes
+    cdef WindowBank windows
     cdef Register* regs
 
     def __cinit__(self, bytes blob):
@@ -128,17 +133,36 @@ cdef class Scan:
         self.image = <Slot*>calloc(self.view.tag_count + 1, sizeof(Slot))
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
         self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
+        self.windows.program = &self.view
+        self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
+        self.windows.runs = <WindowRun*>calloc(self.view.window_count + 1, sizeof(WindowRun))
+        self.windows.first = <uint32_t*>calloc(self.view.tag_count + 1, sizeof(uint32_t))
         for i in range(self.view.node_count):
             node_begin(&self.nodes[i], self.view.nodes[i].key)
+        windows_list(&self.windows)
+        for i in range(self.view.window_count):
+            window_begin(&self.windows.states[i], &self.view.windows[i])
 
     def __dealloc__(self):
         free(self.blob)
         free(self.image)
         free(self.nodes)
+        free(self.windows.states)
+        free(self.windows.runs)
+        free(self.windows.first)
         free(self.regs)
 
     def write(self, int slot, double value, uint8_t quality, uint8_t reason, int64_t mono_ns):
         slot_write(&self.image[slot], value, quality, reason, mono_ns, 0, 0)
+        windows_take(&self.windows, slot, value, quality, mono_ns)
+
+    def touch(self, int slot, int64_t mono_ns):
+        """The gateway's word that nothing changed."""
+        slot_touch(&self.image[slot], mono_ns)
+        windows_touch(&self.windows, slot, mono_ns)
+
+    def bypass(self, int slot, on=True):
+        self.image[slot].flags = on
 
     def hold_lock(self, int slot):
         """As a writer killed half-way leaves it."""
@@ -155,7 +179,8 @@ cdef class Scan:
     def evaluate(self, int64_t now_ns):
         cdef int result
         with nogil:
-            result = program_evaluate(&self.view, self.image, self.nodes, self.regs, now_ns)
+            result = program_evaluate(
+                &self.view, self.image, self.nodes, &self.windows, self.regs, now_ns)
         return result
 
     def truth(self, int i):
@@ -174,6 +199,34 @@ cdef class Scan:
         cdef NodeState* n = &self.nodes[i]
         n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
         n.check = node_check(self.view.nodes[i].key, n) if check is None else check
+
+    def number(self, int i):
+        """(value, bad)"""
+        return self.regs[i].value, self.regs[i].bad
+
+    def starting(self, int i):
+        return self.regs[i].starting
+
+    def deciding(self, int i):
+        return self.regs[i].deciding
+
+    def window_memory(self, int i):
+        """The bytes of a window, as guard.shm keeps them: writable."""
+        return <char[:sizeof(WindowState)]><char*>&self.windows.states[i]
+
+    def recover(self, int64_t now_ns):
+        """Another life over the same windows: how many were damaged."""
+        windows_list(&self.windows)
+        return windows_recover(&self.windows, now_ns)
+
+    def evaluate_often(self, int64_t now_ns, int64_t tick_ns, int times):
+        """Scan after scan, for measuring."""
+        cdef int _i
+        with nogil:
+            for _i in range(times):
+                now_ns += tick_ns
+                program_evaluate(
+                    &self.view, self.image, self.nodes, &self.windows, self.regs, now_ns)
 
     def lose(self, int i):
         node_lose(&self.nodes[i], self.view.nodes[i].key)

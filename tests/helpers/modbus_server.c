@@ -13,7 +13,7 @@
  *              link COIL DI DELAY_MS INVERT       the input follows the coil (an auxiliary contact)
  *              arm ID hr|ir ADDRESS VALUE COIL TRIP   -> "sent ID NS", then "trip ID NS"
  *              cycle N hr|ir ADDRESS LOW HIGH COIL TRIP PAUSE_US   N arms, each after a return
- *                                                 -> "reaction SENT_NS TRIP_NS" xN, "cycle end"
+ *                                                 -> "reaction SENT_NS TRIP_NS DUE_NS" xN, "cycle end"
  *              watch COIL                         -> "coil ADDRESS VALUE NS" at every write
  *              get hr|ir|c|di ADDRESS COUNT       -> "got V V V"
  *              sync TOKEN                         -> "sync TOKEN", the log is on disk
@@ -169,7 +169,7 @@ static void arm_coil_written(int64_t now)
     bool tripped = map->tab_bits[arm.coil] == arm.trip;
     if (arm.state == WAIT_TRIP && tripped) {
         if (arm.cycling)
-            printf("reaction %" PRId64 " %" PRId64 "\n", arm.sent_ns, now);
+            printf("reaction %" PRId64 " %" PRId64 " %" PRId64 "\n", arm.sent_ns, now, arm.due_ns);
         else
             printf("trip %s %" PRId64 "\n", arm.id, now);
         fflush(stdout);

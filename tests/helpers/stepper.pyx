@@ -49,6 +49,8 @@ cdef void _free_runtime(Runtime* rt) noexcept:
     free(rt.demand_ns)
     free(rt.releasable)
     free(rt.tags)
+    free(rt.windows)
+    free(rt.window_first)
     free(rt.requests)
     free(rt.pollers)
     free(rt.writers)
@@ -59,6 +61,7 @@ cdef void _free_runtime(Runtime* rt) noexcept:
     free(rt.output_from)
     free(rt.tag_from)
     free(rt.node_from)
+    free(rt.window_from)
     free(rt.device_from)
     memset(rt, 0, sizeof(Runtime))
 
@@ -130,6 +133,7 @@ cdef class Stepper:
         free(self.scanner.parts.registers)
         free(self.scanner.parts.spare_image)
         free(self.scanner.parts.spare_nodes)
+        free(self.scanner.parts.spare_windows)
         free(self.scanner.parts.spare_devices)
 
     def begin(
@@ -251,11 +255,6 @@ cdef class Stepper:
         elif self.scanner.box.sessions[SESSION].fd >= 0:
             os.close(self.scanner.box.sessions[SESSION].fd)
             self.scanner.box.sessions[SESSION].fd = -1
-
-    @property
-    def connected(self):
-        """The gateway's session stands."""
-        return self.far is not None
 
     def send(self, kind, bytes body, bytes ident=bytes(16)):
         """A message of the gateway; the guard takes it now (commands: for its next scan)."""
