@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 # Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
     "bus",
+    "bypass",
     "columns",
     "commands",
     "decode",
@@ -32,6 +33,7 @@ MODULES = [
     "mailbox",
     "modbus",
     "nodes",
+    "orders",
     "outputs",
     "poller",
     "program",

@@ -260,6 +260,7 @@ class InterlockLatchFlag(IntFlag):
     STARTING = 16
     BYPASSED = 32
     BYPASS_ENDING = 64  # its end was announced
+    NEEDS_RESET = 128  # tripped by more than its cause: it waits for a reset, latch or not
 
 
 class TripReason(IntEnum):
@@ -482,6 +483,16 @@ class BypassKind(IntEnum):
 
     INTERLOCK = 1
     TAG = 2
+
+
+class BypassEnd(IntEnum):
+    """``cause`` of a BYPASS_END record."""
+
+    TIME = 1
+    COMMAND = 2
+    TRIP = 3  # a manual trip
+    FORBIDDEN = 4  # by the program that was swapped in
+    BOOT = 5  # power was lost
 
 
 class Counter(IntEnum):

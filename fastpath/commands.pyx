@@ -9,11 +9,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastpath.bank cimport Bank
-from fastpath.interlock cimport (
-    interlock_command_reset, interlock_command_trip, interlock_forbids, interlocks_marks,
+from fastpath.bypass cimport (
+    BypassOrder, bypass_end_interlock, bypass_end_tag, bypass_slot, bypass_start_interlock,
+    bypass_start_tag,
 )
+from fastpath.interlock cimport Logic, interlocks_marks
 from fastpath.journal cimport Stamp, journal_write
 from fastpath.mailbox cimport Command, mailbox_known, mailbox_result
+from fastpath.orders cimport order_reset, order_trip, release_forbidden
 from fastpath.outputs cimport output_command_release
 from fastpath.scanner cimport LOAD_ASKED, LOAD_IDLE, Scanner
 from fastpath.types cimport *
@@ -96,7 +99,7 @@ cdef void _command_trip(Scanner* scanner, const Command* command, const Stamp* n
     if index < 0:
         command_answer(scanner, command, _RESULT_UNKNOWN_KEY, 0, 0, now)
         return
-    code = interlock_command_trip(
+    code = order_trip(
         &scanner.parts.logic, <uint32_t>index, command.kind, now, &detail)
     command_answer(
         scanner, command, code, scanner.current.interlocks[index].latch.generation, detail, now)
@@ -109,7 +112,7 @@ cdef void _command_reset(Scanner* scanner, const Command* command, const Stamp* 
     if index < 0:
         command_answer(scanner, command, _RESULT_UNKNOWN_KEY, 0, 0, now)
         return
-    code = interlock_command_reset(
+    code = order_reset(
         &scanner.parts.logic, <uint32_t>index, command.generation, command.ledger_seq,
         command.id, now, &detail)
     command_answer(
@@ -127,10 +130,42 @@ cdef void _command_release(Scanner* scanner, const Command* command, const Stamp
     # Who silences has not heard what trips in this very scan: that sounds again.
     interlocks_marks(&scanner.parts.logic, now.boot_ns, bank.marks)
     code = output_command_release(
-        bank, <uint32_t>index, interlock_forbids(&scanner.parts.logic, <uint32_t>index),
+        bank, <uint32_t>index, release_forbidden(&scanner.parts.logic, <uint32_t>index),
         bank.marks[index], now, &detail)
     command_answer(
         scanner, command, code, scanner.current.outputs[index].latch.generation, detail, now)
+
+
+cdef void _command_bypass(
+    Scanner* scanner, const Command* command, const Stamp* now,
+) noexcept nogil:
+    """BYPASS_START and BYPASS_END, of an interlock or a tag."""
+    cdef Logic* logic = &scanner.parts.logic
+    cdef bint start = command.type == _MSG_BYPASS_START
+    cdef BypassOrder order
+    cdef int64_t index
+    cdef uint32_t code, generation = 0
+    order.duration_ns = command.duration_ns
+    order.ledger_seq = command.ledger_seq
+    order.command_id = &command.id[0]
+    index = -1
+    if command.kind == _BYPASS_INTERLOCK:
+        index = _find_interlock(scanner, command.key)
+    elif command.kind == _BYPASS_TAG:
+        index = bypass_slot(logic, command.key)
+    if index < 0:
+        code = _RESULT_UNKNOWN_KEY
+    elif command.kind == _BYPASS_TAG and start:
+        code = bypass_start_tag(logic, <uint32_t>index, &order, now)
+    elif command.kind == _BYPASS_TAG:
+        code = bypass_end_tag(logic, command.key, _BYPASSE_COMMAND, &order, now)
+    else:
+        if start:
+            code = bypass_start_interlock(logic, <uint32_t>index, &order, now)
+        else:
+            code = bypass_end_interlock(logic, <uint32_t>index, _BYPASSE_COMMAND, &order, now)
+        generation = logic.runs[index].latch.generation
+    command_answer(scanner, command, code, generation, 0, now)
 
 
 cdef void _command_stop(Scanner* scanner, const Command* command, const Stamp* now) noexcept nogil:
@@ -184,18 +219,22 @@ cdef void commands_run(Scanner* scanner, bint strengthening, const Stamp* now) n
     cdef uint32_t i
     for i in range(scanner.box.command_count):
         command = &scanner.box.commands[i]
-        if (command.type == _MSG_TRIP) != strengthening:
+        if (command.type in (_MSG_TRIP, _MSG_BYPASS_END)) != strengthening:
             continue
         if mailbox_known(&scanner.box, command):
             continue
-        if strengthening:
+        if command.type == _MSG_TRIP:
             _command_trip(scanner, command, now)
+        elif command.type == _MSG_BYPASS_END:
+            _command_bypass(scanner, command, now)
         elif not _weakens_properly(scanner, command, now):
             continue
         elif command.type == _MSG_RESET:
             _command_reset(scanner, command, now)
         elif command.type == _MSG_RELEASE:
             _command_release(scanner, command, now)
+        elif command.type == _MSG_BYPASS_START:
+            _command_bypass(scanner, command, now)
         elif command.type == _MSG_STOP:
             _command_stop(scanner, command, now)
         elif command.type == _MSG_LOAD:

@@ -1,14 +1,22 @@
 # cython: cdivision=True
-"""Interlocks: states, delays, latches, reset, first-out (the state table of the guard).
+"""Interlocks: states, delays, latches, first-out (the state table of the guard).
 
 Per scan: the cause's truth K, then C = K after ``bad_for`` and ``on_bad``, then one row of the
 state table. A record goes to the journal before the latch is stored, both before any output moves.
+Under a bypass that withholds, the state follows C without a latch and nothing is commanded.
 """
 
 from libc.string cimport memcpy, memset
 
 from fastpath.journal cimport interlock_store, journal_write
 from fastpath.types cimport *
+
+cdef int64_t BLIND_NS = 10_000_000_000  # a condition whose unknown is ignored is told of after it
+
+cdef struct BlindPayload:  # records.PAYLOADS[CONDITION_BLIND]
+    int64_t since_ns
+    uint32_t slot
+    uint32_t quality
 
 cdef struct TripPayload:  # records.PAYLOADS[TRIP]
     uint32_t generation
@@ -106,10 +114,13 @@ cdef void interlock_trip(
     cdef TripPayload payload
     cdef uint16_t flags = 0
     cdef uint16_t taken
+    cdef bint again = interlock_holds(latch)
     memset(&payload, 0, sizeof(payload))
-    if latch.state == _ILS_READY_TO_RESET:
+    latch.flags &= ~<uint32_t>_LATCH_WITHHELD
+    if again:
         flags |= _EVF_RETRIP
     else:
+        latch.effects_from_ns = now.boot_ns  # what is commanded already stays so
         taken = _first_out(logic, index)
         # What was first stays so until the group is reset, also through a second trip of its own.
         if taken & _LATCH_FIRST_OUT or not latch.flags & _LATCH_FIRST_OUT:
@@ -119,9 +130,12 @@ cdef void interlock_trip(
         flags |= _EVF_SAME_SCAN
     if not d.flags & _IL_ARMED:
         flags |= _EVF_UNARMED
+    logic.runs[index].ended = 0
     latch.state = _ILS_TRIPPED
     latch.generation += 1
     latch.reason = reason
+    if reason != _TRIP_CAUSE:
+        latch.flags |= _LATCH_NEEDS_RESET
     latch.since_ns = now.boot_ns
     latch.tripped_utc_ns = now.utc_ns
     latch.demands += 1
@@ -132,11 +146,11 @@ cdef void interlock_trip(
     payload.reason = <uint16_t>reason
     payload.first_out = 1 if latch.flags & _LATCH_FIRST_OUT else 0
     payload.legs = latch.legs
-    _record(logic, index, now, _EV_TRIP, flags, &payload, sizeof(payload))
+    interlock_record(logic, index, now, _EV_TRIP, flags, &payload, sizeof(payload))
     logic.shm.live.counters[_COUNT_TRIPS] += 1
 
 
-cdef void _record(
+cdef void interlock_record(
     Logic* logic, uint32_t index, const Stamp* now, uint16_t type, uint16_t flags,
     const void* payload, size_t payload_bytes,
 ) noexcept nogil:
@@ -168,10 +182,12 @@ cdef void _move(
     payload.left_ns = left_ns
     if not logic.program.interlocks[index].flags & _IL_ARMED:
         flags = _EVF_UNARMED
-    _record(logic, index, now, type, flags, &payload, sizeof(payload))
+    if run.latch.flags & _LATCH_WITHHELD:
+        flags |= _EVF_WITHHELD
+    interlock_record(logic, index, now, type, flags, &payload, sizeof(payload))
 
 
-cdef void _release(
+cdef void interlock_release(
     Logic* logic, uint32_t index, const Stamp* now, uint16_t type, uint64_t ledger_seq,
     const uint8_t* command_id,
 ) noexcept nogil:
@@ -185,11 +201,15 @@ cdef void _release(
     run.latch.state = _ILS_NORMAL
     run.latch.reason = 0
     run.latch.since_ns = now.boot_ns
+    run.latch.flags &= ~<uint32_t>_LATCH_NEEDS_RESET
+    if run.latch.flags & _LATCH_BYPASSED:
+        run.latch.flags |= _LATCH_WITHHELD
+        payload.under_bypass = 1
     payload.generation = run.latch.generation
     payload.ledger_seq = ledger_seq
     if command_id != NULL:
         memcpy(payload.command_id, command_id, 16)
-    _record(logic, index, now, type, flags, &payload, sizeof(payload))
+    interlock_record(logic, index, now, type, flags, &payload, sizeof(payload))
     if d.flags & _IL_ARMED:
         for i in range(d.effects_count):
             logic.releasable[logic.program.effects[d.effects_first + i].output] = 1
@@ -206,7 +226,7 @@ cdef void _clear_first_out(Logic* logic, uint32_t index) noexcept nogil:
         first = 0
         count = logic.program.interlock_count
         for i in range(count):
-            if logic.program.interlocks[i].group == group and _holds(&logic.runs[i].latch):
+            if logic.program.interlocks[i].group == group and interlock_holds(&logic.runs[i].latch):
                 return
         logic.group_taken[group] = 0
     for i in range(first, first + count):
@@ -214,10 +234,6 @@ cdef void _clear_first_out(Logic* logic, uint32_t index) noexcept nogil:
             if logic.runs[i].latch.flags & ~clear:
                 logic.runs[i].latch.flags &= clear
                 logic.runs[i].dirty = 1
-
-
-cdef bint _holds(const InterlockLatch* latch) noexcept nogil:
-    return latch.state == _ILS_TRIPPED or latch.state == _ILS_READY_TO_RESET
 
 
 cdef bint _acts(
@@ -265,26 +281,74 @@ cdef bint _starting(Logic* logic, uint32_t index) noexcept nogil:
     return run.grace
 
 
-cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
-    """One interlock, one scan: one row of the state table."""
+cdef void _demanded(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
+    """C, for as long as it has to be: a trip, or under a bypass what would have been one."""
+    cdef InterlockRun* run = &logic.runs[index]
+    cdef InterlockLatch* latch = &run.latch
+    cdef TripPayload payload
+    if not latch.flags & _LATCH_WITHHELD:
+        interlock_trip(logic, index, _TRIP_BYPASS_END if run.ended else _TRIP_CAUSE, now)
+        return
+    memset(&payload, 0, sizeof(payload))
+    latch.state = _ILS_TRIPPED
+    latch.reason = _TRIP_CAUSE
+    latch.since_ns = now.boot_ns
+    latch.withheld_demands += 1
+    latch.legs = _legs(logic, index)
+    _trip_payload(logic, index, now, &payload)
+    payload.generation = latch.generation
+    payload.reason = _TRIP_CAUSE
+    payload.legs = latch.legs
+    interlock_record(
+        logic, index, now, _EV_TRIP,
+        _EVF_WITHHELD | (0 if logic.program.interlocks[index].flags & _IL_ARMED else _EVF_UNARMED),
+        &payload, sizeof(payload))
+
+
+cdef void _withheld_over(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
+    """What would have been a trip is over: under a bypass there is no latch."""
+    cdef InterlockRun* run = &logic.runs[index]
+    cdef ReleasePayload payload
+    memset(&payload, 0, sizeof(payload))
+    run.latch.state = _ILS_NORMAL
+    run.latch.reason = 0
+    run.latch.since_ns = now.boot_ns
+    payload.generation = run.latch.generation
+    payload.under_bypass = 1
+    interlock_record(
+        logic, index, now, _EV_RETURN,
+        _EVF_WITHHELD | (0 if logic.program.interlocks[index].flags & _IL_ARMED else _EVF_UNARMED),
+        &payload, sizeof(payload))
+
+
+cdef void _blind(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
+    """Tell once of a condition that stays unknown where that does not trip."""
+    cdef const InterlockDef* d = &logic.program.interlocks[index]
+    cdef InterlockRun* run = &logic.runs[index]
+    cdef BlindPayload payload
+    if run.truth != _T_UNKNOWN:
+        run.blind = 0
+    elif not run.blind and now.mono_ns - run.unknown_since_ns >= BLIND_NS:
+        run.blind = 1
+        memset(&payload, 0, sizeof(payload))
+        payload.since_ns = run.unknown_since_ns
+        payload.slot = logic.registers[d.cause].deciding
+        if payload.slot != _NONE_U32:
+            payload.quality = logic.shm.image[payload.slot].quality
+        interlock_record(logic, index, now, _EV_CONDITION_BLIND, 0, &payload, sizeof(payload))
+
+
+cdef void _transit(
+    Logic* logic, uint32_t index, bint acts, const Stamp* now,
+) noexcept nogil:
+    """One row of the state table."""
     cdef const InterlockDef* d = &logic.program.interlocks[index]
     cdef InterlockRun* run = &logic.runs[index]
     cdef InterlockLatch* latch = &run.latch
-    cdef bint acts, clear
-    cdef uint64_t legs
-    run.truth = _truth(&logic.registers[d.cause])
-    run.permitted = (
-        d.permissive == _NONE_U32 or _truth(&logic.registers[d.permissive]) == _T_TRUE)
-    if _starting(logic, index) and run.truth == _T_UNKNOWN:
-        # What was running goes on counting; nothing else comes of what was never read.
-        if latch.state == _ILS_PENDING and now.boot_ns - latch.since_ns >= d.delay_ns:
-            interlock_trip(logic, index, _TRIP_CAUSE, now)
-        return
-    acts = _acts(d, run, now)
-    clear = run.truth == _T_FALSE and run.permitted
+    cdef bint clear = run.truth == _T_FALSE and run.permitted
     if latch.state == _ILS_NORMAL:
-        if acts and d.delay_ns == 0:
-            interlock_trip(logic, index, _TRIP_CAUSE, now)
+        if acts and (d.delay_ns == 0 or run.ended == BYPASS_ENDED_LASTED):
+            _demanded(logic, index, now)
         elif acts:
             _move(logic, index, now, _ILS_PENDING, _EV_PENDING, d.delay_ns)
     elif latch.state == _ILS_PENDING:
@@ -292,17 +356,41 @@ cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
             _move(logic, index, now, _ILS_NORMAL, _EV_PENDING_END,
                   d.delay_ns - (now.boot_ns - latch.since_ns))
         elif now.boot_ns - latch.since_ns >= d.delay_ns:
-            interlock_trip(logic, index, _TRIP_CAUSE, now)
-    elif latch.state == _ILS_READY_TO_RESET:
+            _demanded(logic, index, now)
+    elif latch.flags & _LATCH_WITHHELD:
+        if not acts:
+            _withheld_over(logic, index, now)
+    elif latch.state == _ILS_READY_TO_RESET or (run.ended and acts):
         if acts:
-            interlock_trip(logic, index, _TRIP_CAUSE, now)
+            _demanded(logic, index, now)
         elif not clear:
             _move(logic, index, now, _ILS_TRIPPED, _EV_NOT_READY, 0)
     elif clear and now.boot_ns - latch.trip_boot_ns >= d.min_trip_ns:
         if _returns(d, latch):
-            _release(logic, index, now, _EV_RETURN, 0, NULL)
+            interlock_release(logic, index, now, _EV_RETURN, 0, NULL)
         else:
             _move(logic, index, now, _ILS_READY_TO_RESET, _EV_READY, 0)
+
+
+cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
+    """One interlock, one scan."""
+    cdef const InterlockDef* d = &logic.program.interlocks[index]
+    cdef InterlockRun* run = &logic.runs[index]
+    cdef InterlockLatch* latch = &run.latch
+    cdef uint64_t legs
+    run.truth = _truth(&logic.registers[d.cause])
+    run.permitted = (
+        d.permissive == _NONE_U32 or _truth(&logic.registers[d.permissive]) == _T_TRUE)
+    if _starting(logic, index) and run.truth == _T_UNKNOWN:
+        # What was running goes on counting; nothing else comes of what was never read.
+        if latch.state == _ILS_PENDING and now.boot_ns - latch.since_ns >= d.delay_ns:
+            _demanded(logic, index, now)
+        run.ended = 0
+        return
+    _transit(logic, index, _acts(d, run, now), now)
+    run.ended = 0
+    if d.on_bad == _ON_BAD_IGNORE:
+        _blind(logic, index, now)
     legs = _legs(logic, index)
     if legs != latch.legs:
         latch.legs = legs
@@ -313,7 +401,7 @@ cdef bint _returns(const InterlockDef* d, const InterlockLatch* latch) noexcept 
     """It goes back by itself: an unarmed one always, an armed one without latch after a cause."""
     if not d.flags & _IL_ARMED:
         return True
-    return not d.flags & _IL_LATCH and latch.reason == _TRIP_CAUSE
+    return not d.flags & _IL_LATCH and not latch.flags & _LATCH_NEEDS_RESET
 
 
 cdef void interlocks_scan(Logic* logic, const Stamp* now) noexcept nogil:
@@ -343,11 +431,11 @@ cdef void interlocks_demand(
     for i in range(logic.program.interlock_count):
         index = logic.order[i]
         d = &logic.program.interlocks[index]
-        if not d.flags & _IL_ARMED or not _holds(&logic.runs[index].latch):
+        if not d.flags & _IL_ARMED or not interlock_holds(&logic.runs[index].latch):
             continue
         for k in range(d.effects_count):
             effect = &logic.program.effects[d.effects_first + k]
-            if now.boot_ns - logic.runs[index].latch.trip_boot_ns < effect.delay_ns:
+            if now.boot_ns - logic.runs[index].latch.effects_from_ns < effect.delay_ns:
                 continue
             if not demand[effect.output]:
                 demand[effect.output] = 1
@@ -385,87 +473,6 @@ cdef int64_t _demand_ns(const Logic* logic, uint32_t index, const Stamp* now) no
     return payload.demand_mono_ns
 
 
-cdef uint32_t interlock_command_trip(
-    Logic* logic, uint32_t index, uint32_t kind, const Stamp* now, uint32_t* detail,
-) noexcept nogil:
-    """TRIP command: acts in this scan. DONE or ALREADY; ``detail`` says UNARMED."""
-    detail[0] = 0
-    if not logic.program.interlocks[index].flags & _IL_ARMED:
-        detail[0] = _DETAIL_UNARMED
-    if logic.runs[index].latch.state == _ILS_TRIPPED:
-        return _RESULT_ALREADY
-    logic.runs[index].truth = _truth(
-        &logic.registers[logic.program.interlocks[index].cause])
-    interlock_trip(
-        logic, index, _TRIP_EXERCISE if kind == _TRIPK_EXERCISE else _TRIP_MANUAL, now)
-    return _RESULT_DONE
-
-
-cdef uint32_t interlock_command_reset(
-    Logic* logic, uint32_t index, uint32_t generation, uint64_t ledger_seq,
-    const uint8_t* command_id, const Stamp* now, uint32_t* detail,
-) noexcept nogil:
-    """RESET command: releases READY_TO_RESET of the same generation, else says why not.
-
-    ``detail`` is the number of a leg that is true (4) or unknown (5).
-    """
-    cdef const InterlockDef* d = &logic.program.interlocks[index]
-    cdef InterlockRun* run = &logic.runs[index]
-    detail[0] = 0
-    if run.latch.state == _ILS_NORMAL:
-        return _RESULT_ALREADY
-    if run.latch.generation != generation:
-        return _RESULT_WRONG_GENERATION
-    if run.latch.state == _ILS_PENDING:
-        return _RESULT_CAUSE_PRESENT
-    # A restored READY is none before its inputs were read.
-    if (
-        run.latch.state == _ILS_READY_TO_RESET and run.truth == _T_FALSE and run.permitted
-    ):
-        _release(logic, index, now, _EV_RESET, ledger_seq, command_id)
-        return _RESULT_DONE
-    if run.truth == _T_TRUE:
-        detail[0] = _leg_that_is(run.latch.legs, d.legs_count, _T_TRUE)
-        return _RESULT_CAUSE_PRESENT
-    if run.grace or run.truth == _T_UNKNOWN:
-        detail[0] = _leg_that_is(run.latch.legs, d.legs_count, _T_UNKNOWN)
-        return _RESULT_CAUSE_UNKNOWN
-    if not run.permitted:
-        return _RESULT_PERMISSIVE
-    return _RESULT_MINIMUM_TRIP_TIME
-
-
-cdef uint32_t interlock_forbids(const Logic* logic, uint32_t output) noexcept nogil:
-    """Why a RELEASE of this output must wait: its causes are not all known false. 0: nothing."""
-    cdef const InterlockDef* d
-    cdef const InterlockRun* run
-    cdef uint32_t i, k, why = 0
-    for i in range(logic.program.interlock_count):
-        d = &logic.program.interlocks[i]
-        run = &logic.runs[i]
-        if not d.flags & _IL_ARMED:
-            continue
-        for k in range(d.effects_first, d.effects_first + d.effects_count):
-            if logic.program.effects[k].output != output:
-                continue
-            if _holds(&run.latch) or run.truth == _T_TRUE:
-                return _RESULT_CAUSE_PRESENT
-            # Where bad input is ignored for good, it forbids nothing once it had time to be read.
-            if run.truth == _T_UNKNOWN and (
-                run.grace or d.on_bad != _ON_BAD_IGNORE
-            ):
-                why = _RESULT_CAUSE_UNKNOWN
-    return why
-
-
-cdef uint32_t _leg_that_is(uint64_t legs, uint32_t count, uint8_t truth) noexcept nogil:
-    cdef uint32_t i
-    for i in range(min(count, <uint32_t>_LEGS_PER_INTERLOCK_MAX)):
-        if (legs >> (2 * i)) & 3 == truth:
-            return i
-    return 0
-
-
 cdef void interlocks_regroup(Logic* logic) noexcept nogil:
     """After a start or a swap: which groups have their first-out."""
     cdef uint32_t i, group
@@ -475,14 +482,14 @@ cdef void interlocks_regroup(Logic* logic) noexcept nogil:
     for i in range(logic.program.interlock_count):
         group = logic.program.interlocks[i].group
         # Also where what was first is reset already: the rest of its group still holds.
-        if group != _NONE_U32 and _holds(&logic.runs[i].latch):
+        if group != _NONE_U32 and interlock_holds(&logic.runs[i].latch):
             logic.group_taken[group] = 1
 
 
 cdef bint interlocks_quiet(const Logic* logic) noexcept nogil:
-    """No interlock is TRIPPED or READY."""
+    """No interlock is TRIPPED, READY or bypassed."""
     cdef uint32_t i
     for i in range(logic.program.interlock_count):
-        if _holds(&logic.runs[i].latch):
+        if interlock_holds(&logic.runs[i].latch) or logic.runs[i].latch.flags & _LATCH_BYPASSED:
             return False
     return True

@@ -29,6 +29,7 @@ cdef struct Command:
     uint32_t generation
     uint32_t kind
     int64_t not_after_ns  # boottime, 0: never
+    int64_t duration_ns
     uint64_t ledger_seq
     uint8_t who[32]
     uint8_t hash[32]  # LOAD

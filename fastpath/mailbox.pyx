@@ -370,6 +370,7 @@ cdef bint _queue(
         command.kind = c.kind
         command.not_after_ns = c.not_after_ns
         command.ledger_seq = c.ledger_seq
+        command.duration_ns = c.duration_ns
         memcpy(command.who, c.who, 32)
     box.shm.live.counters[_COUNT_COMMANDS] += 1
     box.command_count += 1
@@ -392,7 +393,7 @@ cdef bint _message(
     memcpy(&header, message, sizeof(MessageHeader))
     if header.length != length or header.version < VERSION_OLDEST:
         return False
-    if header.type == _MSG_TRIP:
+    if header.type in (_MSG_TRIP, _MSG_BYPASS_END):  # they only protect more
         return _queue(box, index, &header, body, body_bytes)
     if not session.full:
         box.shm.live.counters[_COUNT_SESSION_REFUSED] += 1
@@ -403,7 +404,9 @@ cdef bint _message(
         memcpy(&hello, body, sizeof(HelloBody))
         _hello(box, index, &hello, &header, now)
         return True
-    if header.type in (_MSG_RESET, _MSG_RELEASE, _MSG_STOP, _MSG_LOAD):
+    if header.type in (
+        _MSG_RESET, _MSG_RELEASE, _MSG_BYPASS_START, _MSG_STOP, _MSG_LOAD
+    ):
         return _queue(box, index, &header, body, body_bytes)
     if not session.gateway:
         return False

@@ -14,7 +14,9 @@ from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan, buses_swap
 from fastpath.clock cimport mono_ns
 from fastpath.delivery cimport outputs_link_down
 from fastpath.image cimport slot_write
-from fastpath.interlock cimport interlock_trip, interlocks_quiet, interlocks_regroup
+from fastpath.interlock cimport (
+    TagBypassRun, interlock_trip, interlocks_quiet, interlocks_regroup,
+)
 from fastpath.journal cimport (
     event_valid, interlock_load, interlock_store, journal_write, output_load, output_store,
 )
@@ -90,12 +92,15 @@ cdef bint parts_alloc(Parts* parts) noexcept:
     parts.buses.poll_fd = -1
     parts.buses.main_fd = -1
     parts.registers = <Register*>calloc(_CODE_MAX, sizeof(Register))
+    parts.logic.tag_bypasses = <TagBypassRun*>calloc(_TAG_BYPASSES_MAX, sizeof(TagBypassRun))
+    parts.logic.reads = <uint8_t*>calloc(_CODE_MAX, 1)
     parts.spare_image = <Slot*>calloc(_TAGS_MAX, sizeof(Slot))
     parts.spare_nodes = <NodeState*>calloc(_NODES_MAX, sizeof(NodeState))
     parts.spare_windows = <WindowState*>calloc(_WINDOWS_MAX, sizeof(WindowState))
     parts.spare_devices = <DeviceStats*>calloc(_DEVICES_MAX, sizeof(DeviceStats))
     return (
-        parts.registers != NULL and parts.spare_image != NULL and parts.spare_nodes != NULL
+        parts.logic.tag_bypasses != NULL and parts.logic.reads != NULL
+        and parts.registers != NULL and parts.spare_image != NULL and parts.spare_nodes != NULL
         and parts.spare_windows != NULL and parts.spare_devices != NULL
     )
 
@@ -338,7 +343,7 @@ cdef dict _trips_after(const Shm* shm):
     trips = {}
     for seq in range(first, head):
         e = &shm.events[seq % _EVENTS_MAX]
-        if not event_valid(e, seq):
+        if not event_valid(e, seq) or e.flags & _EVF_WITHHELD:
             continue
         if e.type == _EV_TRIP:
             memcpy(&generation, e.payload, sizeof(generation))
@@ -456,6 +461,9 @@ cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns):
         latch = rt.interlocks[i].latch
         latch.since_ns -= boot_ns
         latch.trip_boot_ns -= boot_ns
+        latch.effects_from_ns -= boot_ns
+        latch.bypass_from_ns -= boot_ns
+        latch.bypass_until_ns -= boot_ns
         interlocks[rt.program.interlocks[i].key] = (<char*>&latch)[:sizeof(latch)]
     for i in range(rt.program.output_count):
         output = rt.outputs[i].latch
@@ -471,6 +479,14 @@ cdef bytes _rebased(const char* stored, const Stamp* now):
     memcpy(&latch, stored, sizeof(InterlockLatch))
     latch.since_ns = now.boot_ns + min(latch.since_ns, 0)
     latch.trip_boot_ns = now.boot_ns + min(latch.trip_boot_ns, 0)
+    latch.effects_from_ns = now.boot_ns + min(latch.effects_from_ns, 0)
+    if latch.flags & _LATCH_BYPASSED:
+        # What was left of it is left; it never grows.
+        latch.bypass_from_ns = now.boot_ns + min(latch.bypass_from_ns, 0)
+        latch.bypass_until_ns = now.boot_ns + max(latch.bypass_until_ns, 0)
+    else:
+        latch.bypass_from_ns = 0
+        latch.bypass_until_ns = 0
     latch.last_seq = 0
     return (<char*>&latch)[:sizeof(InterlockLatch)]
 

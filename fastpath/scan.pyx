@@ -10,12 +10,13 @@ from libc.string cimport memset
 
 from fastpath.bus cimport bus_turn
 from fastpath.clock cimport mono_ns
+from fastpath.bypass cimport bypasses_rebind, bypasses_recover, bypasses_scan
 from fastpath.commands cimport command_answer, commands_run
 from fastpath.delivery cimport outputs_gateway
 from fastpath.image cimport slot_write
 from fastpath.intake cimport intake_age
 from fastpath.interlock cimport (
-    interlock_trip, interlocks_demand, interlocks_marks, interlocks_scan, interlocks_store,
+    interlock_holds, interlock_trip, interlocks_demand, interlocks_marks, interlocks_scan, interlocks_store,
 )
 from fastpath.journal cimport Stamp, journal_write, shm_map
 from fastpath.mailbox cimport SESSIONS_MAX
@@ -80,6 +81,7 @@ cdef void _system_tag(Scanner* scanner, uint32_t slot, const Stamp* now) noexcep
 cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept nogil:
     """A broken internal check trips everything that is armed, once."""
     cdef FaultPayload payload
+    cdef const InterlockLatch* latch
     cdef uint32_t i, k
     if scanner.faulted:
         return
@@ -90,7 +92,8 @@ cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept no
     journal_write(&scanner.shm, now, _EV_FAULT, 0, _NONE_U32, 0, &payload, sizeof(payload))
     for k in range(scanner.current.program.interlock_count):
         i = scanner.current.order[k]
-        if scanner.current.interlocks[i].latch.state != _ILS_TRIPPED:
+        latch = &scanner.current.interlocks[i].latch
+        if latch.state != _ILS_TRIPPED or latch.flags & _LATCH_WITHHELD:
             interlock_trip(&scanner.parts.logic, i, _TRIP_FAULT, now)
 
 
@@ -124,7 +127,9 @@ cdef void _overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noexcept
     for k in range(scanner.current.program.interlock_count):
         i = scanner.current.order[k]
         d = &scanner.current.program.interlocks[i]
-        if took_ns > 2 * d.response_ns and scanner.current.interlocks[i].latch.state < _ILS_TRIPPED:
+        if took_ns > 2 * d.response_ns and not interlock_holds(
+            &scanner.current.interlocks[i].latch
+        ):
             interlock_trip(&scanner.parts.logic, i, _TRIP_OVERRUN, now)
 
 
@@ -140,6 +145,7 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
         intake_age(&scanner.parts.intake, now, False)
     for i in range(rt.system_count):
         _system_tag(scanner, rt.system_slots[i], now)
+    bypasses_scan(&scanner.parts.logic, now)
     if scanner.box.command_count:
         commands_run(scanner, True, now)
     if not program_evaluate(
@@ -187,6 +193,7 @@ cdef void scan_swap(Scanner* scanner, const Stamp* now) noexcept nogil:
     scanner.current = scanner.spare
     scanner.spare = old
     scanner.box.program = &scanner.current.program
+    bypasses_rebind(&scanner.parts.logic, now)
     scanner.faulted = False
     sw_store_release(&scanner.load.state, LOAD_SWAPPED)
     write(scanner.main_fd, &one, sizeof(one))
@@ -238,4 +245,5 @@ cdef uint32_t scanner_begin(
     restored = runtime_recover(
         &scanner.parts, scanner.current, interlocks, outputs, power_loss, now)
     runtime_begin(&scanner.parts, scanner.current, now)
+    bypasses_recover(&scanner.parts.logic, power_loss, now)
     return restored

@@ -192,6 +192,7 @@ cdef enum:  # InterlockLatchFlag
     _LATCH_STARTING = 16
     _LATCH_BYPASSED = 32
     _LATCH_BYPASS_ENDING = 64
+    _LATCH_NEEDS_RESET = 128
 
 cdef enum:  # TripReason
     _TRIP_CAUSE = 1
@@ -363,6 +364,13 @@ cdef enum:  # LoadFlag
 cdef enum:  # BypassKind
     _BYPASS_INTERLOCK = 1
     _BYPASS_TAG = 2
+
+cdef enum:  # BypassEnd
+    _BYPASSE_TIME = 1
+    _BYPASSE_COMMAND = 2
+    _BYPASSE_TRIP = 3
+    _BYPASSE_FORBIDDEN = 4
+    _BYPASSE_BOOT = 5
 
 cdef enum:  # Counter
     _COUNT_REALTIME = 0
@@ -561,7 +569,7 @@ cdef struct InterlockLatch:  # 128 bytes; stored twice
     uint64_t last_seq  # newest journal record of this interlock
     int64_t trip_boot_ns  # boottime: when it tripped
     int64_t bypass_from_ns  # boottime: when the bypass began
-    uint8_t pad[8]
+    int64_t effects_from_ns  # boottime: when its outputs' delays began to run
     uint32_t crc
     uint32_t not_state
 

@@ -132,6 +132,8 @@ cdef class Stepper:
     cdef void _free_parts(self) noexcept:
         free(self.scanner.parts.registers)
         free(self.scanner.parts.spare_image)
+        free(self.scanner.parts.logic.tag_bypasses)
+        free(self.scanner.parts.logic.reads)
         free(self.scanner.parts.spare_nodes)
         free(self.scanner.parts.spare_windows)
         free(self.scanner.parts.spare_devices)
