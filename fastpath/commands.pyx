@@ -199,6 +199,16 @@ cdef void _command_load(Scanner* scanner, const Command* command, const Stamp* n
     write(scanner.main_fd, &one, sizeof(one))
 
 
+cdef void _command_confirm(
+    Scanner* scanner, const Command* command, const Stamp* now,
+) noexcept nogil:
+    """A second pair of eyes on a weakening program: not those of the gateway that asks for it."""
+    if scanner.box.sessions[command.session].gateway:
+        command_answer(scanner, command, _RESULT_NOT_ALLOWED, 0, 0, now)
+    else:
+        _command_load(scanner, command, now)
+
+
 cdef bint _weakens_properly(
     Scanner* scanner, const Command* command, const Stamp* now,
 ) noexcept nogil:
@@ -227,6 +237,8 @@ cdef void commands_run(Scanner* scanner, bint strengthening, const Stamp* now) n
             _command_trip(scanner, command, now)
         elif command.type == _MSG_BYPASS_END:
             _command_bypass(scanner, command, now)
+        elif command.type == _MSG_LOAD and command.step == _LOAD_CONFIRM:
+            _command_confirm(scanner, command, now)
         elif not _weakens_properly(scanner, command, now):
             continue
         elif command.type == _MSG_RESET:

@@ -17,15 +17,17 @@ from fastpath.bus cimport (
 )
 from fastpath.clock cimport boot_ns, mono_ns, utc_ns
 from fastpath.commands cimport command_answer
+from fastpath.difference cimport difference_of
 from fastpath.journal cimport SharedFile, Shm, Stamp, journal_write
 from fastpath.mailbox cimport (
     mailbox_accept, mailbox_close_all, mailbox_event, mailbox_nudge,
 )
 from fastpath.outputs cimport outputs_confirmed
 from fastpath.poller cimport poller_due, poller_event, poller_turn
+from fastpath.recover cimport runtime_latches
 from fastpath.rehearsal cimport Rehearsal, rehearse
 from fastpath.runtime cimport (
-    Runtime, runtime_latches, runtime_load, runtime_locked, runtime_map, runtime_watch,
+    Runtime, runtime_load, runtime_locked, runtime_watch,
 )
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport (
@@ -420,12 +422,13 @@ cdef class Engine:
         return self.loop.stop >> 8
 
     def asked(self) -> tuple | None:
-        """(hash, expected hash, step) of a LOAD that waits for the main thread."""
+        """(hash, expected hash, step, flags) of a LOAD that waits for the main thread."""
         cdef Load* load = &self.loop.scanner.load
         if sw_load_acquire(&load.state) != LOAD_ASKED:
             return None
         return (
-            <bytes>load.command.hash[:32], <bytes>load.command.expected[:32], load.command.step)
+            <bytes>load.command.hash[:32], <bytes>load.command.expected[:32], load.command.step,
+            load.command.flags)
 
     def refuse(self, uint32_t code, uint32_t detail) -> None:
         """Answer a LOAD without a swap (also RESULT_DONE of a mere verification)."""
@@ -435,17 +438,22 @@ cdef class Engine:
         sw_store_release(&self.loop.scanner.load.state, LOAD_ANSWERED)
         write(self.loop.wake_fd, &one, sizeof(one))
 
-    def offer(self, bytes blob, list doors) -> None:
-        """Hand a verified blob to the scan thread, to be swapped in at its next border.
+    def prepare(self, bytes blob, list doors) -> int:
+        """Make a verified blob ready beside the running program; how many changes weaken.
 
-        ``doors``: for each of its ttys the number under which it will be handed over.
+        ``doors``: for each of its ttys the number under which it will be handed over. Raises
+        ValueError when it is no program.
         """
+        cdef Runtime* spare = self.loop.scanner.spare
+        if not runtime_load(spare, <const uint8_t*><char*>blob, len(blob)):
+            raise ValueError("not a program")
+        _set_doors(spare, doors)
+        difference_of(spare, self.loop.scanner.current)
+        return spare.weakened
+
+    def offer(self) -> None:
+        """Hand what was prepared to the scan thread, to be swapped in at its next border."""
         cdef uint64_t one = 1
-        if not runtime_load(self.loop.scanner.spare, <const uint8_t*><char*>blob, len(blob)):
-            self.refuse(_RESULT_REFUSED_BLOB, 2)
-            return
-        _set_doors(self.loop.scanner.spare, doors)
-        runtime_map(self.loop.scanner.spare, self.loop.scanner.current)
         sw_store_release(&self.loop.scanner.load.state, LOAD_READY)
         write(self.loop.wake_fd, &one, sizeof(one))
 

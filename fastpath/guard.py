@@ -17,13 +17,21 @@ import socket
 import struct
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Final
 
 from fastpath import blob as blobs
 from fastpath import program
-from fastpath.codes import BLOB_BYTES_MAX, NONE_U32, LoadStep, ResultCode
+from fastpath.codes import (
+    BLOB_BYTES_MAX,
+    NONE_U32,
+    LoadFlag,
+    LoadStep,
+    ResultCode,
+    ResultDetail,
+)
 from fastpath.engine import STOP_SIGNAL, Engine
 from fastpath.journal import AlreadyRunning, SharedFile
 from fastpath.ttys import Ttys
@@ -32,6 +40,7 @@ _LOGGER = logging.getLogger("guard")
 BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
 OPERATORS_GROUP: Final = "sitewarden-operators"
 KEEP_RETRY_MS: Final = 500
+CONFIRM_S: Final = 600.0  # an operator's word for a weakening program holds so long
 LATCH_BYTES: Final = 128
 CLEAN_MAGIC: Final = b"SWCLEAN1"
 CLEAN_HEADER: Final = struct.Struct("<8s32sII")  # magic, program hash, interlocks, outputs
@@ -134,6 +143,8 @@ class Guard:
             _LOGGER.warning("damaged shared file kept as %s", self._file.set_aside)
         self._unkept: bytes | None = None  # runs, but is not the last good program on disk yet
         self._keep_failed = False
+        self._confirm_weakening: bool = arguments.confirm_weakening
+        self._confirmed: tuple[bytes, float] = (b"", 0.0)  # by an operator: hash, when
         self._listener = self._listen()
         self._ttys = Ttys()
         self._engine = self._make_engine()
@@ -268,14 +279,17 @@ class Guard:
         asked = self._engine.asked()
         if asked is None:
             return
-        wanted, expected, step = asked
+        wanted, expected, step, flags = asked
         running = self._engine.program_hash()
-        if any(expected) and expected != running:
+        if step == LoadStep.CONFIRM:
+            self._confirmed = (wanted, time.monotonic())
+            self._engine.refuse(ResultCode.DONE, 0)
+        elif any(expected) and expected != running:
             self._engine.refuse(ResultCode.WRONG_PROGRAM, 0)
         elif step == LoadStep.SWAP and wanted == running:
             self._engine.refuse(ResultCode.ALREADY, 0)
-        else:
-            self._verify(wanted, step)
+        elif blob := self._verified(wanted):
+            self._offer(blob, step, flags)
 
     def _keep(self) -> None:
         """Make what runs the last good program; on a full disk again until it is."""
@@ -293,23 +307,42 @@ class Guard:
         self._unkept = None
         self._keep_failed = False
 
-    def _verify(self, wanted: bytes, step: int) -> None:
+    def _verified(self, wanted: bytes) -> bytes | None:
+        """The blob of that hash, every rule checked; None where it was refused and said so."""
         blob = self._state.program(wanted)
         try:
             if blob is None or len(blob) < blobs.HEADER_BYTES or blobs.blob_hash(blob) != wanted:
                 self._engine.refuse(ResultCode.REFUSED_BLOB, 1)
-                return
+                return None
             program.verify(blob)
         except program.BlobRefused as refusal:
             _LOGGER.error("program %s refused: %s", wanted.hex()[:16], refusal)
             self._engine.refuse(ResultCode.REFUSED_BLOB, refusal.rule)
-            return
+            return None
+        return blob
+
+    def _offer(self, blob: bytes, step: int, flags: int) -> None:
+        """Swap to it, or say only what that would weaken."""
+        doors = self._ttys.doors(blob)
+        weakened = self._engine.prepare(blob, doors)
+        detail = ResultDetail.WEAKENS + weakened if weakened else ResultDetail.NOTHING
         if step != LoadStep.SWAP:
-            self._engine.refuse(ResultCode.DONE, 0)
-            return
-        self._blob = blob
-        self._doors = self._ttys.doors(blob)
-        self._engine.offer(blob, self._doors)
+            self._engine.refuse(ResultCode.DONE, detail)
+        elif weakened and not self._may_weaken(blobs.blob_hash(blob), flags):
+            self._engine.refuse(ResultCode.NOT_ALLOWED, detail)
+        else:
+            self._blob = blob
+            self._doors = doors
+            self._engine.offer()
+
+    def _may_weaken(self, wanted: bytes, flags: int) -> bool:
+        """With a reason in the ledger; where the unit asks for it, with an operator's word too."""
+        if not flags & LoadFlag.WEAKENS:
+            return False
+        if not self._confirm_weakening:
+            return True
+        confirmed, at_s = self._confirmed
+        return confirmed == wanted and time.monotonic() - at_s <= CONFIRM_S
 
     def _lower_myself(self) -> None:
         """Only the scan thread keeps the real-time class that the unit gave the process."""
@@ -385,6 +418,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runtime-dir", required=True)
     parser.add_argument("--state-dir", required=True)
     parser.add_argument("--gateway-user", help="user whose gateway is served besides our own")
+    parser.add_argument(
+        "--confirm-weakening",
+        action="store_true",
+        help="a program that weakens protection also wants an operator's confirmation",
+    )
     parser.add_argument(
         "--boot-id-path", default=os.environ.get("SITEWARDEN_BOOT_ID_PATH", BOOT_ID_PATH)
     )

@@ -67,4 +67,3 @@ cdef void interlocks_marks(
     const Logic* logic, int64_t before_ns, uint64_t* marks) noexcept nogil
 cdef void interlocks_store(Logic* logic) noexcept nogil
 cdef void interlocks_regroup(Logic* logic) noexcept nogil
-cdef bint interlocks_quiet(const Logic* logic) noexcept nogil

@@ -484,12 +484,3 @@ cdef void interlocks_regroup(Logic* logic) noexcept nogil:
         # Also where what was first is reset already: the rest of its group still holds.
         if group != _NONE_U32 and interlock_holds(&logic.runs[i].latch):
             logic.group_taken[group] = 1
-
-
-cdef bint interlocks_quiet(const Logic* logic) noexcept nogil:
-    """No interlock is TRIPPED, READY or bypassed."""
-    cdef uint32_t i
-    for i in range(logic.program.interlock_count):
-        if interlock_holds(&logic.runs[i].latch) or logic.runs[i].latch.flags & _LATCH_BYPASSED:
-            return False
-    return True

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastpath.types cimport (
     CommandSlot, DeviceStats, Event, InterlockLatch, NodeState, OutputLatch, SampleRecord, Slot,
-    TagBypassLatch, WindowState,
+    TagBypassLatch, WindowState, _INTERLOCKS_MAX, _OUTPUTS_MAX,
 )
 
 cdef struct Region:  # 24 bytes, in the fixed header
@@ -21,8 +21,8 @@ cdef struct FixedHeader:  # 512 bytes; written once, before the file gets its na
     uint8_t boot_id[16]
     uint64_t journal_id
     uint8_t pad0[24]
-    Region region[10]
-    uint8_t pad1[204]
+    Region region[11]
+    uint8_t pad1[180]
     uint32_t crc
 
 cdef struct LiveHeader:  # 3584 bytes; a cache line for each writer's concern
@@ -48,7 +48,8 @@ cdef struct LiveHeader:  # 3584 bytes; a cache line for each writer's concern
     uint32_t gateway_connected
     uint32_t pad5
     int64_t last_message_mono_ns
-    uint8_t pad6[176]
+    uint32_t moving  # the latches are being moved: ``spare`` has them whole
+    uint8_t pad6[172]
     uint64_t counters[256]
     uint8_t pad7[1024]
 
@@ -64,6 +65,10 @@ cdef struct TagBypassPair:
     TagBypassLatch a
     TagBypassLatch b
 
+cdef struct SpareLatches:  # a copy of all, while they are moved
+    InterlockPair interlocks[_INTERLOCKS_MAX]
+    OutputPair outputs[_OUTPUTS_MAX]
+
 cdef struct Shm:
     uint8_t* base
     FixedHeader* fixed
@@ -71,6 +76,7 @@ cdef struct Shm:
     InterlockPair* interlocks
     TagBypassPair* tag_bypasses
     OutputPair* outputs
+    SpareLatches* spare
     CommandSlot* commands
     NodeState* nodes
     WindowState* windows
@@ -100,6 +106,8 @@ cdef void interlock_store(InterlockPair* pair, InterlockLatch* latch) noexcept n
 cdef bint interlock_load(const InterlockPair* pair, InterlockLatch* out) noexcept nogil
 cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil
 cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil
+cdef void latches_spill(Shm* shm, uint32_t interlocks, uint32_t outputs) noexcept nogil
+cdef void latches_settled(Shm* shm) noexcept nogil
 cdef bint event_valid(const Event* event, uint64_t seq) noexcept nogil
 
 cdef class SharedFile:

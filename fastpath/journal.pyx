@@ -45,6 +45,7 @@ _REGIONS = (
     (8, sizeof(DeviceStats), _DEVICES_MAX),
     (9, sizeof(Event), _EVENTS_MAX),
     (10, sizeof(SampleRecord), _SAMPLES_MAX),
+    (11, sizeof(SpareLatches), 1),
 )
 
 
@@ -58,8 +59,8 @@ def _offsets():
 
 _OFFSETS, SHM_BYTES = _offsets()
 
-cdef uint64_t _region_offset[10]
-for _i in range(10):
+cdef uint64_t _region_offset[11]
+for _i in range(11):
     _region_offset[_i] = _OFFSETS[_i]
 
 # ---- crc32 (IEEE 802.3, as zlib's) -----------------------------------------------------------
@@ -106,6 +107,7 @@ cdef void shm_map(Shm* shm, uint8_t* base) noexcept nogil:
     shm.devices = <DeviceStats*>(base + _region_offset[7])
     shm.events = <Event*>(base + _region_offset[8])
     shm.samples = <SampleRecord*>(base + _region_offset[9])
+    shm.spare = <SpareLatches*>(base + _region_offset[10])
 
 
 cdef bint journal_has_room(const Shm* shm, bint class_a) noexcept nogil:
@@ -228,6 +230,25 @@ cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil:
         and out.not_state == ~out.state
         and _OUTS_RELEASED <= out.state <= _OUTS_HELD
     )
+
+
+cdef void latches_spill(Shm* shm, uint32_t interlocks, uint32_t outputs) noexcept nogil:
+    """Before the latches change places: a whole copy of so many, for a guard that dies meanwhile.
+
+    Whoever finds ``moving`` set takes the latches from the copy.
+    """
+    memset(shm.spare, 0, sizeof(SpareLatches))
+    memcpy(shm.spare.interlocks, shm.interlocks, interlocks * sizeof(InterlockPair))
+    memcpy(shm.spare.outputs, shm.outputs, outputs * sizeof(OutputPair))
+    sw_compiler_barrier()
+    shm.live.moving = 1
+    sw_compiler_barrier()
+
+
+cdef void latches_settled(Shm* shm) noexcept nogil:
+    """Every latch has its place again."""
+    sw_compiler_barrier()
+    shm.live.moving = 0
 
 
 cdef bint event_valid(const Event* event, uint64_t seq) noexcept nogil:

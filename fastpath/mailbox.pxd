@@ -35,6 +35,7 @@ cdef struct Command:
     uint8_t hash[32]  # LOAD
     uint8_t expected[32]
     uint32_t step
+    uint32_t flags  # LoadFlag
 
 cdef struct Mailbox:
     Shm* shm

@@ -11,5 +11,4 @@ cdef void output_restore_trip(Bank* bank, uint32_t index, const Stamp* now) noex
 cdef uint32_t output_command_release(
     Bank* bank, uint32_t index, uint32_t forbidden, uint64_t mark, const Stamp* now,
     uint32_t* detail) noexcept nogil
-cdef bint outputs_quiet(const Bank* bank) noexcept nogil
 cdef bint outputs_confirmed(const Bank* bank) noexcept nogil

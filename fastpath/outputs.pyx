@@ -241,19 +241,6 @@ cdef uint32_t output_command_release(
     return _RESULT_DONE
 
 
-cdef bint outputs_quiet(const Bank* bank) noexcept nogil:
-    """No output is demanded, at its trip value or on the way there or back."""
-    cdef uint32_t i
-    for i in range(bank.program.output_count):
-        if (
-            bank.demand[i] or demand_holds(bank.runs[i].latch.demand)
-            or state_trips(bank.runs[i].latch.state)
-            or bank.runs[i].latch.state == _OUTS_RELEASING
-        ):
-            return False
-    return True
-
-
 cdef bint outputs_confirmed(const Bank* bank) noexcept nogil:
     """Every output is TRIPPED and confirmed (what STOP waits for)."""
     cdef uint32_t i

@@ -44,8 +44,8 @@ PAYLOADS: Final[dict[EventType, tuple[str, str]]] = {
     ),
     EventType.GUARD_STOP: ("reason signal", "<II56x"),
     EventType.PROGRAM: (
-        "old new kept changed swap_ns command_id",
-        "<16s16sIIq16s",
+        "old new kept changed swap_ns weakened command_id",
+        "<16s16sIIII16s",
     ),
     EventType.TRIP: (
         "generation reason first_out legs demand_mono_ns slot0 slot1 slot2 value0 value1 value2",

@@ -46,6 +46,11 @@ cdef struct Runtime:
     int32_t* node_from
     int32_t* window_from
     int32_t* device_from
+    # And where each record of the old program stands in this one, -1: it is gone.
+    int32_t* interlock_to
+    int32_t* output_to
+    uint8_t* output_same  # what is written where is the same
+    uint32_t weakened  # changes that weaken what is armed
 
 cdef struct Parts:  # what the scan works on, bound to one Runtime
     Logic logic
@@ -70,14 +75,9 @@ cdef bint parts_alloc(Parts* parts) noexcept
 cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept
 cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil
 cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept
-cdef void runtime_map(Runtime* rt, const Runtime* old) except *
-cdef bint swap_allowed(const Parts* parts, const Runtime* old, const Runtime* new) noexcept nogil
-cdef void swap_merge(
-    Parts* parts, Runtime* old, Runtime* new, const uint8_t* command_id, const Stamp* now,
-) noexcept nogil
+cdef void fresh_interlock(Runtime* rt, uint32_t i, const Stamp* now) noexcept nogil
+cdef void define_interlock(Runtime* rt, uint32_t i) noexcept nogil
+cdef void fresh_output(Runtime* rt, uint32_t i, const Stamp* now, bint first) noexcept nogil
 cdef void runtime_watch(Parts* parts, Runtime* rt) noexcept nogil
 cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil
-cdef uint32_t runtime_recover(
-    Parts* parts, Runtime* rt, dict interlocks, dict outputs, bint power_loss,
-    const Stamp* now) except? 0xFFFFFFFF
-cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns)
+cdef void runtime_name(Shm* shm, const ProgramView* program) noexcept nogil

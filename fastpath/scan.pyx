@@ -22,11 +22,12 @@ from fastpath.journal cimport Stamp, journal_write, shm_map
 from fastpath.mailbox cimport SESSIONS_MAX
 from fastpath.outputs cimport outputs_scan
 from fastpath.program cimport program_evaluate
+from fastpath.recover cimport runtime_recover
 from fastpath.runtime cimport (
-    Runtime, parts_alloc, runtime_alloc, runtime_begin, runtime_load, runtime_recover,
-    swap_allowed, swap_merge,
+    Runtime, parts_alloc, runtime_alloc, runtime_begin, runtime_load,
 )
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_IDLE, LOAD_READY, LOAD_SWAPPED, Scanner
+from fastpath.swap cimport swap_allowed, swap_merge
 from fastpath.types cimport *
 from fastpath.writer cimport writer_flush
 
@@ -185,7 +186,7 @@ cdef void scan_swap(Scanner* scanner, const Stamp* now) noexcept nogil:
     cdef uint64_t one = 1
     if sw_load_acquire(&scanner.load.state) != LOAD_READY:
         return
-    if not swap_allowed(&scanner.parts, old, scanner.spare):
+    if not swap_allowed(&scanner.parts, old, scanner.spare, now):
         scanner.load.code = _RESULT_WOULD_REMOVE_TRIP
         sw_store_release(&scanner.load.state, LOAD_ANSWERED)
         return
@@ -202,6 +203,8 @@ cdef void scan_swap(Scanner* scanner, const Stamp* now) noexcept nogil:
 cdef void scan_answer_load(Scanner* scanner, const Stamp* now) noexcept nogil:
     if sw_load_acquire(&scanner.load.state) != LOAD_ANSWERED:
         return
+    if scanner.load.code not in (_RESULT_DONE, _RESULT_ALREADY):
+        scanner.shm.live.counters[_COUNT_LOADS_REFUSED] += 1
     command_answer(scanner, &scanner.load.command, scanner.load.code, 0, scanner.load.detail, now)
     sw_store_release(&scanner.load.state, LOAD_IDLE)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from fastpath import blob as blobs
 from fastpath import messages
 from fastpath.codes import (
     Counter,
     EventFlag,
     EventType,
     InterlockState,
+    LoadFlag,
     LoadStep,
     MessageType,
     OutputState,
@@ -306,14 +308,14 @@ async def test_programs_are_swapped_only_where_no_trip_can_vanish(
     assert guard.load(same).code == ResultCode.DONE
     assert guard.output().state == OutputState.TRIPPED
     assert guard.load(same).code == ResultCode.ALREADY
-    # Another fingerprint while tripped: refused, and the old program runs on.
-    other = mine(server.port, fingerprint=100)
-    assert guard.load(other).code == ResultCode.WOULD_REMOVE_TRIP
+    # It would be gone while tripped: refused, and the old program runs on.
+    gone = mine(server.port, key=8)
+    assert guard.load(gone, flags=LoadFlag.WEAKENS).code == ResultCode.WOULD_REMOVE_TRIP
     await _methane(server, 0.4, 0.4, 0.4)
     await guard.until_interlock(InterlockState.READY_TO_RESET)
     assert guard.client().command(MessageType.RESET, reset(1)).code == ResultCode.DONE
     await guard.until_output(OutputState.RELEASED)
-    assert guard.load(other).code == ResultCode.DONE
+    assert guard.load(gone, flags=LoadFlag.WEAKENS).code == ResultCode.DONE
     broken = mine(server.port)
     broken.effects = []
     assert guard.load(broken).code == ResultCode.REFUSED_BLOB
@@ -417,3 +419,33 @@ async def test_what_is_rehearsed_between_polls_leaves_no_trace(
     await _trip(guard, server)
     assert view.interlock(0).generation == before[1].generation + 1
     assert [e.seq for e in guard.events()] == list(range(1, len(guard.events()) + 1))
+
+
+async def test_a_weakening_program_needs_the_word_for_it(
+    guard: GuardProcess, server: ModbusServer
+) -> None:
+    await _protecting(guard, server)
+    weaker = mine(server.port, fingerprint=100)
+    looked = guard.load(weaker, LoadStep.VERIFY)
+    assert (looked.code, looked.detail) == (ResultCode.DONE, ResultDetail.WEAKENS + 1)
+    refused = guard.load(weaker)
+    assert (refused.code, refused.detail) == (ResultCode.NOT_ALLOWED, ResultDetail.WEAKENS + 1)
+    assert guard.load(weaker, flags=LoadFlag.WEAKENS).code == ResultCode.DONE
+    assert payload_of(guard.events(EventType.PROGRAM)[-1])["weakened"] == 1
+    assert guard.counter(Counter.LOADS_REFUSED) == 1
+
+
+async def test_a_unit_may_ask_for_a_second_word(guard: GuardProcess, server: ModbusServer) -> None:
+    await guard.stop()
+    guard.options = ("--confirm-weakening",)
+    await guard.start()
+    await _protecting(guard, server)
+    weaker = mine(server.port, fingerprint=100)
+    assert guard.load(weaker, flags=LoadFlag.WEAKENS).code == ResultCode.NOT_ALLOWED
+    # The gateway's own session cannot give it; one that never said HELLO can.
+    wanted = blobs.blob_hash(blobs.build(weaker))
+    body = messages.LOAD.pack(wanted, bytes(32), 0, LoadStep.CONFIRM, 0)
+    assert guard.client().command(MessageType.LOAD, body).code == ResultCode.NOT_ALLOWED
+    operator = guard.client(hello=False)
+    assert operator.command(MessageType.LOAD, body).code == ResultCode.DONE
+    assert guard.load(weaker, flags=LoadFlag.WEAKENS).code == ResultCode.DONE

@@ -18,6 +18,7 @@ from fastpath import messages
 from fastpath.codes import (
     NONE_U32,
     ByteOrder,
+    Counter,
     DeviceFlag,
     DeviceKind,
     EventType,
@@ -196,6 +197,7 @@ class GuardProcess:
         self.boot_id_path = state / "boot_id"
         self.boot(1)
         self.prefix: tuple[str, ...] = ()  # command that starts it, such as unshare
+        self.options: tuple[str, ...] = ()
         self.process: asyncio.subprocess.Process | None = None
         self.view: GuardView | None = None
         self.clients: list[Client] = []
@@ -209,7 +211,7 @@ class GuardProcess:
         self.process = await asyncio.create_subprocess_exec(
             *self.prefix, sys.executable, "-m", "fastpath.guard",
             "--runtime-dir", str(self.runtime), "--state-dir", str(self.state),
-            "--boot-id-path", str(self.boot_id_path),
+            "--boot-id-path", str(self.boot_id_path), *self.options,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self.process.stderr is not None
@@ -248,7 +250,9 @@ class GuardProcess:
         self.clients.append(client)
         return client
 
-    def load(self, program: blobs.Program, step: LoadStep = LoadStep.SWAP) -> messages.Result:
+    def load(
+        self, program: blobs.Program, step: LoadStep = LoadStep.SWAP, flags: int = 0
+    ) -> messages.Result:
         """Put a program into place and ask for it."""
         blob = blobs.build(program)
         digest = blobs.blob_hash(blob)
@@ -258,7 +262,7 @@ class GuardProcess:
         client = self.client()
         try:
             return client.command(
-                MessageType.LOAD, messages.LOAD.pack(digest, bytes(32), 1, step, 0)
+                MessageType.LOAD, messages.LOAD.pack(digest, bytes(32), 1, step, flags)
             )
         finally:
             client.close()
@@ -267,6 +271,11 @@ class GuardProcess:
         """The output's latch now."""
         assert self.view is not None
         return self.view.output(index)
+
+    def counter(self, which: Counter) -> int:
+        """A count of the header."""
+        assert self.view is not None
+        return int(self.view.header().counters[which])
 
     def events(self, *types: EventType) -> list[Event]:
         """All records so far, or those of some types."""

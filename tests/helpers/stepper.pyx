@@ -20,8 +20,10 @@ from fastpath.delivery cimport (
 from fastpath.intake cimport intake_store
 from fastpath.journal cimport Stamp
 from fastpath.mailbox cimport mailbox_event
+from fastpath.difference cimport difference_of
 from fastpath.outputs cimport outputs_confirmed
-from fastpath.runtime cimport Runtime, runtime_latches, runtime_load, runtime_map
+from fastpath.recover cimport runtime_latches
+from fastpath.runtime cimport Runtime, runtime_load
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Scanner
 from fastpath.program cimport truth_of
@@ -63,6 +65,9 @@ cdef void _free_runtime(Runtime* rt) noexcept:
     free(rt.node_from)
     free(rt.window_from)
     free(rt.device_from)
+    free(rt.interlock_to)
+    free(rt.output_to)
+    free(rt.output_same)
     memset(rt, 0, sizeof(Runtime))
 
 
@@ -308,11 +313,12 @@ cdef class Stepper:
             <bytes>self.scanner.load.command.expected[:32], self.scanner.load.command.step)
 
     def offer(self, bytes blob):
-        """A verified program for the border of the next scan, asked for or not."""
+        """A verified program for the border of the next scan, asked for or not; what it weakens."""
         if not runtime_load(self.scanner.spare, <const uint8_t*><char*>blob, len(blob)):
             raise ValueError("not a program")
-        runtime_map(self.scanner.spare, self.scanner.current)
+        difference_of(self.scanner.spare, self.scanner.current)
         self.scanner.load.state = LOAD_READY
+        return self.scanner.spare.weakened
 
     def refuse(self, uint32_t code, uint32_t detail=0):
         """Answer a LOAD, at the next scan."""
