@@ -231,7 +231,7 @@ def _bypass_row(found: BypassState, now: Instant, background: Background) -> Byp
     return BypassRow(
         until=now.of_boot(found.until_ns),
         since=now.of_boot(found.from_ns),
-        left_s=max(0, found.until_ns - now.boot_ns) // 1_000_000_000,
+        left_s=-(-max(0, found.until_ns - now.boot_ns) // 1_000_000_000),
         by=order.who if order else None,
         reason=order.reason if order else None,
     )
