@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastpath import blob
-from fastpath.codes import NONE_U32, InterlockFlag, ResultCode
+from fastpath.codes import NONE_U32, InterlockFlag, ResultCode, ResultDetail
 from gateway.errors import GuardError, StoreError
 from gateway.paths import Paths, replace_file
 
@@ -207,6 +207,13 @@ def refusal_text(result: "Result") -> str:
         name = ResultCode(result.code).name.lower().replace("_", " ")
     except ValueError:
         name = f"code {result.code}"
+    if result.code == ResultCode.NOT_ALLOWED and result.detail >= ResultDetail.WEAKENS:
+        count = result.detail - ResultDetail.WEAKENS
+        return (
+            f"it weakens {count} armed interlock{'s' if count > 1 else ''}; say why with "
+            "'sitewarden reload --weakens REASON' (a guard with --confirm-weakening also wants an "
+            "operator's confirmation)"
+        )
     rule = f" (rule {result.detail})" if result.code == ResultCode.REFUSED_BLOB else ""
     return f"the guard refused it: {name}{rule}" + (f", {result.text}" if result.text else "")
 

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.apply import Applier, Running
 from gateway.build import build_gateway, gateway_name, open_stores
 from gateway.check import check_site
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
 from gateway.paths import InstanceLock, Paths, is_tmpfs, prepare, read_endpoints, site_paths
 from gateway.problems import Problems
 from gateway.proof_tests import ProofWatch
+from gateway.reload import Reloader
 from gateway.sd_notify import Notifier
 from gateway.sharedview import SharedView
 from gateway.supervise import GuardSupervisor
@@ -43,6 +44,7 @@ _LOGGER = logging.getLogger(__name__)
 READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and for the sockets
 TASKS_STOP_S: Final = 1.3
 STORES_STOP_S: Final = 0.8
+EXCHANGE_S: Final = 0.1  # until the answer to a reload has gone
 THREADS_STOP_S: Final = 0.3
 UMASK: Final = 0o027  # databases, programs and sockets are nobody else's business
 
@@ -70,7 +72,7 @@ def main(
     except GatewayError as error:
         return _refused([f"sitewarden: {error}"], 1)
     try:
-        code = _run_loop(_serve(Daemon(checked, paths, credentials, attach=attach)))
+        code = _run_loop(_serve(Daemon(site, checked, paths, credentials, attach=attach)))
     finally:
         lock.release()
     _leave_threads(code)
@@ -81,8 +83,16 @@ class Daemon:
     """The gateway of one site: its parts, its tasks, the order of both. Made before the loop."""
 
     def __init__(
-        self, checked: "Checked", paths: Paths, credentials: Path | None, *, attach: bool = False
+        self,
+        site: Path,
+        checked: "Checked",
+        paths: Paths,
+        credentials: Path | None,
+        *,
+        attach: bool = False,
     ) -> None:
+        self._reloader = Reloader(site, credentials, self._parts, self._exchange_soon)
+        self._exchanging: asyncio.Task[None] | None = None
         self._checked = checked
         self._paths = paths
         self._credentials = credentials
@@ -106,6 +116,41 @@ class Daemon:
         self._warn()
         self._tasks.start("guard", self._supervisor.run)
         self._tasks.start("link", self._link.run)
+        gateway = await self._start_parts()
+        name = gateway_name(gateway.config)
+        how = "started again; it had not ended in order" if unclean else "started"
+        self._problems.event("gateway", name, f"the gateway has {how}")
+
+    async def reload(self) -> None:
+        """SIGHUP: the site file anew; what became of it is in the log and in the alerts."""
+        outcome = await self._reloader.reload("", "", "SIGHUP")
+        _LOGGER.warning("reload: %s", outcome.text)
+
+    def _parts(self) -> "Gateway":
+        if self.gateway is None:
+            msg = "the gateway is still starting"
+            raise GuardError(msg)
+        return self.gateway
+
+    def _exchange_soon(self, checked: "Checked") -> None:
+        """A moment after the answer has gone: it travels through what is exchanged."""
+        self._exchanging = asyncio.create_task(self._exchange(checked), name="exchange")
+
+    async def _exchange(self, checked: "Checked") -> None:
+        """The gateway's own part, whole; the guard and the session with it go on."""
+        await asyncio.sleep(EXCHANGE_S)
+        kept = {"guard", "link"}
+        await self._tasks.stop(
+            TASKS_STOP_S, *(name for name in self._tasks.names if name not in kept)
+        )
+        await self._close_stores()
+        self._checked = checked
+        self._warn()
+        gateway = await self._start_parts()
+        name = gateway_name(gateway.config)
+        self._problems.event("gateway", name, "the site file was loaded anew")
+
+    async def _start_parts(self) -> "Gateway":
         self._stores = await open_stores(self._checked.config, self._paths)
         reactions = Reactions()
         gateway = build_gateway(
@@ -122,9 +167,8 @@ class Daemon:
         self.gateway = gateway
         view = ViewServer(gateway, reactions)
         await self._start_tasks(gateway, view)
-        name = gateway_name(gateway.config)
-        how = "started again; it had not ended in order" if unclean else "started"
-        self._problems.event("gateway", name, f"the gateway has {how}")
+        gateway.reloader = self._reloader
+        return gateway
 
     async def stop(self, *, failed: bool = False) -> None:
         """End everything in order, in 3 s at most.
@@ -132,6 +176,10 @@ class Daemon:
         ``failed``: the start did not succeed; a guard that ran before it is left protecting.
         """
         self._notifier.stopping()
+        if self._exchanging is not None and not self._exchanging.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TASKS_STOP_S):
+                    await self._exchanging
         if self.gateway is not None:
             self.gateway.stopping = True
         if self._housekeeper is not None:
@@ -226,6 +274,14 @@ async def _serve(daemon: Daemon) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(daemon.reload(), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     starting = asyncio.create_task(daemon.start(), name="start")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

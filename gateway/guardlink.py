@@ -191,13 +191,14 @@ class GuardLink:
         ledger_seq: int,
         *,
         step: LoadStep = LoadStep.SWAP,
+        flags: int = 0,
         timeout_s: float = 5.0,
     ) -> Result:
         """Ask the guard to verify, or to swap to, the program of that hash (32 bytes).
 
         ``expected`` is the hash that the caller believes to run. Raises GuardError.
         """
-        body = messages.LOAD.pack(program, expected, ledger_seq, step, 0)
+        body = messages.LOAD.pack(program, expected, ledger_seq, step, flags)
         return await self.command(MessageType.LOAD, body, timeout_s=timeout_s)
 
     def send_samples(self, samples: bytes, program: int) -> None:

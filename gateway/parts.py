@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.guardlink import GuardLink
     from gateway.paths import Paths
     from gateway.problems import Problems
+    from gateway.reload import Reloader
     from gateway.scanner import Scanner
     from gateway.site.model import Config
     from gateway.slow_outputs import SlowOutputs
@@ -52,6 +53,7 @@ class Gateway:
     pumps: "tuple[Pump, ...]" = ()
     credentials: "Path | None" = None  # the directory that was given
     commands: "Commands | None" = None  # set before the view starts
+    reloader: "Reloader | None" = None
     http: str = ""  # base URL with the real port; "" while the port is not bound
     stopping: bool = False
     dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, reason): count

@@ -37,6 +37,11 @@ class Tasks:
         self.stats[name] = TaskStats()
         self._tasks[name] = asyncio.create_task(self._keep(name, job), name=name)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the jobs that run."""
+        return tuple(self._tasks)
+
     async def stop(self, wait_s: float, *names: str) -> None:
         """Cancel the named tasks (none: all) and wait; who does not end in time is logged."""
         chosen = {name: self._tasks.pop(name) for name in names or tuple(self._tasks)}

@@ -58,6 +58,7 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     id: str = ""
     generation: int | None = None
     reason: str = ""
+    site: str = ""  # reload: another file than the one that runs
     guard: bool = False  # stop: the guard, not the gateway
     tag: bool = False  # bypass: of a tag, not of an interlock
     for_ns: int = 0  # bypass: how long
@@ -97,6 +98,7 @@ class Api:
         application.router.add_post("/bypass", self.bypass)
         application.router.add_post("/drill", self.drill)
         application.router.add_post("/stop", self.stop)
+        application.router.add_post("/reload", self.reload)
         return application
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -188,6 +190,15 @@ class Api:
             return await self._act(request, partial(act, not_after_ns=order.not_after_ns))
         _LOGGER.info("stopped by %s", who)
         return _json(await self._commands.stop_gateway(who, self._end))
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        """Load the site file anew."""
+        order = await _order(request)
+        reloader = self._gateway.reloader
+        if reloader is None:
+            msg = "the gateway is still starting; try again"
+            raise _Refusal(msg, status=503)
+        return _json(await reloader.reload(order.site, order.reason, await self._who(request)))
 
     def _end(self) -> None:
         """As SIGTERM from outside, a moment after the answer has gone."""

@@ -1,0 +1,122 @@
+"""The site file anew: taken whole or refused whole, with the guard protecting throughout."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.helpers.harness import COIL, CONTACT, GAS, Site, site_text, until
+from tests.helpers.modbus_server import ModbusServer
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+
+@pytest_asyncio.fixture
+async def device(tmp_path: Path) -> AsyncIterator[ModbusServer]:
+    async with ModbusServer(tmp_path / "requests", reads=False) as server:
+        server.set("c", COIL, 1)
+        server.link(COIL, CONTACT, ms=5)
+        server.set_float("ir", GAS, 0.3)
+        yield server
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path, device: ModbusServer) -> AsyncIterator[Site]:
+    async with Site(tmp_path, site_text([device.address])) as one:
+        await one.start()
+        await one.ready()
+        await one.protecting()
+        yield one
+
+
+def _program(site: Site) -> bytes:
+    view = site.view()
+    assert view is not None
+    try:
+        return view.header().program
+    finally:
+        view.close()
+
+
+def _told(site: Site, words: str) -> bool:
+    return any(words in str(alert.get("cause", "")) for alert in site.alerts())
+
+
+async def test_a_broken_file_is_refused_whole(site: Site) -> None:
+    program, guard = _program(site), site.guard_pid()
+    whole = site.file.read_text()
+    site.file.write_text(whole.replace('poll = "10ms"', 'poll = "10 parsecs"') + "[[nonsense]]\n")
+    answer = await site.cli("reload")
+    assert answer.code == 2
+    assert "parsecs" in answer.err
+    assert "nonsense" in answer.err
+    site.file.write_text(whole[: len(whole) // 2])
+    assert (await site.cli("reload")).code == 2
+    assert _program(site) == program
+    assert site.guard_pid() == guard
+    await site.protecting()
+
+
+async def test_what_weakens_is_named_and_asked_for(site: Site, device: ModbusServer) -> None:
+    program, guard = _program(site), site.guard_pid()
+    site.file.write_text(site.file.read_text().replace('response = "5s"', 'response = "6s"'))
+    answer = await site.cli("reload")
+    assert answer.code == 4
+    assert "cut0" in answer.err
+    assert "--weakens" in answer.err
+    assert _program(site) == program
+    answer = await site.cli("reload", "--weakens", "a slower valve")
+    assert answer.code == 0, answer.err
+    assert _program(site) != program
+    assert site.guard_pid() == guard
+    # The gateway's own part is back, and records what happens from now on.
+    await until("the parts are exchanged", lambda: _told(site, "loaded anew"))
+    await site.ready()
+    device.set_float("ir", GAS, 3.0)
+    await until("the trip is in the ledger", lambda: site.trips_recorded() == 1)
+
+
+async def test_a_signal_reloads_and_a_trip_is_carried(site: Site, device: ModbusServer) -> None:
+    device.set_float("ir", GAS, 3.0)
+    await until("the trip is in the ledger", lambda: site.trips_recorded() == 1)
+    program = _program(site)
+    added = '[[tag]]\nid = "more"\ndevice = "plc0"\npoint = { address = "ir:200" }\n'
+    site.file.write_text(site.file.read_text() + added)
+    assert site.process is not None
+    os.kill(site.process.pid, signal.SIGHUP)
+    await until("the guard runs it", lambda: _program(site) != program)
+    await until("the parts are exchanged", lambda: _told(site, "loaded anew"))
+    assert site.interlock() == 3
+    assert site.trips_recorded() == 1
+
+
+async def test_a_reload_that_would_remove_a_trip_is_refused(
+    site: Site, device: ModbusServer
+) -> None:
+    device.set_float("ir", GAS, 3.0)
+    await until("the trip is in the ledger", lambda: site.trips_recorded() == 1)
+    program = _program(site)
+    site.file.write_text(site.file.read_text().replace('"cut0"', '"other"'))
+    answer = await site.cli("reload", "--weakens", "renamed")
+    assert answer.code == 4
+    assert "would remove trip" in answer.err
+    assert _program(site) == program
+    assert site.interlock() == 3
+
+
+async def test_a_kill_in_the_middle_leaves_one_of_both(site: Site) -> None:
+    old = _program(site)
+    site.file.write_text(site.file.read_text().replace('response = "5s"', 'response = "6s"'))
+    assert (await site.cli("reload", "--weakens", "a slower valve")).code == 0
+    new = _program(site)
+    guard = site.guard_pid()
+    await site.kill_gateway()  # while its parts are exchanged
+    assert site.guard_pid() == guard
+    assert _program(site) == new != old
+    await site.start()
+    await site.ready()
+    await site.protecting()
+    assert _program(site) == new
