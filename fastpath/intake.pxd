@@ -13,6 +13,10 @@ cdef struct TagRun:
     uint8_t recorded_reason
     uint8_t quality  # as last told
     uint8_t reason
+    uint8_t watched  # a good value stands in ``still``
+    double still  # the last good value, for whoever asks whether it is stuck
+    int64_t still_ns  # monotonic: its newest good reading
+    int64_t stood_ns  # for how long readings succeeded and were the same to the bit
 
 cdef struct Intake:
     Shm* shm

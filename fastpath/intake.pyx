@@ -55,6 +55,23 @@ cdef void _tell(
     run.reason = reason
 
 
+cdef bint _stuck(
+    TagRun* run, int64_t stuck_ns, double value, uint8_t quality, int64_t mono_ns,
+) noexcept nogil:
+    """Has it been the same to the last bit for that long? What failed in between does not count."""
+    if quality == _Q_BAD:
+        run.still_ns = 0
+        return False
+    if not run.watched or memcmp(&value, &run.still, sizeof(double)) != 0:
+        run.stood_ns = 0
+    elif run.still_ns != 0:
+        run.stood_ns += max(mono_ns - run.still_ns, <int64_t>0)
+    run.watched = 1
+    run.still = value
+    run.still_ns = mono_ns
+    return run.stood_ns >= stuck_ns
+
+
 cdef void intake_store(
     Intake* intake, uint32_t slot, double value, uint8_t quality, uint8_t reason,
     int64_t mono_ns, int64_t utc_ns, const Stamp* now,
@@ -62,6 +79,9 @@ cdef void intake_store(
     """One value into the image; a guard's own tag into the journal as well."""
     cdef const TagDef* tag = &intake.program.tags[slot]
     cdef TagRun* run = &intake.runs[slot]
+    if tag.stuck_ns > 0 and _stuck(run, tag.stuck_ns, value, quality, mono_ns):
+        quality = _Q_BAD
+        reason = _REASON_STUCK
     slot_write(&intake.shm.image[slot], value, quality, reason, mono_ns, utc_ns, 0)
     windows_take(intake.windows, slot, value, quality, mono_ns)
     if tag.owner == _OWNER_GUARD and _due(tag, run, value, quality, reason, mono_ns):
@@ -108,6 +128,7 @@ cdef void intake_age(Intake* intake, const Stamp* now, bint pause) noexcept nogi
         ):
             continue  # a refused register is asked for rarely: its reason says more than its age
         run = &intake.runs[i]
+        run.still_ns = 0
         if pause:
             windows_take(intake.windows, i, slot.value, _Q_BAD, now.mono_ns)
         reason = _REASON_STALE
