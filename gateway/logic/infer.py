@@ -14,7 +14,7 @@ from gateway.logic.build import Flaw
 from gateway.logic.kinds import Conversion, Kind, Scale, Scope, Typed, difference_only, sum_scale
 from gateway.logic.tree import Expr
 from gateway.logic.units import number_text
-from gateway.site.complaints import did_you_mean, shown
+from gateway.site.complaints import did_you_mean, nearest, shown
 from gateway.site.durations import exact_duration
 
 _UP: Final = (">", ">=")
@@ -436,6 +436,8 @@ class _Checker:
             difference = other.scale is Scale.DIFFERENCE
             value = units.convert(literal.value, unit, target, difference=difference)
         if value is None:
+            if not missing and target:
+                missing = _near_unit(unit, target)
             missing = missing or ("" if target else _declare(f'unit = "{unit}"', node))
             text = f"found the unit {shown(unit)}, expected {_unit(target)}{missing}"
             self.flaw(literal, text)
@@ -455,6 +457,12 @@ class _Checker:
         measured = {symbol.unit for symbol in symbols if symbol is not None}
         odd = [literal for literal in literals if literal.unit not in measured]
         return next(iter(odd or literals), None)
+
+
+def _near_unit(unit: str, target: str) -> str:
+    """``; did you mean "kPa"?``; nothing where the tag's own unit, told already, is as near."""
+    near = nearest(unit, [target, *units.names_like(target)])
+    return f'; did you mean "{near}"?' if near not in (None, target) else ""
 
 
 def _declare(key: str, node: Expr) -> str:

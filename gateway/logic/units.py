@@ -122,6 +122,14 @@ def unit_of(text: str) -> Unit | None:
     return Unit(head.above, tuple(sorted(below)), factor, offset)
 
 
+def names_like(target: str) -> list[str]:
+    """The names of the other units that convert into this one."""
+    unit = unit_of(target)
+    if unit is None:
+        return []
+    return [name for name, known in _KNOWN.items() if known.like(unit) and name != target]
+
+
 def has_offset(source: str, target: str) -> bool:
     """Whether a reading and a difference convert in two ways, as between K and °C."""
     a, b = unit_of(source), unit_of(target)

@@ -2,7 +2,9 @@
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from gateway.alarms.limits import Limits
 from gateway.apply import Running
 from gateway.computed import ComputedValues, Made
 from gateway.errors import StoreError
+from gateway.logic import tree
 from gateway.logic.alarms import compile_alarms
 from gateway.logic.compile import compile_site
 from gateway.logic.computed import ComputedTags, computed_tags
@@ -23,7 +26,7 @@ from gateway.logic.conditions import computed_of, conditions_of
 from gateway.logic.infer import canonical
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
-from gateway.logic.tree import Expr
+from gateway.logic.tree import Expr, TagRef, Until, Window, walk
 from gateway.site.model import Config, Device, Duration, Interlock, Point, Site, Tag
 from gateway.site.model import Limits as TagLimits
 from tests.gateway.samples import samples_of
@@ -107,6 +110,60 @@ def test_written_out_they_may_not_grow_without_end() -> None:
     found, said = read(**values)
     assert [list(said), len(found.tags)] == [["c11"], 11]
     assert "expected at most 4096" in said["c11"][0]
+
+
+@given(st.data(), conditions())
+@settings(max_examples=200, deadline=None)
+def test_parts_of_a_condition_may_be_computed_tags(data: st.DataObject, whole: Expr) -> None:
+    """Whatever part of a condition gets a name of its own, the interlock reads the same."""
+    values: dict[str, str] = {}
+
+    def named(node: Expr) -> Expr:
+        """A part by its name, where chance will have it; what it stands in takes it as a tag."""
+        truth = isinstance(node, TRUTHS)
+        if not (truth or isinstance(node, NUMBERS_MADE)) or not data.draw(st.booleans()):
+            return node
+        if not any(isinstance(below, TagRef) for below in walk(node)):
+            return node
+        ident = f"c{len(values)}"
+        values[ident] = canonical(node)
+        return TagRef(ident)
+
+    cut = _cut(whole, named)
+    symbols = {name: Symbol(Kind.NUMBER) for name in NUMBERS}
+    symbols |= {name: Symbol(Kind.BOOLEAN) for name in BOOLEANS}
+    scope = Scope(symbols)
+    found = computed_tags(values, {}, scope, lambda *_: None)
+    if found.broken:
+        return  # a limit that makes no sense
+    assert found.inlined(cut, all_of_them=True) == whole
+
+
+TRUTHS = (
+    tree.Not, tree.And, tree.Or, tree.Vote, tree.For, tree.Hold, tree.Until, tree.Compare
+)  # fmt: skip
+NUMBERS_MADE = (tree.Arithmetic, tree.Call, tree.Window)
+
+
+def _cut(node: Expr, named: Callable[[Expr], Expr]) -> Expr:
+    """The tree with parts named, from the leaves up; a comparison of ``until`` stays one."""
+    if isinstance(node, Window | tree.Quality):
+        return named(node)
+    if isinstance(node, Until):
+        condition = replace(
+            node.condition,
+            left=_cut(node.condition.left, named),
+            right=_cut(node.condition.right, named),
+        )
+        return named(replace(node, condition=condition, limit=_cut(node.limit, named)))
+    new: dict[str, Any] = {}
+    for each in fields(node):
+        value = getattr(node, each.name)
+        if isinstance(value, Expr):
+            new[each.name] = _cut(value, named)
+        elif isinstance(value, tuple):
+            new[each.name] = tuple(_cut(item, named) for item in value)
+    return named(replace(node, **new) if new else node)
 
 
 # ---- computing ----------------------------------------------------------------------------------
@@ -287,12 +344,12 @@ async def test_limits_of_a_computed_tag_alarm() -> None:
 
 @given(number_trees(windows=False), st.lists(st.floats(-4, 4), min_size=3, max_size=3))
 @settings(max_examples=100, deadline=None)
-async def test_numbers_are_what_their_trees_say(tree: Expr, given_values: Sequence[float]) -> None:
+async def test_numbers_are_what_their_trees_say(whole: Expr, given_values: Sequence[float]) -> None:
     symbols = {name: Symbol(Kind.NUMBER) for name in NUMBERS}
-    found = computed_tags({"it": canonical(tree)}, {}, Scope(symbols), lambda *_: None)
+    found = computed_tags({"it": canonical(whole)}, {}, Scope(symbols), lambda *_: None)
     if not found.tags:
         return
-    expected = number(tree, dict(zip(NUMBERS, given_values, strict=True)))
+    expected = number(whole, dict(zip(NUMBERS, given_values, strict=True)))
     got = await _computed(NUMBERS, found, given_values)
     assert got == (Quality.BAD, None) if expected is None else got == (Quality.GOOD, expected)
 
@@ -303,15 +360,15 @@ async def test_numbers_are_what_their_trees_say(tree: Expr, given_values: Sequen
 )
 @settings(max_examples=100, deadline=None)
 async def test_conditions_are_what_their_trees_say(
-    tree: Expr, given_values: Sequence[float]
+    whole: Expr, given_values: Sequence[float]
 ) -> None:
     names = (*NUMBERS, *BOOLEANS)
     symbols = {name: Symbol(Kind.NUMBER) for name in NUMBERS}
     symbols |= {name: Symbol(Kind.BOOLEAN) for name in BOOLEANS}
-    found = computed_tags({"it": canonical(tree)}, {}, Scope(symbols), lambda *_: None)
+    found = computed_tags({"it": canonical(whole)}, {}, Scope(symbols), lambda *_: None)
     if not found.tags:
         return
-    expected = Oracle(tree).evaluate(dict(zip(names, given_values, strict=True)), 10_000_000)
+    expected = Oracle(whole).evaluate(dict(zip(names, given_values, strict=True)), 10_000_000)
     got = await _computed(names, found, given_values)
     assert got == ((Quality.BAD, None) if expected is None else (Quality.GOOD, float(expected)))
 

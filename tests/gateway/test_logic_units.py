@@ -137,7 +137,8 @@ KEPT_APART = {
     "t * 2 > 300 K": [(8, "a reading or a difference")],
     "total(t, 1m) > 300 K": [(15, "a reading or a difference")],
     "-t > 300 K": [(5, "a reading or a difference")],
-    "p > 500 kPA": [(4, 'found the unit "kPA", expected "MPa"')],
+    "p > 500 kPA": [(4, 'found the unit "kPA", expected "MPa"; did you mean "kPa"?')],
+    "p > 5 mPa": [(4, 'found the unit "mPa", expected "MPa"')],
     "p > 2000 kPa": [(4, "found 2, which p never reaches within its range [0, 1]")],
     "p >= 500 kPa until < 6 bar": [(21, "found < 0.6, which is true together with >= 0.5")],
     "dust > 5 ppm": [(7, "(or molar_mass = … (g/mol), by which ppm converts, on tag dust)")],
@@ -163,6 +164,11 @@ def test_what_does_not_convert_is_refused(text: str) -> None:
     assert [flaw.at for flaw in flaws] == [at for at, _ in KEPT_APART[text]]
     for flaw, (_, part) in zip(flaws, KEPT_APART[text], strict=True):
         assert part in flaw.text
+
+
+def test_the_unit_that_is_expected_is_not_proposed_again() -> None:
+    (flaw,) = resolve(parse("p > 5 mPa"), SCOPE).flaws
+    assert "did you mean" not in flaw.text
 
 
 def test_conversions_are_told_as_they_were_written() -> None:
