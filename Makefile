@@ -4,7 +4,7 @@ PY := .venv/bin/python
 NATIVE := $(wildcard fastpath/*.pyx fastpath/*.pxd fastpath/*.h) setup.py
 HELPERS := $(wildcard tests/helpers/*.c tests/benchmarks/*.c)
 
-.PHONY: help run test bench bench-full campaign lint lock clean
+.PHONY: help run test bench bench-full campaign differential lint lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,9 @@ bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, 
 
 campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200 kills each)
 	@$(PY) -m pytest -q -m campaign --timeout=3600
+
+differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)
+	@$(PY) -m pytest -q -m campaign --timeout=7200 tests/fastpath/test_differential.py
 
 lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
 	@.venv/bin/ruff check -q

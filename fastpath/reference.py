@@ -1,212 +1,495 @@
-"""The semantics of conditions in plain Python: the definition, and the oracle of the tests.
+"""The guard in plain Python: its definition for readers, and the oracle of its tests.
 
-Never run on site. It is written for reading: a truth is the set of values that it may have, so
-``{False, True}`` is unknown, and an operation is what it does to each of them. A bad number is
-None. ``evaluate.pyx`` does the same in a few nanoseconds per instruction.
+Never run on site. It evaluates the parsed conditions and the site's own tables, scan by scan, and
+imports no compiled module. Conditions, interlocks and outputs are in ``reference_*``; here are the
+tags, the order of a scan, commands, programs and lives.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Final
+from typing import Any, Final
 
-from fastpath import blob as blobs
-from fastpath.codes import NONE_U16, Op, Quality, Reason, TagFlag, Truth
+from fastpath.codes import OutputState, Quality, Reason, ResultCode, TripReason
+from fastpath.reference_conditions import Condition, Node, Reading, shape_of, tags_of
+from fastpath.reference_interlocks import Interlock, Interlocks, Now
+from fastpath.reference_outputs import Output, Outputs
 
-FALSE: Final = frozenset({False})
-TRUE: Final = frozenset({True})
-UNKNOWN: Final = frozenset({False, True})
-
-Possible = frozenset[bool]
-Number = float | None
-
-_ARITHMETIC: Final[dict[int, Callable[[float, float], float]]] = {
-    Op.ADD: lambda a, b: a + b,
-    Op.SUB: lambda a, b: a - b,
-    Op.MUL: lambda a, b: a * b,
-    Op.DIV: lambda a, b: a / b if b else math.nan,
-    Op.MIN: lambda a, b: min(a, b),
-    Op.MAX: lambda a, b: max(a, b),
-}
-_COMPARISONS: Final[dict[int, Callable[[float, float], bool]]] = {
-    Op.LT: lambda a, b: a < b,
-    Op.LE: lambda a, b: a <= b,
-    Op.GT: lambda a, b: a > b,
-    Op.GE: lambda a, b: a >= b,
-    Op.EQ: lambda a, b: a == b,
-    Op.NE: lambda a, b: a != b,
-}
+PAUSE_NS: Final = 1_000_000_000
+GATEWAY_SILENT_NS: Final = 3_000_000_000
+FUTURE_NS: Final = 1_000_000
+COMMANDS_KEPT: Final = 64
+ALIVE: Final = "sys.gateway.alive"
+STRENGTHENING: Final = ("TRIP",)
 
 
-@dataclass(slots=True)
-class Sample:
-    """What a slot holds."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A site: its tables (``gateway.site.model.Config``) and its conditions, parsed."""
 
-    value: float = 0.0
-    quality: int = Quality.BAD
-    reason: int = Reason.NEVER_READ
-    mono_ns: int = 0
+    config: Any
+    causes: Mapping[str, Node]
+    permissives: Mapping[str, Node | None]
+    legs: Mapping[str, tuple[Node, ...]]
 
 
-@dataclass(slots=True)
-class Register:
-    """The result of one instruction: a number, a truth, or the votes of a count."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the mailbox brings."""
 
-    number: Number = None
-    truth: Possible = UNKNOWN
-    votes: tuple[Possible, ...] = ()
-    starting: bool = False
+    kind: str  # TRIP RESET RELEASE STOP
+    ident: bytes
+    target: str = ""
+    generation: int = 0
+    ledger_seq: int = 1
+    not_after_ns: int = 0  # boottime, 0: never
+    other_program: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a command."""
+
+    code: int
+    generation: int = 0
+    detail: int = 0
 
 
 @dataclass(slots=True)
-class Memory:
-    """What an ``until`` may be; since when a ``for`` surely, or possibly, saw nothing but true."""
+class Device:
+    """What is known of a device's read connection."""
 
-    state: Possible = FALSE
-    surely_since_ns: int | None = None
-    maybe_since_ns: int | None = None
+    up: bool = False
+    heard_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Event:
+    """One journal record: its type, whose it is, and its fields."""
+
+    type: str
+    id: str
+    fields: dict[str, Any]
 
 
 class Reference:
-    """Evaluates a verified program; the methods are those of program.Conditions."""
+    """One guard over its lives; ``events`` and ``results`` are emptied by whoever reads them."""
 
-    def __init__(self, blob: bytes) -> None:
-        self._tags: list[blobs.Tag] = blobs.section(blob, "tags")
-        self._code: list[blobs.Instruction] = blobs.section(blob, "code")
-        self._nodes: list[blobs.Node] = blobs.section(blob, "nodes")
-        self._start_within_ns: int = blobs.HEADER.unpack_from(blob)[6]
-        self._started_ns: int | None = None
-        self._samples = [Sample() for _ in self._tags]
-        self._memory = [Memory() for _ in self._nodes]
-        self._registers = [Register() for _ in self._code]
+    def __init__(self, plan: Plan, now: Now) -> None:
+        self.plan = plan
+        self.events: list[Event] = []
+        self.results: dict[bytes, Result] = {}
+        self.readings: dict[str, Reading] = {}
+        self.devices: dict[str, Device] = {}
+        self.interlocks = Interlocks([], self._record)
+        self.outputs = Outputs({}, self._record, self.readings)
+        self.scans = 0
+        self._known: dict[bytes, Result] = {}
+        self._queue: list[Command] = []
+        self._told: dict[str, tuple[int, int]] = {}
+        self._gateway = False
+        self._gateway_heard_ns = 0
+        self._started_ns = now.mono_ns
+        self._aged_ns = 0
+        self._last_boot_ns = 0
+        self._install(plan, now)
+        self._begin_process(now)
 
-    def write(self, slot: int, value: float, quality: int, reason: int, mono_ns: int) -> None:
-        """Store a tag's value."""
-        self._samples[slot] = Sample(value, quality, reason, mono_ns)
+    def _record(self, kind: str, ident: str, /, **fields: Any) -> None:
+        self.events.append(Event(kind, ident, fields))
 
-    def evaluate(self, now_ns: int) -> None:
-        """One scan; ``now_ns`` never goes back."""
-        if self._started_ns is None:
-            self._started_ns = now_ns
-        for i, instruction in enumerate(self._code):
-            self._registers[i] = self._result(instruction, now_ns)
+    # ---- what comes in
 
-    def truth(self, register: int) -> int:
-        """codes.Truth of a truth register."""
-        truth = self._registers[register].truth
-        return {FALSE: Truth.FALSE, TRUE: Truth.TRUE}.get(truth, Truth.UNKNOWN)
+    def poll(self, tag: str, value: float, quality: int, reason: int, now: Now) -> None:
+        """A reading of the guard's own."""
+        self._store(tag, value, quality, reason, now.mono_ns)
 
-    def number(self, register: int) -> tuple[float, int]:
-        """(value, quality: 0 bad or 2 good) of a number register."""
-        number = self._registers[register].number
-        return (math.nan, Quality.BAD) if number is None else (number, Quality.GOOD)
+    def sample(
+        self, tag: str, value: float, quality: int, reason: int, mono_ns: int, now: Now
+    ) -> None:
+        """A value of the gateway: its own tags alone, not of the future, newer than the last."""
+        self._gateway_heard_ns = now.mono_ns
+        if self._is_fast(tag) or not 0 < mono_ns <= now.mono_ns + FUTURE_NS:
+            return
+        if mono_ns > self.readings[tag].mono_ns:
+            self._store(tag, value, quality, reason, mono_ns)
 
-    def starting(self, register: int) -> bool:
-        """True while an input of this register was never read."""
-        return self._registers[register].starting
+    def gateway(self, *, present: bool) -> None:
+        """The gateway's session begins or ends."""
+        if present != self._gateway:
+            self._record("GATEWAY_UP" if present else "GATEWAY_DOWN", "")
+        self._gateway = present
 
-    def _result(self, ins: blobs.Instruction, now_ns: int) -> Register:
-        if ins.op == Op.TAG:
-            return self._tag(ins.a, now_ns)
-        if ins.op == Op.CONST:
-            return Register(number=ins.imm)
-        if ins.op in (Op.FALSE, Op.TRUE):
-            return Register(truth=TRUE if ins.op == Op.TRUE else FALSE)
-        if ins.op == Op.VOTE:
-            return self._vote(ins)
-        if ins.op in _ARITHMETIC or ins.op in _COMPARISONS:
-            return self._numbers(ins)
-        if ins.op in (Op.AND, Op.OR, Op.UNTIL):
-            return self._truths(ins)
-        return self._single(ins, now_ns)
+    def device(self, ident: str, *, up: bool) -> None:
+        """A device's read connection begins or ends."""
+        self.devices[ident].up = up
 
-    def _tag(self, slot: int, now_ns: int) -> Register:
-        """A number only while it is usable: GOOD (or UNCERTAIN where that is allowed) and fresh."""
-        tag, sample = self._tags[slot], self._samples[slot]
-        usable = sample.quality == Quality.GOOD or (
-            sample.quality == Quality.UNCERTAIN and bool(tag.flags & TagFlag.UNCERTAIN_USE)
+    def heard(self, ident: str, now: Now) -> None:
+        """A good exchange with a device."""
+        self.devices[ident].heard_ns = now.mono_ns
+
+    def command(self, command: Command) -> None:
+        """For the next scan."""
+        self._queue.append(command)
+
+    def _store(self, tag: str, value: float, quality: int, reason: int, mono_ns: int) -> None:
+        reading = self.readings[tag]
+        reading.value, reading.quality, reading.reason = value, quality, reason
+        reading.mono_ns = mono_ns
+        self._tell(tag)
+
+    def _tell(self, tag: str) -> None:
+        """A record where the quality of an interlock's tag changed."""
+        reading = self.readings[tag]
+        present = (int(reading.quality), int(reading.reason))
+        if present != self._told.get(tag, (Quality.BAD, Reason.NEVER_READ)):
+            if tag in self._in_interlocks():
+                self._record("TAG_QUALITY", tag, quality=present[0], reason=present[1])
+            self._told[tag] = present
+
+    def _in_interlocks(self) -> set[str]:
+        trees = [*self.plan.causes.values(), *self.plan.permissives.values()]
+        return {tag for tree in trees if tree is not None for tag in tags_of(tree)}
+
+    def _is_fast(self, tag: str) -> bool:
+        device = self._tag_device(tag)
+        return device is not None and bool(device.fast)
+
+    def _tag_device(self, tag: str) -> Any | None:
+        definition = next((each for each in self.plan.config.tag if each.id == tag), None)
+        if definition is None:
+            return None
+        return next(each for each in self.plan.config.device if each.id == definition.device)
+
+    # ---- one scan
+
+    def scan(self, now: Now) -> None:
+        """Strengthening commands, evaluation, transitions, weakening commands, outputs."""
+        self.scans += 1
+        self._pause(now)
+        if now.mono_ns - self._aged_ns >= self.plan.config.site.tick:
+            self._aged_ns = now.mono_ns
+            self._age(now, everything=False)
+        self._system_tags(now)
+        self._run_commands(now, strengthening=True)
+        grace = now.mono_ns - self._started_ns < self.plan.config.site.start_within
+        self.interlocks.evaluate(self.readings, now, grace=grace)
+        self.interlocks.scan(now, self.scans)
+        self._run_commands(now, strengthening=False)
+        self._queue.clear()
+        self.outputs.scan(self.interlocks.demands(now), self.interlocks.releasable, now)
+        self._last_boot_ns = now.boot_ns
+
+    def _pause(self, now: Now) -> None:
+        """After a suspend every input is stale first, then decided."""
+        gap_ns = now.boot_ns - self._last_boot_ns
+        if self._last_boot_ns and gap_ns >= PAUSE_NS + self.plan.config.site.tick:
+            self._record("PAUSE", "", gap_ns=gap_ns)
+            self._age(now, everything=True)
+            self._aged_ns = now.mono_ns
+
+    def _age(self, now: Now, *, everything: bool) -> None:
+        """What is too old becomes BAD; its age stays, so that a late reading is still newer."""
+        for tag, reading in self.readings.items():
+            if tag.startswith("sys.") or reading.mono_ns == 0:
+                continue
+            old = reading.stale_after_ns and now.mono_ns - reading.mono_ns > reading.stale_after_ns
+            if not everything and not old:
+                continue
+            device = self._tag_device(tag)
+            up = device is not None and device.fast and self.devices[device.id].up
+            bad = reading.quality == Quality.BAD
+            if bad and reading.reason in (Reason.STALE, Reason.COMM_FAILURE):
+                continue
+            if bad and reading.reason == Reason.DEVICE_FAILURE and up:
+                continue  # a refused register is asked for rarely: its reason says more
+            away = device is not None and device.fast and not up
+            reading.quality = Quality.BAD
+            reading.reason = Reason.COMM_FAILURE if away else Reason.STALE
+            self._tell(tag)
+
+    def _system_tags(self, now: Now) -> None:
+        starting = now.mono_ns - self._started_ns < self.plan.config.site.start_within
+        for tag, reading in self.readings.items():
+            if not tag.startswith("sys."):
+                continue
+            heard_ns, within_ns, there = self._heard(tag)
+            if starting and heard_ns is None:
+                continue
+            on = there and heard_ns is not None and now.mono_ns - heard_ns <= within_ns
+            if reading.quality != Quality.GOOD or (reading.value != 0) != on:
+                reading.value, reading.quality, reading.reason = float(on), Quality.GOOD, 0
+                reading.mono_ns = now.mono_ns
+
+    def _heard(self, tag: str) -> tuple[int | None, int, bool]:
+        """(when it was heard of last, for how long that counts, may it count at all)."""
+        if tag == ALIVE:
+            return self._gateway_heard_ns or None, GATEWAY_SILENT_NS, self._gateway
+        ident = tag.removeprefix("sys.").removesuffix(".connected")
+        device = next(each for each in self.plan.config.device if each.id == ident)
+        within_ns = 3 * int(device.poll) + int(device.timeout)
+        return self.devices[ident].heard_ns, within_ns, True
+
+    # ---- commands
+
+    def _run_commands(self, now: Now, *, strengthening: bool) -> None:
+        for command in self._queue:
+            if (command.kind in STRENGTHENING) != strengthening:
+                continue
+            if command.ident in self._known:  # the same id again: the same result, no action
+                self.results[command.ident] = self._known[command.ident]
+                continue
+            result = self._trip(command, now) if strengthening else self._weaken(command, now)
+            if result is not None:
+                self._answer(command, result)
+
+    def answer(self, command: Command, code: int) -> None:
+        """What came of a LOAD."""
+        self._answer(command, Result(code))
+
+    def _answer(self, command: Command, result: Result) -> None:
+        self.results[command.ident] = self._known[command.ident] = result
+        if len(self._known) > COMMANDS_KEPT:
+            del self._known[next(iter(self._known))]
+        if result.code != ResultCode.DONE:
+            target = command.target
+            self._record(
+                "COMMAND", target, kind=command.kind, code=int(result.code), detail=result.detail
+            )
+
+    def _trip(self, command: Command, now: Now) -> Result:
+        one = self.interlocks.find(command.target)
+        if one is None:
+            return Result(ResultCode.UNKNOWN_KEY)
+        code = self.interlocks.command_trip(one, TripReason.MANUAL, now, self.scans)
+        return Result(code, one.generation, 0 if one.armed else 65536)
+
+    def _weaken(self, command: Command, now: Now) -> Result | None:
+        """Durable in the ledger, not too old, for this program."""
+        if command.ledger_seq == 0:
+            return Result(ResultCode.NOT_ALLOWED)
+        if command.not_after_ns and now.boot_ns > command.not_after_ns:
+            return Result(ResultCode.EXPIRED)
+        if command.other_program:
+            return Result(ResultCode.WRONG_PROGRAM)
+        if command.kind == "STOP":
+            self.outputs.stopping = self.plan.config.site.on_stop == "trip"
+            return None
+        if command.kind == "LOAD":
+            return None  # answered when it is done
+        if command.kind == "RESET":
+            one = self.interlocks.find(command.target)
+            if one is None:
+                return Result(ResultCode.UNKNOWN_KEY)
+            code, detail = self.interlocks.command_reset(
+                one, command.generation, command.ledger_seq, now
+            )
+            return Result(code, one.generation, detail)
+        output = self.outputs.items.get(command.target)
+        if output is None:
+            return Result(ResultCode.UNKNOWN_KEY)
+        code = self.outputs.command_release(output, self.interlocks.forbids(output.id), now)
+        return Result(code, output.generation)
+
+    # ---- programs
+
+    def swap(self, plan: Plan, now: Now) -> bool:
+        """Another program at a scan's border; False where it would make a trip vanish."""
+        if not self._may_swap(plan):
+            return False
+        before = {each.id: each for each in self.interlocks.items}
+        outputs = dict(self.outputs.items)
+        read_before = dict(self.readings)
+        self._install(plan, now)
+        renewed = any(read_before.get(tag) is not self.readings[tag] for tag in self.readings)
+        kept = 0
+        for place, one in enumerate(self.interlocks.items):
+            old = before.get(one.id)
+            if old is not None:
+                kept += old.fingerprint == one.fingerprint
+                kept_one = _carried(old, one, now, self._within_ns())
+                if renewed:  # what is new is waited for
+                    kept_one.grace_until_ns = now.mono_ns + self._within_ns()
+                self.interlocks.items[place] = kept_one
+        for name in self.outputs.items:
+            if name in outputs:
+                outputs[name].definition = self.outputs.items[name].definition
+                outputs[name].readback = self.outputs.items[name].readback
+                outputs[name].in_flight = False
+                self.outputs.items[name] = outputs[name]
+        self.interlocks.regroup()
+        changed = len(self.interlocks.items) - kept
+        self._record("PROGRAM", "", kept=kept, changed=changed)
+        return True
+
+    def _may_swap(self, plan: Plan) -> bool:
+        armed = {each.id for each in plan.config.interlock if each.armed}
+        stay = {each.id for each in plan.config.output}
+        vanish = [each for each in self.interlocks.items if each.armed and each.id not in armed]
+        gone = [each for each in self.outputs.items.values() if each.id not in stay]
+        quiet = (OutputState.RELEASED, OutputState.HELD)
+        return not any(each.holds for each in vanish) and not any(
+            each.demanded or each.state not in quiet for each in gone
         )
-        if tag.stale_after_ns and now_ns - sample.mono_ns > tag.stale_after_ns:
-            usable = False
-        never_read = sample.quality == Quality.BAD and sample.reason == Reason.NEVER_READ
-        in_time = now_ns - (self._started_ns or 0) < self._start_within_ns
-        return Register(
-            number=sample.value if usable and math.isfinite(sample.value) else None,
-            starting=never_read and in_time,
+
+    def _install(self, plan: Plan, now: Now) -> None:
+        """The tables of a program, everything as at a first start; equal tags keep their values."""
+        before, told = dict(self.readings), dict(self._told)
+        old = {tag: self._definition_of(tag) for tag in before}
+        self.plan = plan
+        self.readings.clear()
+        self._told.clear()
+        for tag in self._tags():
+            self.readings[tag] = self._fresh_reading(tag)
+            if tag in before and old.get(tag) == self._definition_of(tag):
+                self.readings[tag] = before[tag]
+                self._told[tag] = told.get(tag, (Quality.BAD, Reason.NEVER_READ))
+        self.devices = {each.id: self.devices.get(each.id, Device()) for each in plan.config.device}
+        self._started_ns = now.mono_ns
+        self.interlocks.items = [self._fresh(each, now) for each in plan.config.interlock]
+        self.outputs.items = {
+            each.id: Output(each, _readback(each), first_hold=True, entered_ns=now.mono_ns)
+            for each in plan.config.output
+        }
+
+    def _tags(self) -> Iterable[str]:
+        read = self._in_interlocks()
+        return [each.id for each in self.plan.config.tag] + sorted(
+            tag for tag in read if tag.startswith("sys.")
         )
 
-    def _numbers(self, ins: blobs.Instruction) -> Register:
-        a, b = self._registers[ins.a], self._registers[ins.b]
-        starting = a.starting or b.starting
-        if a.number is None or b.number is None:
-            return Register(starting=starting)
-        if ins.op in _COMPARISONS:
-            result = _COMPARISONS[ins.op](a.number, b.number)
-            return Register(truth=frozenset({result}), starting=starting)
-        number = _ARITHMETIC[ins.op](a.number, b.number)
-        return Register(number=number if math.isfinite(number) else None, starting=starting)
+    def _definition_of(self, tag: str) -> tuple[Any, Any, bool]:
+        definition = next((each for each in self.plan.config.tag if each.id == tag), None)
+        return definition, self._tag_device(tag), tag in self._in_interlocks()
 
-    def _truths(self, ins: blobs.Instruction) -> Register:
-        a, b = self._registers[ins.a], self._registers[ins.b]
-        starting = a.starting or b.starting
-        pairs = set(product(a.truth, b.truth))
-        if ins.op == Op.AND:
-            return Register(truth=frozenset(x and y for x, y in pairs), starting=starting)
-        if ins.op == Op.OR:
-            return Register(truth=frozenset(x or y for x, y in pairs), starting=starting)
-        memory = self._memory[int(ins.imm)]
-        # Set wins over clear; between them it is what it was.
-        state = frozenset(
-            on or (was and not off) for (on, off), was in product(pairs, memory.state)
-        )
-        if not (starting and state == UNKNOWN):
-            memory.state = state
-        return Register(truth=state, starting=starting)
-
-    def _single(self, ins: blobs.Instruction, now_ns: int) -> Register:
-        a = self._registers[ins.a]
-        out = Register(starting=a.starting)
-        if ins.op in (Op.IS_BAD, Op.IS_GOOD):
-            usable = a.number is not None
-            known = frozenset({usable == (ins.op == Op.IS_GOOD)})
-            out.truth = UNKNOWN if a.starting else known
-        elif ins.op == Op.BOOL:
-            out.truth = UNKNOWN if a.number is None else frozenset({a.number != 0})
-        elif ins.op == Op.NOT:
-            out.truth = frozenset(not x for x in a.truth)
-        elif ins.op == Op.NEG:
-            out.number = None if a.number is None else -a.number
-        elif ins.op == Op.ABS:
-            out.number = None if a.number is None else abs(a.number)
-        elif ins.op == Op.MOON:
-            out.truth = frozenset(sum(votes) >= ins.b for votes in product(*a.votes))
-        elif ins.op == Op.FOR:
-            out.truth = self._for(ins, a, now_ns)
-        return out
-
-    def _vote(self, ins: blobs.Instruction) -> Register:
-        before = Register() if ins.a == NONE_U16 else self._registers[ins.a]
-        vote = self._registers[ins.b]
-        return Register(
-            votes=(*before.votes, vote.truth), starting=before.starting or vote.starting
+    def _fresh_reading(self, tag: str) -> Reading:
+        definition, _device, _read = self._definition_of(tag)
+        if definition is None:
+            return Reading()
+        return Reading(
+            stale_after_ns=int(definition.stale_after or 0),
+            uncertain_use=definition.uncertain == "use",
         )
 
-    def _for(self, ins: blobs.Instruction, a: Register, now_ns: int) -> Possible:
-        """True once the input was true, without a break, for the duration."""
-        if a.starting and a.truth == UNKNOWN:
-            return UNKNOWN
-        memory = self._memory[int(ins.imm)]
-        duration_ns = self._nodes[int(ins.imm)].duration_ns
-        if a.truth != TRUE:
-            memory.surely_since_ns = None
-        elif memory.surely_since_ns is None:
-            memory.surely_since_ns = now_ns
-        if a.truth == FALSE:
-            memory.maybe_since_ns = None
-        elif memory.maybe_since_ns is None:
-            memory.maybe_since_ns = now_ns
-        return frozenset(
-            since_ns is not None and now_ns - since_ns >= duration_ns
-            for since_ns in (memory.surely_since_ns, memory.maybe_since_ns)
+    def _fresh(self, definition: Any, now: Now) -> Interlock:
+        cause = self.plan.causes[definition.id]
+        permissive = self.plan.permissives[definition.id]
+        trips = definition.bypass_votes == "trip"
+        one = Interlock(
+            definition,
+            Condition(cause, trips),
+            None if permissive is None else Condition(permissive, trips),
+            self.plan.legs[definition.id],
+            self._fingerprint(definition),
+            since_boot_ns=now.boot_ns,
         )
+        one.legs = (0,) * len(one.leg_nodes)
+        one.forget(now, self._within_ns())
+        return one
+
+    def _fingerprint(self, definition: Any) -> object:
+        """Condition, parameters but for the effects, and the definitions of the tags."""
+        cause, permissive = self.plan.causes[definition.id], self.plan.permissives[definition.id]
+        trees = [cause] if permissive is None else [cause, permissive]
+        tags = sorted(set().union(*map(tags_of, trees)))
+        d = definition
+        numbers = (d.delay, d.bad_for, d.min_trip, d.hold_max, d.bypass_max, d.response)
+        words = (d.armed, d.group, d.latch, d.on_bad, d.no_bypass, d.bypass_votes)
+        return (
+            [shape_of(each) for each in trees],
+            [None if each is None else int(each) for each in numbers],
+            words,
+            [self._definition_of(tag)[:2] for tag in tags],
+        )
+
+    def _within_ns(self) -> int:
+        return int(self.plan.config.site.start_within)
+
+    # ---- lives
+
+    def restart(self, now: Now) -> None:
+        """After a kill -9: latches and node memory stay, everything else begins anew. No record."""
+        self._begin_process(now)
+        for one in self.interlocks.items:
+            one.forget(now, self._within_ns())
+        for output in self.outputs.items.values():
+            self.outputs.restart(output, now, power_loss=False)
+        self.interlocks.regroup()
+
+    def lose_power(self, now: Now) -> None:
+        """Another boot, nothing kept: every armed, latching interlock starts TRIPPED."""
+        self._install(self.plan, now)
+        self._begin_process(now)
+        self._known.clear()
+        for output in self.outputs.items.values():
+            output.first_hold = False
+        self.interlocks.regroup()
+        for one in self.interlocks.items:
+            self._lose_memory(one)
+            if one.armed and one.definition.latch:
+                self.interlocks.trip(one, TripReason.POWER_LOSS, now, self.scans)
+
+    def reboot(self, before: Now, now: Now) -> None:
+        """A clean stop and another boot: latches are kept, node memory is not."""
+        self._begin_process(now)
+        self._known.clear()
+        for one in self.interlocks.items:
+            one.since_boot_ns = now.boot_ns + min(one.since_boot_ns - before.boot_ns, 0)
+            one.trip_boot_ns = now.boot_ns + min(one.trip_boot_ns - before.boot_ns, 0)
+            one.forget(now, self._within_ns())
+            self._lose_memory(one)
+        for output in self.outputs.items.values():
+            self.outputs.restart(output, now, power_loss=False)
+        self.interlocks.regroup()
+
+    def _lose_memory(self, one: Interlock) -> None:
+        for condition in (one.cause, one.permissive):
+            if condition is not None:
+                condition.lose()
+
+    def _begin_process(self, now: Now) -> None:
+        """What every new process begins with."""
+        for tag in self.readings:
+            self.readings[tag] = self._fresh_reading(tag)
+        self._told.clear()
+        self.devices = {each.id: Device() for each in self.plan.config.device}
+        self._queue.clear()
+        self._gateway = False
+        self._gateway_heard_ns = 0
+        self._started_ns = now.mono_ns
+        self._aged_ns = 0
+        self._last_boot_ns = 0
+        self.interlocks.releasable.clear()
+        self.outputs.stopping = False
+        for one in self.interlocks.items:
+            for condition in (one.cause, one.permissive):
+                if condition is not None:
+                    condition.truths.clear()
+
+
+def _carried(old: Interlock, new: Interlock, now: Now, within_ns: int) -> Interlock:
+    """The same key in another program: the state stays; memory only where nothing changed."""
+    keep = ["state", "generation", "reason", "since_boot_ns", "trip_boot_ns", "first_out"]
+    keep += ["same_scan", "starting", "demands", "legs"]
+    if old.fingerprint == new.fingerprint:
+        old.definition = new.definition
+        for condition in (old.cause, old.permissive):
+            if condition is not None:
+                condition.truths.clear()  # known again at the next evaluation
+        return old
+    for name in keep:
+        setattr(new, name, getattr(old, name))
+    if old.holds:
+        for condition in (new.cause, new.permissive):
+            if condition is not None:
+                condition.lose()
+    new.forget(now, within_ns)
+    # A reload does not extend the excuse of a bad sensor.
+    new.unknown_since_ns, new.known_since_ns = old.unknown_since_ns, old.known_since_ns
+    return new
+
+
+def _readback(output: Any) -> tuple[str, bool] | None:
+    if output.readback is None:
+        return None
+    text = str(output.readback)
+    return text.removeprefix("not ").strip(), text.startswith("not ")

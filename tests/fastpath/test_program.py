@@ -3,18 +3,16 @@
 import copy
 import itertools
 import math
-import random
 from array import array
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastpath import blob as blobs
 from fastpath.codes import NONE_U32, Op, Quality, Reason, TagFlag, Truth
 from fastpath.messages import SAMPLE
 from fastpath.program import BlobRefused, Conditions
-from fastpath.reference import Reference
 from tests.helpers.blobs import MS, SECOND, Code, conditions, guard_program
 
 F, U, T = Truth.FALSE, Truth.UNKNOWN, Truth.TRUE
@@ -431,83 +429,6 @@ def test_an_off_delay_of_what_was_never_read_is_unknown() -> None:
     put(runs, 0, 0)
     runs.evaluate(2 * SECOND)
     assert runs.truth(register) == F
-
-
-# ---- against the reference -------------------------------------------------------------------
-
-
-def random_program(chance: random.Random) -> Code:
-    """Some fifty instructions over five tags, every operation of each kind likely in it."""
-    code = conditions(
-        5, start_within_ns=chance.choice([0, 3 * SECOND, 60 * SECOND]), stale_after_ns=4 * SECOND
-    )
-    code.program.tags[1] = blobs.Tag(2, owner=2, record=1, flags=TagFlag.UNCERTAIN_USE)
-    figures = [code.tag(slot) for slot in range(5)] + [code.const(v) for v in (0.0, 1.0, -1.5)]
-    logic = [code.op(Op.FALSE), code.op(Op.TRUE)]
-    for _ in range(chance.randint(5, 45)):
-        kind = chance.randrange(9)
-        a, b = chance.choice(figures), chance.choice(figures)
-        p, q = chance.choice(logic), chance.choice(logic)
-        if kind == 0:
-            op = chance.choice([Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX])
-            figures.append(code.op(op, a, b))
-        elif kind == 1:
-            figures.append(code.op(chance.choice([Op.NEG, Op.ABS]), a))
-        elif kind in (2, 3):
-            logic.append(code.op(chance.choice(list(COMPARISONS)), a, b))
-        elif kind == 4:
-            logic.append(code.op(chance.choice([Op.BOOL, Op.IS_BAD, Op.IS_GOOD]), a))
-        elif kind == 5:
-            logic.append(code.op(chance.choice([Op.AND, Op.OR]), p, q))
-        elif kind == 6:
-            votes = [chance.choice(logic) for _ in range(chance.randint(1, 5))]
-            logic.append(code.moon(chance.randint(1, len(votes)), votes))
-        elif kind == 7:
-            logic.append(code.until(p, q))
-        else:
-            logic.append(code.lasting(code.op(Op.NOT, p), chance.choice([0, SECOND, 3 * SECOND])))
-    return code
-
-
-def disturb(chance: random.Random, now_ns: int, *readers: Conditions | Reference) -> None:
-    """Give all the same new value of some tag, or none."""
-    slot = chance.randrange(5)
-    quality = chance.choices([GOOD, UNCERTAIN, BAD], [8, 1, 2])[0]
-    value = chance.choice([0.0, 1.0, -1.5, 2.0, 1e308, math.nan, chance.uniform(-2, 2)])
-    reason = chance.choice([Reason.COMM_FAILURE, Reason.NEVER_READ]) if quality == BAD else 0
-    stamp_ns = now_ns - chance.choice([0, 0, 0, SECOND, 5 * SECOND])
-    for reader in readers:
-        reader.write(slot, value, quality, reason, stamp_ns)
-
-
-def compare(blob: bytes, runs: Conditions, reference: Reference, where: object) -> None:
-    for i, instruction in enumerate(blobs.section(blob, "code")):
-        what = (where, i, Op(instruction.op).name)
-        if instruction.op == Op.VOTE:
-            continue
-        assert runs.starting(i) == reference.starting(i), what
-        if instruction.op >= Op.FALSE:
-            assert runs.truth(i) == reference.truth(i), what
-            continue
-        (value, quality), (expected, expected_quality) = runs.number(i), reference.number(i)
-        assert quality == expected_quality, what
-        assert value == expected or quality == BAD, what
-
-
-@settings(max_examples=250)
-@given(st.integers(0, 2**32))
-def test_every_register_is_what_the_reference_says(seed: int) -> None:
-    chance = random.Random(seed)
-    blob = blobs.build(random_program(chance).program)
-    runs, reference = Conditions(blob), Reference(blob)
-    now_ns = chance.choice([1, SECOND, 10**17])
-    for scan in range(25):
-        for _ in range(chance.randrange(4)):
-            disturb(chance, now_ns, runs, reference)
-        runs.evaluate(now_ns)
-        reference.evaluate(now_ns)
-        compare(blob, runs, reference, (seed, scan))
-        now_ns += chance.choice([0, 10 * MS, SECOND, SECOND, 2 * SECOND])
 
 
 # ---- the Python side -------------------------------------------------------------------------

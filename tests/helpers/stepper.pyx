@@ -263,6 +263,11 @@ cdef class Stepper:
             os.close(self.scanner.box.sessions[SESSION].fd)
             self.scanner.box.sessions[SESSION].fd = -1
 
+    @property
+    def connected(self):
+        """The gateway's session stands."""
+        return self.far is not None
+
     def send(self, kind, bytes body, bytes ident=bytes(16)):
         """A message of the gateway; the guard takes it now (commands: for its next scan)."""
         if self.far is None:
