@@ -307,7 +307,8 @@ class Reference:
             if old is not None:
                 kept += old.fingerprint == one.fingerprint
                 kept_one = _carried(old, one, now, self._within_ns())
-                if renewed:  # what is new is waited for
+                # What is new is waited for, and what was not read yet is waited for anew.
+                if renewed or kept_one.grace_until_ns is not None:
                     kept_one.grace_until_ns = now.mono_ns + self._within_ns()
                 self.interlocks.items[place] = kept_one
         for name in self.outputs.items:
@@ -435,6 +436,7 @@ class Reference:
         for one in self.interlocks.items:
             one.since_boot_ns = now.boot_ns + min(one.since_boot_ns - before.boot_ns, 0)
             one.trip_boot_ns = now.boot_ns + min(one.trip_boot_ns - before.boot_ns, 0)
+            one.effects_from_ns = now.boot_ns + min(one.effects_from_ns - before.boot_ns, 0)
             one.forget(now, self._within_ns())
             self._lose_memory(one)
         for output in self.outputs.items.values():
@@ -469,7 +471,7 @@ class Reference:
 def _carried(old: Interlock, new: Interlock, now: Now, within_ns: int) -> Interlock:
     """The same key in another program: the state stays; memory only where nothing changed."""
     keep = ["state", "generation", "reason", "since_boot_ns", "trip_boot_ns", "first_out"]
-    keep += ["same_scan", "starting", "demands", "legs"]
+    keep += ["same_scan", "starting", "demands", "legs", "effects_from_ns", "needs_reset"]
     if old.fingerprint == new.fingerprint:
         old.definition = new.definition
         for condition in (old.cause, old.permissive):

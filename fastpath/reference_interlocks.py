@@ -14,6 +14,7 @@ from fastpath.reference_conditions import Condition, Node, Reading, code_of
 
 Definition = Any  # gateway.site.model.Interlock
 Record = Callable[..., None]  # (type, id, **fields)
+BLIND_NS: Final = 10_000_000_000
 HELD: Final = (InterlockState.TRIPPED, InterlockState.READY_TO_RESET)
 
 
@@ -41,6 +42,8 @@ class Interlock:
     reason: int = 0
     since_boot_ns: int = 0
     trip_boot_ns: int = 0
+    effects_from_ns: int = 0  # boottime: the delays of its effects run from here
+    needs_reset: bool = False  # a cause besides its condition tripped it
     first_out: bool = False
     same_scan: bool = False
     starting: bool = False
@@ -53,6 +56,7 @@ class Interlock:
     last_known: int = Truth.UNKNOWN
     truth: int = Truth.UNKNOWN
     permitted: bool = False
+    blind: bool = False  # told that an unknown which does not trip lasts
 
     @property
     def id(self) -> str:
@@ -85,6 +89,7 @@ class Interlock:
         self.last_known = Truth.UNKNOWN
         self.truth = Truth.UNKNOWN
         self.permitted = False
+        self.blind = False
         self.grace_until_ns = now.mono_ns + start_within_ns
 
 
@@ -156,11 +161,21 @@ class Interlocks:
                     self._move(one, InterlockState.TRIPPED, "NOT_READY", now)
             case _:
                 if clear and now.boot_ns - one.trip_boot_ns >= d.min_trip:
-                    if not one.armed or (not d.latch and one.reason == TripReason.CAUSE):
+                    if not one.armed or not (d.latch or one.needs_reset):
                         self._release(one, "RETURN", now)
                     else:
                         self._move(one, InterlockState.READY_TO_RESET, "READY", now)
+        if d.on_bad == "ignore":
+            self._blind(one, now)
         one.legs = one.legs_now()
+
+    def _blind(self, one: Interlock, now: Now) -> None:
+        """A condition that stays unknown where that does not trip is told of once."""
+        if one.truth != Truth.UNKNOWN:
+            one.blind = False
+        elif not one.blind and now.mono_ns - (one.unknown_since_ns or now.mono_ns) >= BLIND_NS:
+            one.blind = True
+            self.record("CONDITION_BLIND", one.id)
 
     def _graced(self, one: Interlock, now: Now) -> bool:
         """The start grace runs until every input was read once, and to its end at most."""
@@ -197,6 +212,8 @@ class Interlocks:
     def trip(self, one: Interlock, reason: int, now: Now, number: int) -> None:
         """Any state -> TRIPPED under a new generation."""
         retrip = one.state == InterlockState.READY_TO_RESET
+        if not one.holds:
+            one.effects_from_ns = now.boot_ns  # what is commanded already stays so
         if not retrip:
             first, same = self._first_out(one, number)
             # What was first stays so, also through a second trip of its own.
@@ -205,6 +222,7 @@ class Interlocks:
         one.state = InterlockState.TRIPPED
         one.generation += 1
         one.reason = reason
+        one.needs_reset |= reason != TripReason.CAUSE
         one.since_boot_ns = now.boot_ns
         one.trip_boot_ns = now.boot_ns
         one.demands += 1
@@ -247,6 +265,7 @@ class Interlocks:
     def _release(self, one: Interlock, record: str, now: Now, ledger_seq: int = 0) -> None:
         """-> NORMAL by RESET or RETURN."""
         one.state = InterlockState.NORMAL
+        one.needs_reset = False
         one.reason = 0
         one.since_boot_ns = now.boot_ns
         self.record(
@@ -327,7 +346,7 @@ class Interlocks:
             if not one.armed or not one.holds:
                 continue
             for name, delay_ns in one.outputs:
-                if now.boot_ns - one.trip_boot_ns >= delay_ns:
+                if now.boot_ns - one.effects_from_ns >= delay_ns:
                     found.setdefault(name, one.id)
         return found
 
