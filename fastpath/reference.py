@@ -294,7 +294,7 @@ class Reference:
 
     def swap(self, plan: Plan, now: Now) -> bool:
         """Another program at a scan's border; False where it would make a trip vanish."""
-        if not self._may_swap(plan):
+        if not self._may_swap(plan, now):
             return False
         before = {each.id: each for each in self.interlocks.items}
         outputs = dict(self.outputs.items)
@@ -322,14 +322,14 @@ class Reference:
         self._record("PROGRAM", "", kept=kept, changed=changed)
         return True
 
-    def _may_swap(self, plan: Plan) -> bool:
-        armed = {each.id for each in plan.config.interlock if each.armed}
+    def _may_swap(self, plan: Plan, now: Now) -> bool:
+        """Nothing that is tripped, to be reset or demanded would be gone with the old program."""
         stay = {each.id for each in plan.config.output}
-        vanish = [each for each in self.interlocks.items if each.armed and each.id not in armed]
-        gone = [each for each in self.outputs.items.values() if each.id not in stay]
         quiet = (OutputState.RELEASED, OutputState.HELD)
-        return not any(each.holds for each in vanish) and not any(
-            each.demanded or each.state not in quiet for each in gone
+        return all(_stays(each, plan, now) for each in self.interlocks.items) and not any(
+            each.demanded or each.state not in quiet
+            for each in self.outputs.items.values()
+            if each.id not in stay
         )
 
     def _install(self, plan: Plan, now: Now) -> None:
@@ -358,12 +358,12 @@ class Reference:
             tag for tag in read if tag.startswith("sys.")
         )
 
-    def _definition_of(self, tag: str) -> tuple[Any, Any, bool]:
+    def _definition_of(self, tag: str) -> tuple[Any, Any]:
         definition = next((each for each in self.plan.config.tag if each.id == tag), None)
-        return definition, self._tag_device(tag), tag in self._in_interlocks()
+        return definition, self._tag_device(tag)
 
     def _fresh_reading(self, tag: str) -> Reading:
-        definition, _device, _read = self._definition_of(tag)
+        definition, _device = self._definition_of(tag)
         if definition is None:
             return Reading()
         return Reading(
@@ -399,7 +399,7 @@ class Reference:
             [shape_of(each) for each in trees],
             [None if each is None else int(each) for each in numbers],
             words,
-            [self._definition_of(tag)[:2] for tag in tags],
+            [self._definition_of(tag) for tag in tags],
         )
 
     def _within_ns(self) -> int:
@@ -468,6 +468,22 @@ class Reference:
                     condition.truths.clear()
 
 
+def _stays(one: Interlock, plan: Plan, now: Now) -> bool:
+    """An interlock that holds is in the new program, armed as before, with what it has tripped."""
+    if not one.holds:
+        return True
+    new = next((each for each in plan.config.interlock if each.id == one.id), None)
+    if new is None:
+        return False
+    if not one.armed:
+        return True
+    passed_ns = now.boot_ns - one.effects_from_ns
+    wanted = {name for name, delay_ns in one.outputs if passed_ns >= delay_ns}
+    return bool(new.armed) and wanted <= {
+        each.output for each in new.effects if passed_ns >= each.delay
+    }
+
+
 def _carried(old: Interlock, new: Interlock, now: Now, within_ns: int) -> Interlock:
     """The same key in another program: the state stays; memory only where nothing changed."""
     keep = ["state", "generation", "reason", "since_boot_ns", "trip_boot_ns", "first_out"]
@@ -480,13 +496,13 @@ def _carried(old: Interlock, new: Interlock, now: Now, within_ns: int) -> Interl
         return old
     for name in keep:
         setattr(new, name, getattr(old, name))
+    count = len(new.leg_nodes)  # as they were shown, until they are evaluated
+    new.legs = (*old.legs, *(0,) * count)[:count]
     if old.holds:
         for condition in (new.cause, new.permissive):
             if condition is not None:
                 condition.lose()
     new.forget(now, within_ns)
-    # A reload does not extend the excuse of a bad sensor.
-    new.unknown_since_ns, new.known_since_ns = old.unknown_since_ns, old.known_since_ns
     return new
 
 

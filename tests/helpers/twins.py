@@ -139,7 +139,7 @@ class Twins:
 
     def _swap(self) -> None:
         """What was asked for in the scan before is swapped in at this one's border."""
-        if self.load is not None and self.stepper.asked() is not None and self._quiet():
+        if self.load is not None and self.stepper.asked() is not None:
             self.offer(self.load[1])
         if self.offered is None:
             return
@@ -285,12 +285,6 @@ class Twins:
         self._command("LOAD", MessageType.LOAD, "", "")
         if self.last is not None and self.last.kind == "LOAD":
             self.load = (self.last, config, self.sessions)
-
-    def _quiet(self) -> bool:
-        return not any(each.holds for each in self.reference.interlocks.items) and all(
-            each.state in (OutputState.RELEASED, OutputState.HELD)
-            for each in self.reference.outputs.items.values()
-        )
 
     # ---- commands
 
