@@ -187,8 +187,10 @@ cdef void _door(BusBank* bank, Bus* bus, const Stamp* now) noexcept nogil:
     elif state == DOOR_OFFERED and bus.line.fd < 0:
         line_open(&bus.line, door.fd, now.mono_ns)
         _links(bank, bus, LINK_LINE)
-        # What was asked through this tty before may still be answered.
+        # What was asked through this tty before may still be answered. A pending trip value does
+        # not wait for that: it is the first thing on every connection.
         for i in range(bus.device_count):
+            writer_begin(bank.writers, bus.devices[i], now)
             silence_ns = max(silence_ns, 2 * bank.program.devices[bus.devices[i]].timeout_ns)
         bus.line.silent_ns = now.mono_ns + silence_ns
         bus.line.late = 1

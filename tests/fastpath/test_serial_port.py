@@ -107,6 +107,27 @@ async def test_a_port_that_hangs_up_again_and_again_costs_little(
         await tripped(guard, device)
 
 
+async def test_a_pending_trip_is_the_first_thing_on_a_port_that_came_back(
+    guard: GuardProcess, device: Device
+) -> None:
+    with directories() as (folder, _), bus_of(u1=device) as bus:
+        path = folder / "tty"
+        path.symlink_to(bus.path)
+        await protecting(guard, on_line(mine(1), str(path)))
+        await tripped(guard, device)
+        bus.unplug()
+        await guard.until(lambda: downs(guard) == [DownReason.TTY])
+        assert not guard.output().confirmed
+        device.coils[16] = 1  # somebody else did that meanwhile
+        bus.sent.clear()
+        bus.plug()
+        path.unlink()
+        path.symlink_to(bus.path)
+        await guard.until(lambda: bool(guard.output().confirmed))
+        assert bus.sent[0][1] == 15  # a reply that an echo cannot be
+        assert device.coils[16] == 0
+
+
 async def test_a_port_that_is_not_there_at_first_is_opened_when_it_comes(
     guard: GuardProcess, device: Device
 ) -> None:
