@@ -23,6 +23,7 @@ MODULES = [
     "engine",
     "evaluate",
     "evaluator",
+    "heartbeat",
     "image",
     "indices",
     "intake",
@@ -46,6 +47,7 @@ MODULES = [
     "swap",
     "transition",
     "verify",
+    "watchdog",
     "windows",
     "writer",
 ]

@@ -4,17 +4,17 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastpath.journal cimport Shm
 from fastpath.program cimport ProgramView
-from fastpath.types cimport _DEVICES_MAX, _OUTPUTS_MAX, OutputLatch
+from fastpath.types cimport _DEVICES_MAX, _OUTPUTS_MAX, _WATCHDOGS_MAX, OutputLatch
 
 cdef enum:
     WISH_NONE = 0
     WISH_TRIP = 1
     WISH_NORMAL = 2
-    WATCHDOGS_MAX = 256  # registers of watchdogs that a program may check
 
 cdef struct OutputRun:
     OutputLatch latch  # working copy; stored where it changed
     uint32_t demand  # OutputDemand of this scan, before it enters the latch
+    uint32_t failure  # OutputCode of its last OUT_FAILED or OUT_MISMATCH
     uint32_t failed  # output that it stands in for (while demanded as a fallback)
     uint8_t wish  # what is to be written now
     uint8_t in_flight  # a write of it is outstanding: number of its slot + 1
@@ -45,9 +45,12 @@ cdef struct Bank:
     bint gateway_up  # whoever writes the outputs of PATH_GATEWAY is heard
     bint failed_now  # an output failed in this scan: its fallbacks follow in the same
     uint32_t failing  # outputs that are TRIP_FAILED, or withhold heartbeats
+    bint withholding  # a heartbeat is withheld
+    uint8_t withheld[_DEVICES_MAX]
+    uint32_t withheld_by[_DEVICES_MAX]  # the output that failed
     uint32_t silenced
     uint64_t marks[_OUTPUTS_MAX]  # generations of the interlocks that name each; if any is silenced
     uint32_t watchdog_count
-    uint32_t watchdogs[WATCHDOGS_MAX]  # slots of the registers
+    uint32_t watchdogs[_WATCHDOGS_MAX]  # slots of the registers
     uint8_t unwatched[_DEVICES_MAX]  # one of its registers is not known right: nothing is released
     uint8_t misset[_DEVICES_MAX]  # told: one has another value

@@ -27,6 +27,7 @@ BLOB_BYTES_MAX = 8 * 1024 * 1024
 EVENTS_MAX = 65_536
 SAMPLES_MAX = 1_048_576
 TAG_BYPASSES_MAX = 256
+WATCHDOGS_MAX = 256  # registers of watchdogs that a program may check
 COMMANDS_MAX = 64
 
 

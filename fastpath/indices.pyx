@@ -41,6 +41,7 @@ cdef bint indices_rule_6(const ProgramView* p) noexcept nogil:
 
 cdef bint _tags(const ProgramView* p) noexcept nogil:
     cdef const TagDef* t
+    cdef int watchdogs = 0
     cdef uint32_t i
     for i in range(p.tag_count):
         t = &p.tags[i]
@@ -61,6 +62,9 @@ cdef bint _tags(const ProgramView* p) noexcept nogil:
             return True
         # The register of a watchdog is read by the guard and has values that it may have.
         if t.flags & _TAG_WATCHDOG:
+            watchdogs += 1
+            if watchdogs > _WATCHDOGS_MAX:
+                return True
             if t.owner != _OWNER_GUARD or not t.flags & _TAG_HAS_RANGE:
                 return True
     return False

@@ -40,7 +40,7 @@ cdef void _tell(
     cdef QualityPayload payload
     if run.quality == quality and run.reason == reason:
         return
-    if intake.program.tags[slot].flags & _TAG_IN_INTERLOCK:
+    if intake.program.tags[slot].flags & (_TAG_IN_INTERLOCK | _TAG_WATCHDOG):
         memset(&payload, 0, sizeof(payload))
         payload.slot = slot
         payload.old_quality = run.quality

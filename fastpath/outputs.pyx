@@ -8,6 +8,7 @@ value is wished for at most three times within 10 s, and only after a reset, a r
 from fastpath.bank cimport OutputRun
 from fastpath.delivery cimport output_wish
 from fastpath.demand cimport demand_acts, demand_holds, demand_silence, demands_scan
+from fastpath.heartbeat cimport heartbeats_plan, heartbeats_scan
 from fastpath.journal cimport output_store
 from fastpath.transition cimport (
     SEEN_UNKNOWN, output_agrees, output_begin_release, output_begin_trip, output_confirm,
@@ -15,6 +16,7 @@ from fastpath.transition cimport (
     state_trips,
 )
 from fastpath.types cimport *
+from fastpath.watchdog cimport watchdogs_plan
 
 cdef int64_t RELEASE_NS_MAX = 10_000_000_000
 cdef uint8_t RELEASE_TRIES_MAX = 3
@@ -24,6 +26,8 @@ cdef void outputs_plan(Bank* bank) noexcept nogil:
     """For a program that begins to run: whatever is counted from scan to scan is unknown."""
     bank.silenced = 1
     bank.failing = 1
+    heartbeats_plan(bank)
+    watchdogs_plan(bank)
 
 
 cdef void _tripping(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:
@@ -196,6 +200,7 @@ cdef void outputs_scan(Bank* bank, const Stamp* now) noexcept nogil:
     bank.failing = failing
     if bank.failed_now:
         _follow(bank, now)
+    heartbeats_scan(bank, now)
 
 
 cdef void output_restore_trip(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:

@@ -29,6 +29,7 @@ from fastpath.runtime cimport (
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_IDLE, LOAD_READY, LOAD_SWAPPED, Scanner
 from fastpath.swap cimport swap_allowed, swap_merge
 from fastpath.types cimport *
+from fastpath.watchdog cimport watchdogs_scan
 from fastpath.writer cimport writer_flush
 
 cdef extern from "atomics.h" nogil:
@@ -147,6 +148,7 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
     for i in range(rt.system_count):
         _system_tag(scanner, rt.system_slots[i], now)
     bypasses_scan(&scanner.parts.logic, now)
+    watchdogs_scan(&scanner.parts.bank, now)
     if scanner.box.command_count:
         commands_run(scanner, True, now)
     if not program_evaluate(

@@ -190,6 +190,7 @@ cdef void output_fail(
     run.latch.confirm_ns = 0
     run.latch.fails += 1
     run.latch.demand |= _DEMAND_FAILED
+    run.failure = code
     bank.failed_now = True
     run.confirm_by_ns = 0
     run.replied = 0

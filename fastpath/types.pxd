@@ -28,6 +28,7 @@ cdef enum:
     _SAMPLES_MAX = 1048576
     _TAGS_MAX = 16384
     _TAG_BYPASSES_MAX = 256
+    _WATCHDOGS_MAX = 256
     _WINDOWS_MAX = 4096
 
 cdef enum:  # Quality

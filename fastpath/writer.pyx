@@ -260,6 +260,10 @@ cdef void _heartbeat(WriterBank* bank, uint32_t device, const Stamp* now) noexce
         return
     if writer.beat_sent_ns != 0 and now.mono_ns - writer.beat_sent_ns < d.every_ns:
         return
+    if bank.outputs.withheld[device]:
+        bank.shm.live.counters[_COUNT_HEARTBEATS_WITHHELD] += 1
+        writer.beat_sent_ns = now.mono_ns
+        return
     writer.beat_count += 1
     values[0] = writer.beat_count
     values[1] = <uint16_t>(bank.program.hash[0] | (bank.program.hash[1] << 8))
