@@ -30,6 +30,7 @@ MODULES = [
     "interlock",
     "journal",
     "layout",
+    "lease",
     "line",
     "link",
     "mailbox",

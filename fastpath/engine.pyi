@@ -31,6 +31,7 @@ class Engine:
         interlocks: dict[int, bytes],
         outputs: dict[int, bytes],
         doors: list[int],
+        instance: int,
     ) -> None: ...
     @property
     def locked(self) -> bool: ...

@@ -328,7 +328,7 @@ cdef class Engine:
         self, SharedFile file, bytes blob, *, int listen_fd, int wake_fd, int main_fd,
         uint32_t own_uid, uint32_t gateway_uid, uint32_t operators_gid, int notify_fd,
         int64_t notify_ns, bint power_loss, bint lost_program, bint clean, dict interlocks,
-        dict outputs, list doors,
+        dict outputs, list doors, uint32_t instance,
     ):
         cdef Loop* loop = &self.loop
         cdef Stamp now = _stamp()
@@ -338,6 +338,7 @@ cdef class Engine:
         loop.restored = scanner_begin(
             &loop.scanner, file.base, self.runtimes, blob, power_loss, lost_program,
             interlocks, outputs, &now)
+        loop.scanner.parts.writers.instance = instance
         _set_doors(loop.scanner.current, doors)
         loop.wake_fd = wake_fd
         loop.notify_fd = notify_fd

@@ -11,6 +11,7 @@ import grp
 import logging
 import os
 import pwd
+import secrets
 import select
 import signal
 import socket
@@ -94,6 +95,20 @@ class State:
             key = int.from_bytes(body[at : at + 8], "little")
             latches.append((key, body[at + 8 : at + record]))
         return dict(latches[:interlocks]), dict(latches[interlocks:])
+
+    def instance(self) -> int:
+        """Who this guard is for the leases in its devices: random, not 0, and kept."""
+        path = self.own / "instance"
+        with contextlib.suppress(OSError, ValueError):
+            kept = int(path.read_text(encoding="ascii"))
+            if 0 < kept < 1 << 32:
+                return kept
+        made = 1 + secrets.randbelow((1 << 32) - 1)
+        try:
+            _write_durably(path, b"%d\n" % made)
+        except OSError as error:
+            _LOGGER.error("the instance cannot be kept, a restart will wait for leases: %s", error)
+        return made
 
     def forget_clean_stop(self) -> None:
         """From here on a power loss is one."""
@@ -206,6 +221,7 @@ class Guard:
             interlocks=interlocks,
             outputs=outputs,
             doors=self._doors,
+            instance=self._state.instance(),
         )
         self._ttys.adopt(engine, self._doors)
         self._state.forget_clean_stop()

@@ -3,12 +3,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastpath.journal cimport Shm, Stamp
+from fastpath.lease cimport Lease
 from fastpath.link cimport Link
 from fastpath.outputs cimport Bank
 from fastpath.program cimport ProgramView
 
 cdef enum:
-    GROUP_MAX = 64  # outputs in one request
+    GROUP_MAX = 512  # outputs in one request: coils; registers at most _WRITE_REGISTERS_MAX
 
 cdef struct Writer:
     Link link
@@ -16,7 +17,9 @@ cdef struct Writer:
     uint8_t active  # a command is outstanding
     uint8_t normal  # it is a normal value
     uint8_t again  # send it again when what was outstanding before it is answered or expired
-    uint8_t beat_active  # a heartbeat is outstanding
+    uint8_t beat_active  # a heartbeat or a request of the lease is outstanding
+    uint8_t beat_function
+    uint8_t beat_lease  # LeaseWish: what it is of the lease
     uint8_t silent  # expired requests in a row
     uint8_t singly  # the device refused a joint write on this connection
     uint8_t multiple  # FC15 and FC16 also for one: replies to FC5 and FC6 prove nothing yet
@@ -26,6 +29,8 @@ cdef struct Writer:
     uint16_t command_tid
     uint16_t beat_tid
     uint16_t beat_count
+    uint16_t beat_address
+    uint16_t beat_registers
     uint16_t address
     uint16_t count
     int64_t deadline_ns
@@ -38,6 +43,7 @@ cdef struct Writer:
     uint32_t group[GROUP_MAX]
     uint8_t frame[260]
     uint8_t beat[24]
+    Lease lease
 
 cdef struct WriterBank:
     Shm* shm
@@ -45,6 +51,7 @@ cdef struct WriterBank:
     Bank* outputs
     Writer* writers
     uint64_t random
+    uint32_t instance  # of this guard, for leases
     bint scanned  # a whole scan is done: before it nothing but trip values may go out
 
 cdef void writers_plan(WriterBank* bank) noexcept nogil

@@ -9,14 +9,19 @@ outstanding. What is confirmed is the device's own reply, never that a send succ
 
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport INT64_MAX
+from libc.string cimport memset
 
 from fastpath.clock cimport mono_ns
+from fastpath.lease cimport (
+    LEASE_NOTHING, LEASE_OWNER, LEASE_PASSIVE, LEASE_READ, LEASE_REGISTERS, LEASE_WRITE,
+    lease_ask, lease_look, lease_opened, lease_sure, lease_values, lease_wish,
+)
 from fastpath.link cimport (
     LINK_CLOSED, LINK_CONNECTING, LINK_OPEN, link_close, link_connect, link_consume, link_finish,
     link_receive, link_send,
 )
 from fastpath.modbus cimport (
-    check_reply, encode_write_coil, encode_write_coils, encode_write_register,
+    _WRITE_REGISTERS_MAX, check_reply, encode_read, encode_write_coil, encode_write_coils, encode_write_register,
     encode_write_registers, frame_length,
 )
 from fastpath.bank cimport WISH_NORMAL, WISH_TRIP
@@ -75,6 +80,7 @@ cdef void _opened(WriterBank* bank, uint32_t device, const Stamp* now) noexcept 
     """A pending trip value is the first thing on every connection, before the heartbeat."""
     bank.writers[device].beat_sent_ns = 0
     bank.writers[device].singly = 0
+    lease_opened(&bank.writers[device].lease)
     outputs_link_up(bank.outputs, device, now)
     writer_flush(bank, device, now)
 
@@ -118,54 +124,54 @@ cdef void writer_turn(WriterBank* bank, uint32_t device, const Stamp* now) noexc
         _expire(bank, device, now)
 
 
+cdef bint _joins(
+    const WriterBank* bank, uint32_t output, uint32_t head, uint8_t wish,
+) noexcept nogil:
+    """This output may be written in one request with that one, but for its address."""
+    cdef const OutputDef* d = &bank.program.outputs[output]
+    cdef const OutputDef* h = &bank.program.outputs[head]
+    return (
+        bank.outputs.runs[output].wish == wish and d.device == h.device and d.kind == h.kind
+        and d.unit == h.unit
+    )
+
+
 cdef uint32_t _group(WriterBank* bank, uint32_t device, uint8_t wish) noexcept nogil:
     """Outputs of one device with this wish at adjacent addresses: the fewest requests.
 
     Fills the writer's group in ascending addresses and gives its size.
     """
     cdef Writer* writer = &bank.writers[device]
-    cdef const OutputDef* d
-    cdef const OutputDef* head = NULL
-    cdef uint32_t i, low = 0, high = 0
-    cdef uint32_t most = 1 if writer.singly else GROUP_MAX
-    cdef bint grew = True
+    cdef uint32_t there[2 * GROUP_MAX + 1]  # by distance from the head: index + 1, 0 none
+    cdef uint32_t i, head = _NONE_U32, most = 1
+    cdef int64_t apart, high, low = GROUP_MAX
     for i in range(bank.program.output_count):
-        d = &bank.program.outputs[i]
-        if d.device == device and bank.outputs.runs[i].wish == wish:
-            head = d
-            low = d.address
-            high = d.address
+        if bank.program.outputs[i].device == device and bank.outputs.runs[i].wish == wish:
+            head = i
             break
-    if head == NULL:
+    if head == _NONE_U32:
         return 0
-    while grew and high - low + 1 < most:
-        grew = False
-        for i in range(bank.program.output_count):
-            d = &bank.program.outputs[i]
-            if (
-                d.device != device or bank.outputs.runs[i].wish != wish
-                or d.kind != head.kind or d.unit != head.unit
-            ):
-                continue
-            if d.address == high + 1:
-                high = d.address
-                grew = True
-            elif <uint32_t>d.address + 1 == low:
-                low = d.address
-                grew = True
-            if high - low + 1 >= most:
-                break
+    if not writer.singly:
+        most = GROUP_MAX
+        if bank.program.outputs[head].kind == _KIND_REGISTER:
+            most = _WRITE_REGISTERS_MAX
+    memset(there, 0, sizeof(there))
     for i in range(bank.program.output_count):
-        d = &bank.program.outputs[i]
-        if (
-            d.device == device and bank.outputs.runs[i].wish == wish and d.kind == head.kind
-            and d.unit == head.unit and low <= d.address <= high
-        ):
-            writer.group[d.address - low] = i
-    writer.group_count = high - low + 1
-    writer.address = <uint16_t>low
-    writer.count = <uint16_t>(high - low + 1)
-    writer.unit = head.unit
+        apart = <int64_t>bank.program.outputs[i].address - bank.program.outputs[head].address
+        if -GROUP_MAX <= apart <= GROUP_MAX and _joins(bank, i, head, wish):
+            there[apart + GROUP_MAX] = i + 1
+    # From the lowest of its neighbours on, so that none is left over on both sides.
+    while low > 0 and there[low - 1]:
+        low -= 1
+    high = low
+    while high - low + 1 < most and high < 2 * GROUP_MAX and there[high + 1]:
+        high += 1
+    writer.group_count = <uint32_t>(high - low + 1)
+    for i in range(writer.group_count):
+        writer.group[i] = there[low + i] - 1
+    writer.address = bank.program.outputs[writer.group[0]].address
+    writer.count = <uint16_t>writer.group_count
+    writer.unit = bank.program.outputs[head].unit
     return writer.group_count
 
 
@@ -258,6 +264,10 @@ cdef void _heartbeat(WriterBank* bank, uint32_t device, const Stamp* now) noexce
         return
     if not bank.scanned:
         return
+    if d.flags & _DEVICE_HAS_LEASE:
+        _lease(bank, device, now)
+        if writer.beat_active or not lease_sure(&writer.lease, now.mono_ns):
+            return
     if writer.beat_sent_ns != 0 and now.mono_ns - writer.beat_sent_ns < d.every_ns:
         return
     if bank.outputs.withheld[device]:
@@ -267,16 +277,67 @@ cdef void _heartbeat(WriterBank* bank, uint32_t device, const Stamp* now) noexce
     writer.beat_count += 1
     values[0] = writer.beat_count
     values[1] = <uint16_t>(bank.program.hash[0] | (bank.program.hash[1] << 8))
+    if _beat(bank, device, 16, d.heartbeat_address, 2, values, LEASE_NOTHING, now):
+        writer.beat_sent_ns = now.mono_ns
+
+
+cdef bint _beat(
+    WriterBank* bank, uint32_t device, uint8_t function, uint16_t address, uint16_t registers,
+    const uint16_t* values, uint8_t lease, const Stamp* now,
+) noexcept nogil:
+    """Send a request of the heartbeat's place: one at a time, beside the commands."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef uint8_t unit = bank.program.devices[device].unit
     writer.beat_tid = _next_tid(writer)
-    writer.beat_length = encode_write_registers(
-        writer.beat, writer.beat_tid, d.unit, d.heartbeat_address, 2, values)
+    writer.beat_function = function
+    writer.beat_address = address
+    writer.beat_registers = registers
+    writer.beat_lease = lease
+    if function == 3:
+        writer.beat_length = encode_read(
+            writer.beat, writer.beat_tid, unit, 3, address, registers)
+    else:
+        writer.beat_length = encode_write_registers(
+            writer.beat, writer.beat_tid, unit, address, registers, values)
     if not link_send(&writer.link, writer.beat, writer.beat_length):
         _down(bank, device, writer.link.error, now)
-        return
+        return False
     bank.shm.devices[device].requests += 1
     writer.beat_active = 1
-    writer.beat_sent_ns = now.mono_ns
     writer.beat_deadline_ns = now.mono_ns + WRITE_TIMEOUT_NS
+    return True
+
+
+cdef void _lease(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Look at who owns the device, or say that we do."""
+    cdef Writer* writer = &bank.writers[device]
+    cdef const DeviceDef* d = &bank.program.devices[device]
+    cdef uint8_t wish = lease_wish(&writer.lease, now.mono_ns)
+    cdef uint16_t values[LEASE_REGISTERS]
+    if wish == LEASE_READ:
+        _beat(bank, device, 3, d.lease_address, LEASE_REGISTERS, NULL, wish, now)
+    elif wish == LEASE_WRITE:
+        lease_values(&writer.lease, bank.instance, values)
+        _beat(bank, device, 16, d.lease_address, LEASE_REGISTERS, values, wish, now)
+
+
+cdef bint _passive(const WriterBank* bank, uint32_t device) noexcept nogil:
+    """Another guard owns the device: nothing is written there."""
+    return (
+        bank.program.devices[device].flags & _DEVICE_HAS_LEASE
+        and bank.writers[device].lease.state == LEASE_PASSIVE)
+
+
+cdef bint _permitted(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """A normal value may be written; where that is not sure yet, it is asked for."""
+    cdef Writer* writer = &bank.writers[device]
+    if not bank.program.devices[device].flags & _DEVICE_HAS_LEASE:
+        return True
+    if lease_sure(&writer.lease, now.mono_ns):
+        return True
+    if writer.lease.state == LEASE_OWNER and _wished(bank, device, WISH_NORMAL):
+        lease_ask(&writer.lease)
+    return False
 
 
 cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
@@ -284,7 +345,7 @@ cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noex
     cdef Writer* writer = &bank.writers[device]
     if not writer.needed or writer.link.state != LINK_OPEN:
         return
-    if _wished(bank, device, WISH_TRIP):
+    if _wished(bank, device, WISH_TRIP) and not _passive(bank, device):
         if writer.active and writer.normal:
             # The normal value's reply is of no interest any more; it is dropped when it comes.
             _abandon(bank, device)
@@ -295,7 +356,7 @@ cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noex
             if writer.active and writer.beat_active:
                 writer.again = 1
                 writer.again_by_ns = writer.beat_deadline_ns
-    elif not writer.active and not writer.beat_active:
+    elif not writer.active and not writer.beat_active and _permitted(bank, device, now):
         _write(bank, device, WISH_NORMAL, now)
     if writer.link.state == LINK_OPEN:
         _heartbeat(bank, device, now)
@@ -331,17 +392,23 @@ cdef bint _frame(
         return True
     if writer.beat_active and tid == writer.beat_tid:
         verdict = check_reply(
-            adu, length, tid, bank.program.devices[device].unit, 16,
-            bank.program.devices[device].heartbeat_address, 2,
+            adu, length, tid, bank.program.devices[device].unit, writer.beat_function,
+            writer.beat_address, writer.beat_registers,
             writer.beat, writer.beat_length, &exception)
         if _odd(bank, device, verdict, now):
             return False
         writer.beat_active = 0
         writer.silent = 0
         bank.shm.devices[device].good_ns = now.mono_ns
+        if writer.beat_lease == LEASE_READ and verdict == REPLY_GOOD:
+            lease_look(
+                &writer.lease, bank.shm, device, &bank.program.devices[device], bank.instance,
+                adu + 9, now)
+        elif writer.beat_lease == LEASE_READ:
+            writer.lease.due_ns = now.mono_ns + bank.program.devices[device].every_ns
         if writer.again:
             _send_again(bank, device, now)
-        return False
+        return writer.beat_lease != LEASE_NOTHING
     if tid == 0 or <uint16_t>(writer.tid - tid) >= EXPIRED_TIDS:
         bank.shm.devices[device].refused[_REFUSED_TRANSACTION] += 1
         _down(bank, device, 0, now)
