@@ -167,6 +167,22 @@ def test_delays_add_up_along_the_way() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cause", "delay_s"),
+    [
+        ("a hold 9s", 0),  # a hold delays the end alone
+        ("not (a hold 9s)", 9),  # here the end is the beginning
+        ("not (a for 9s)", 0),
+        ("not ((not (a for 2s)) for 9s)", 2),
+        ("not ((not (a hold 2s)) hold 9s)", 9),
+        ("1oo2((a for 1s) hold 5s, not ((a hold 2s) for 5s))", 2),
+        ("(mean(a, 10m) > 5) for 3s", 3),  # what a window looks back counts in no delay
+    ],
+)
+def test_what_delays_a_demand(cause: str, delay_s: int) -> None:
+    assert delays_of(parse(cause)) == {"a": delay_s * 10**9}
+
+
+@pytest.mark.parametrize(
     ("cause", "hiding"),
     [
         ("a > 1", 1),
