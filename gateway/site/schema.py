@@ -15,13 +15,14 @@ from msgspec.structs import fields
 from gateway.site.durations import format_duration
 from gateway.site.later import LATER_KEYS
 from gateway.site.model import SHORT_FORMS, Config, Duration, Size
+from gateway.site.words import WORDS
 
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d)$"
 SIZE_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?([kKMGT]?B|[KMGT]iB)$"
 
 _TEXTS: Final[dict[Any, Any]] = {
-    Duration: Annotated[str, Meta(pattern=DURATION_PATTERN, description='such as "50ms"')],
-    Size: Annotated[str, Meta(pattern=SIZE_PATTERN, description='such as "64KiB" or "2GB"')],
+    Duration: Annotated[str, Meta(pattern=DURATION_PATTERN, examples=["50ms"])],
+    Size: Annotated[str, Meta(pattern=SIZE_PATTERN, examples=["64KiB", "2GB"])],
 }
 
 
@@ -50,6 +51,8 @@ def _as_written(kind: type[Struct], table: str) -> type[Struct]:
         if inner in later:
             continue
         written = _written_type(info.type, f"{table}.{info.name}" if table else info.name)
+        words = Meta(description=WORDS[f"{kind.__name__}.{info.name}"])
+        written = Annotated[written, words]
         if info.required:
             members.append((info.name, written))
         else:

@@ -21,6 +21,7 @@ from gateway.site.load import load_site
 from gateway.site.model import Config, Group
 from gateway.site.schema import main, schema
 from gateway.site.syntax import read_toml
+from gateway.site.words import WORDS
 from tests.helpers.sites import config_of, site_text
 
 ROOT = Path(__file__).parent.parent.parent
@@ -337,6 +338,17 @@ def test_the_schema_is_one(tmp_path: Path) -> None:
     assert effects["items"]["anyOf"] == [{"type": "string"}, {"$ref": "#/$defs/Effect"}]
     assert data["$defs"]["Effect"]["required"] == ["output"]
     assert main([]) == 2
+
+
+def test_every_key_says_what_it_is() -> None:
+    data = msgspec.json.decode(schema())
+    told = {
+        f"{name}.{key}"
+        for name, struct in data["$defs"].items()
+        for key, what in struct["properties"].items()
+        if what["description"].endswith(".")
+    }
+    assert told == set(WORDS)
 
 
 def test_shown_values_stay_on_one_line() -> None:
