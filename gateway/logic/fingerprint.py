@@ -46,4 +46,6 @@ def definition(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device
         "stale_after": exact_duration(int(tag.stale_after or 0)),
         "uncertain": tag.uncertain,
     }
+    if tag.stuck_after is not None:
+        facts["stuck_after"] = exact_duration(int(tag.stuck_after))
     return "; ".join(f"{key}: {value}" for key, value in facts.items())

@@ -21,7 +21,6 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "protocol": _SERIAL,
     },
     "tag": {
-        "stuck_after": "watching for stuck values",
         "point.length": "text tags",
         "point.node": _OPCUA,
         "point.path": _OPCUA,

@@ -130,6 +130,7 @@ class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     range: tuple[float, float] | None = None
     poll: Duration | None = None
     stale_after: Duration | None = None  # 3 x poll + timeout
+    stuck_after: Duration | None = None  # the same to the bit for so long is BAD; None: not watched
     record: Record | None = None
     limits: Limits | None = None
     uncertain: Literal["bad", "use"] = "bad"

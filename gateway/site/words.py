@@ -67,6 +67,7 @@ WORDS: Final[dict[str, str]] = {
     "Tag.range": "[low, high] of the instrument, inclusive; outside it is broken.",
     "Tag.poll": "How often it is read; the device's where it is left out.",
     "Tag.stale_after": "It is bad when nothing came for so long; 3 polls and a timeout.",
+    "Tag.stuck_after": "It is bad while it is the same to the last bit for so long; fast devices.",
     "Tag.record": "Which samples are kept; the device's where it is left out.",
     "Tag.limits": "Its alarm limits.",
     "Tag.uncertain": "Whether an uncertain value counts as bad in interlocks.",
