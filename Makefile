@@ -4,7 +4,7 @@ PY := .venv/bin/python
 NATIVE := $(wildcard fastpath/*.pyx fastpath/*.pxd fastpath/*.h) setup.py
 HELPERS := $(wildcard tests/helpers/*.c tests/benchmarks/*.c)
 
-.PHONY: help run test bench bench-full campaign differential lint lock clean
+.PHONY: help run test bench bench-full campaign differential fuzz lint lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -26,6 +26,9 @@ campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200
 
 differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)
 	@$(PY) -m pytest -q -m campaign --timeout=7200 tests/fastpath/test_differential.py
+
+fuzz: .venv/.ready-test .venv/.built ## hostile bytes against every decoder (FUZZ_SECONDS=1800)
+	@$(PY) -m tests.fuzz all --seconds $(or $(FUZZ_SECONDS),1800) --keep
 
 lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
 	@.venv/bin/ruff check -q

@@ -285,11 +285,15 @@ def build(program: Program) -> bytes:
     names = json.dumps(program.names, ensure_ascii=False, sort_keys=True).encode()
     table += SECTION.pack(NAMES_ID, 1, HEADER_BYTES + len(body), len(names))
     body += names + bytes(-len(names) % ALIGNMENT)
-    header = HEADER.pack(
-        MAGIC, FORMAT, HEADER_BYTES + len(body), bytes(32), program.site_key,
-        program.tick_ns, program.start_within_ns,
-        program.on_overrun, program.on_stop, program.on_output_failure, NAMES_ID,
-    )  # fmt: skip
+    try:
+        header = HEADER.pack(
+            MAGIC, FORMAT, HEADER_BYTES + len(body), bytes(32), program.site_key,
+            program.tick_ns, program.start_within_ns,
+            program.on_overrun, program.on_stop, program.on_output_failure, NAMES_ID,
+        )  # fmt: skip
+    except struct.error as error:
+        msg = f"program: a field does not fit the header: {error}"
+        raise ValueError(msg) from error
     blob = bytearray(header + table)
     blob += bytes(HEADER_BYTES - len(blob))
     blob += body

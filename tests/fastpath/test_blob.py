@@ -70,6 +70,8 @@ def test_a_field_that_does_not_fit() -> None:
     built.outputs[0] = replace(built.outputs[0], address=70000)
     with pytest.raises(ValueError, match="outputs"):
         blobs.build(built)
+    with pytest.raises(ValueError, match="header"):
+        blobs.build(replace(guard_program(), tick_ns=1 << 63))
 
 
 def test_keys_differ_by_kind_and_id() -> None:

@@ -236,15 +236,15 @@ cdef class Stepper:
             &self.scanner.parts.intake, slot, value, <uint8_t>quality, <uint8_t>reason,
             self.now.mono_ns, self.now.utc_ns, &self.now)
 
-    def connect(self, told=True):
-        """The gateway's session; ``told``: it says HELLO."""
+    def connect(self, told=True, bint full=True):
+        """The gateway's session; ``told``: it says HELLO. Not ``full``: an operator's."""
         self.disconnect()
         self.far, self.near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.far.setblocking(False)
         self.scanner.box.serial += 1
         memset(&self.scanner.box.sessions[SESSION], 0, sizeof(self.scanner.box.sessions[0]))
         self.scanner.box.sessions[SESSION].fd = self.near.detach()
-        self.scanner.box.sessions[SESSION].full = 1
+        self.scanner.box.sessions[SESSION].full = full
         self.scanner.box.sessions[SESSION].serial = self.scanner.box.serial
         if told:
             body = messages.HELLO.pack(
@@ -274,6 +274,12 @@ cdef class Stepper:
             self.connect()
         self.far.send(messages.pack(kind, body, ident))
         mailbox_event(&self.scanner.box, SESSION, POLLIN, &self.now)
+
+    def datagram(self, bytes message):
+        """Any bytes of the session; False: the guard has ended it."""
+        self.far.send(message)
+        mailbox_event(&self.scanner.box, SESSION, POLLIN, &self.now)
+        return self.scanner.box.sessions[SESSION].fd >= 0
 
     def received(self):
         """[(MessageType, id, body)] of what the guard has sent."""
