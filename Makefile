@@ -4,7 +4,7 @@ PY := .venv/bin/python
 NATIVE := $(wildcard fastpath/*.pyx fastpath/*.pxd fastpath/*.h) setup.py
 HELPERS := $(wildcard tests/helpers/*.c tests/benchmarks/*.c)
 
-.PHONY: help run test bench bench-full campaign differential fuzz lint lock clean
+.PHONY: help run test bench bench-full checked campaign differential fuzz saboteurs lint lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -12,14 +12,18 @@ help: ## these lines
 run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert, outage, reset (Ctrl-C ends it)
 	@.venv/bin/sitewarden demo
 
-test: lint ## lint, types and every test
+test: lint ## lint, types, every test, and the fast path again with every check compiled in
 	@$(PY) -m pytest -q
+	@$(PY) -m tests.checked
 
 bench: .venv/.ready-test .venv/.built ## reactions, polling, evaluation beside bare C and asyncio (6 minutes)
 	@$(PY) -m tests.benchmarks.bench
 
 bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, every load, Node-RED (50 minutes)
 	@$(PY) -m tests.benchmarks.bench --full
+
+checked: .venv/.ready-test .venv/.built ## the fast path with bounds checks, UBSan, failpoints; its coverage
+	@$(PY) -m tests.checked
 
 campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200 kills each)
 	@$(PY) -m pytest -q -m campaign --timeout=3600

@@ -1,7 +1,8 @@
 """The extension modules. Everything else about the project is in pyproject.toml.
 
-Two builds: the release build, and with SITEWARDEN_CHECKED=1 one with Cython's own checks, line
-tracing and the undefined-behaviour sanitizer (for tests of the logic, never for timing).
+Two builds: the release build, and with SITEWARDEN_CHECKED=1 one with bounds checks, line tracing,
+the undefined-behaviour sanitizer and failpoints (``make checked``, in a copy of its own; for tests
+of the logic, never for timing).
 """
 
 import os
@@ -59,10 +60,11 @@ COMPILE = ["-O2", "-Wall", "-Wsign-compare", "-Wno-unused-function"]
 LINK: list[str] = []
 MACROS: list[tuple[str, str | None]] = []
 if CHECKED:
-    DIRECTIVES |= {"boundscheck": True, "wraparound": True, "initializedcheck": True}
+    DIRECTIVES |= {"boundscheck": True, "initializedcheck": True}
+    COMPILE[0] = "-O1"
     COMPILE += ["-g", "-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
     LINK += ["-fsanitize=undefined"]
-    MACROS += [("CYTHON_TRACE_NOGIL", "1")]
+    MACROS += [("CYTHON_TRACE_NOGIL", "1"), ("SITEWARDEN_FAILPOINTS", "1")]
 
 EXTENSIONS = [
     Extension(
@@ -76,4 +78,4 @@ EXTENSIONS = [
     for name in MODULES
 ]
 
-setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, force=CHECKED, quiet=True))
+setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, quiet=True))

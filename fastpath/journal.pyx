@@ -29,6 +29,8 @@ cdef extern from "atomics.h" nogil:
     uint64_t sw_load_relaxed(const uint64_t* p)
     void sw_fence_acquire()
     void sw_compiler_barrier()
+    void sw_failpoints_begin()
+    void sw_store_record(void* to, const void* src, size_t size)
 
 cdef uint32_t LAYOUT = 1
 LOCK_TRIES = 25
@@ -133,6 +135,8 @@ cdef void _append(
 ) noexcept nogil:
     cdef uint64_t seq = shm.live.event_head
     cdef Event* e = &shm.events[seq % _EVENTS_MAX]
+    if type == _EV_TRIP:
+        sw_failpoints_begin()
     e.crc = 0  # the old record of this place is no record any more
     sw_compiler_barrier()
     e.seq = seq
@@ -149,7 +153,9 @@ cdef void _append(
         memcpy(e.payload, payload, min(payload_bytes, sizeof(e.payload)))
     e.seq_low = <uint32_t>seq
     e.crc = crc32_of(e, sizeof(Event) - 8)
+    sw_compiler_barrier()
     sw_store_release(&shm.live.event_head, seq + 1)
+    sw_compiler_barrier()
 
 
 cdef uint64_t journal_write(
@@ -194,9 +200,9 @@ cdef void interlock_store(InterlockPair* pair, InterlockLatch* latch) noexcept n
     """Seal the latch and store both copies, A then B."""
     latch.not_state = ~latch.state
     latch.crc = crc32_of(latch, sizeof(InterlockLatch) - 8)
-    memcpy(&pair.a, latch, sizeof(InterlockLatch))
+    sw_store_record(&pair.a, latch, sizeof(InterlockLatch))
     sw_compiler_barrier()
-    memcpy(&pair.b, latch, sizeof(InterlockLatch))
+    sw_store_record(&pair.b, latch, sizeof(InterlockLatch))
     sw_compiler_barrier()
 
 
@@ -215,9 +221,9 @@ cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil:
     """Seal the latch and store both copies, A then B."""
     latch.not_state = ~latch.state
     latch.crc = crc32_of(latch, sizeof(OutputLatch) - 8)
-    memcpy(&pair.a, latch, sizeof(OutputLatch))
+    sw_store_record(&pair.a, latch, sizeof(OutputLatch))
     sw_compiler_barrier()
-    memcpy(&pair.b, latch, sizeof(OutputLatch))
+    sw_store_record(&pair.b, latch, sizeof(OutputLatch))
     sw_compiler_barrier()
 
 

@@ -198,6 +198,7 @@ class GuardProcess:
         self.boot(1)
         self.prefix: tuple[str, ...] = ()  # command that starts it, such as unshare
         self.options: tuple[str, ...] = ()
+        self.environment: dict[str, str] = {}  # besides our own
         self.process: asyncio.subprocess.Process | None = None
         self.view: GuardView | None = None
         self.clients: list[Client] = []
@@ -212,7 +213,7 @@ class GuardProcess:
             *self.prefix, sys.executable, "-m", "fastpath.guard",
             "--runtime-dir", str(self.runtime), "--state-dir", str(self.state),
             "--boot-id-path", str(self.boot_id_path), *self.options,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env={**os.environ, **self.environment},
         )  # fmt: skip
         assert self.process.stderr is not None
         async with asyncio.timeout(WAIT_S):
