@@ -28,7 +28,7 @@ from tests.helpers.guard import (
 )
 from tests.helpers.modbus_server import ModbusServer
 
-AT_ONCE = 8  # stories side by side
+AT_ONCE = 4  # stories side by side
 BOUNDARIES_MIN = 100  # of one story: fewer means that the failpoints are not there
 TRIPPED_STATES = (InterlockState.TRIPPED, InterlockState.READY_TO_RESET)
 HOLDS = (OutputState.TRIPPING, OutputState.TRIPPED, OutputState.TRIP_FAILED)

@@ -140,12 +140,19 @@ class Client:
     def __init__(self, path: Path, *, hello: bool = True, timeout_s: float = WAIT_S) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(str(path))
         self.welcome: messages.Welcome | None = None
-        if hello:
-            body = messages.HELLO.pack(messages.VERSION, messages.VERSION_OLDEST, 0, os.urandom(16))
-            self.send(MessageType.HELLO, body)
-            self.welcome = messages.welcome_of(self.receive(MessageType.WELCOME)[1])
+        try:
+            self.socket.connect(str(path))
+            if hello:
+                self._say_hello()
+        except OSError:
+            self.socket.close()
+            raise
+
+    def _say_hello(self) -> None:
+        body = messages.HELLO.pack(messages.VERSION, messages.VERSION_OLDEST, 0, os.urandom(16))
+        self.send(MessageType.HELLO, body)
+        self.welcome = messages.welcome_of(self.receive(MessageType.WELCOME)[1])
 
     def send(self, kind: MessageType, body: bytes, ident: bytes = bytes(16)) -> None:
         """One message."""
@@ -156,7 +163,7 @@ class Client:
         while True:
             message = self.socket.recv(messages.MESSAGE_BYTES_MAX)
             if not message:
-                raise EOFError
+                raise ConnectionResetError
             kind, ident, body = messages.unpack(message)
             if kind == wanted:
                 return ident, body
