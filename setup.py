@@ -35,6 +35,7 @@ MODULES = [
     "line",
     "link",
     "mailbox",
+    "memory",
     "modbus",
     "nodes",
     "orders",

@@ -19,6 +19,7 @@ from fastpath.clock cimport boot_ns, mono_ns, utc_ns
 from fastpath.commands cimport command_answer
 from fastpath.difference cimport difference_of
 from fastpath.journal cimport SharedFile, Shm, Stamp, journal_write
+from fastpath.layout cimport ProgramView, program_open
 from fastpath.mailbox cimport (
     mailbox_accept, mailbox_close_all, mailbox_event, mailbox_nudge,
 )
@@ -27,7 +28,7 @@ from fastpath.poller cimport poller_due, poller_event, poller_turn
 from fastpath.recover cimport runtime_latches
 from fastpath.rehearsal cimport Rehearsal, rehearse
 from fastpath.runtime cimport (
-    Runtime, runtime_load, runtime_locked, runtime_watch,
+    Runtime, parts_ready, runtime_load, runtime_watch,
 )
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport (
@@ -334,6 +335,10 @@ cdef class Engine:
     ):
         cdef Loop* loop = &self.loop
         cdef Stamp now = _stamp()
+        cdef ProgramView program
+        if not program_open(<const uint8_t*><char*>blob, len(blob), &program):
+            raise ValueError("not a program")
+        file.fit(&program)
         self.file = file
         self.running = threading.Event()
         memset(loop, 0, sizeof(Loop))
@@ -384,8 +389,8 @@ cdef class Engine:
         """Header fields of a new life."""
         cdef Shm* shm = &self.loop.scanner.shm
         cdef bint locked = (
-            self.file.locked and runtime_locked(&self.runtimes[0], &self.loop.scanner.parts)
-            and runtime_locked(&self.runtimes[1], &self.loop.scanner.parts))
+            self.file.locked and self.loop.scanner.current.locked
+            and self.loop.scanner.parts.locked)
         shm.live.guard_starts += 1
         shm.live.pid = <uint32_t>os.getpid()
         shm.live.gateway_connected = 0
@@ -445,11 +450,15 @@ cdef class Engine:
         """Make a verified blob ready beside the running program; how many changes weaken.
 
         ``doors``: for each of its ttys the number under which it will be handed over. Raises
-        ValueError when it is no program.
+        ValueError when it is no program, OSError where there is no room for it in guard.shm.
         """
         cdef Runtime* spare = self.loop.scanner.spare
         if not runtime_load(spare, <const uint8_t*><char*>blob, len(blob)):
             raise ValueError("not a program")
+        self.file.fit(&spare.program)
+        parts_ready(&self.loop.scanner.parts, &spare.program)
+        if not (self.file.locked and spare.locked and self.loop.scanner.parts.locked):
+            self.loop.scanner.shm.live.counters[_COUNT_LOCKED] = 0
         _set_doors(spare, doors)
         difference_of(spare, self.loop.scanner.current)
         return spare.weakened

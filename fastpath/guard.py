@@ -248,6 +248,8 @@ class Guard:
         scan.join()
         self._finish()
         signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is ending, and says so by its exit code
         received.close()
         wakeup.close()
         return 0
@@ -340,7 +342,12 @@ class Guard:
     def _offer(self, blob: bytes, step: int, flags: int) -> None:
         """Swap to it, or say only what that would weaken."""
         doors = self._ttys.doors(blob)
-        weakened = self._engine.prepare(blob, doors)
+        try:
+            weakened = self._engine.prepare(blob, doors)
+        except OSError as error:
+            _LOGGER.error("no room for the program in guard.shm: %s", error.strerror)
+            self._engine.refuse(ResultCode.LIMIT, ResultDetail.NOTHING)
+            return
         detail = ResultDetail.WEAKENS + weakened if weakened else ResultDetail.NOTHING
         if step != LoadStep.SWAP:
             self._engine.refuse(ResultCode.DONE, detail)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastpath.layout cimport ProgramView
 from fastpath.types cimport (
     CommandSlot, DeviceStats, Event, InterlockLatch, NodeState, OutputLatch, SampleRecord, Slot,
     TagBypassLatch, WindowState, _INTERLOCKS_MAX, _OUTPUTS_MAX,
@@ -51,7 +52,17 @@ cdef struct LiveHeader:  # 3584 bytes; a cache line for each writer's concern
     uint32_t moving  # the latches are being moved: ``spare`` has them whole
     uint8_t pad6[172]
     uint64_t counters[256]
-    uint8_t pad7[1024]
+    # How much of the regions that a program sizes is there; 0: all, a file of an older guard.
+    uint32_t tags_ready
+    uint32_t nodes_ready
+    uint32_t windows_ready
+    uint32_t samples_ready
+    uint64_t sample_first  # nothing older is in the ring
+    uint32_t sample_count  # places in the ring, a power of two; 0: SAMPLES_MAX
+    uint32_t pad8
+    uint64_t lost_first  # first seq that found no room since the last LOST
+    uint64_t lost_count  # 0: none
+    uint8_t pad7[976]
 
 cdef struct InterlockPair:
     InterlockLatch a
@@ -84,8 +95,6 @@ cdef struct Shm:
     DeviceStats* devices
     Event* events
     SampleRecord* samples
-    uint64_t lost_first  # first seq that found no room since the last LOST, 0: none
-    uint64_t lost_count
     uint16_t clock_flags  # CLOCK_SYNCED while the wall clock is disciplined
 
 cdef struct Stamp:  # the clocks of one wake
@@ -108,6 +117,10 @@ cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil
 cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil
 cdef void latches_spill(Shm* shm, uint32_t interlocks, uint32_t outputs) noexcept nogil
 cdef void latches_settled(Shm* shm) noexcept nogil
+cdef SampleRecord* sample_place(const Shm* shm) noexcept nogil
+cdef uint32_t tags_ready(const Shm* shm) noexcept nogil
+cdef uint32_t samples_wanted(const ProgramView* p) noexcept nogil
+cdef void samples_grow(Shm* shm, uint32_t wanted) noexcept nogil
 cdef bint event_valid(const Event* event, uint64_t seq) noexcept nogil
 
 cdef class SharedFile:
@@ -116,3 +129,5 @@ cdef class SharedFile:
     cdef readonly bint fresh
     cdef readonly object set_aside
     cdef readonly bint locked
+    cdef int _ready(self, uint64_t first, uint64_t end) except -1
+    cdef int fit(self, const ProgramView* p) except -1

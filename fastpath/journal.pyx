@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (
-    MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap,
+    MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 
 from fastpath.image cimport slot_read
+from fastpath.layout cimport ProgramView
+from fastpath.memory cimport range_ready
 from fastpath.types cimport *
 
 from fastpath.records import Event as EventRecord
@@ -27,10 +29,16 @@ cdef extern from "atomics.h" nogil:
     uint64_t sw_load_acquire(const uint64_t* p)
     void sw_store_release(uint64_t* p, uint64_t value)
     uint64_t sw_load_relaxed(const uint64_t* p)
+    uint32_t sw_load32_acquire(const uint32_t* p)
+    void sw_store32_release(uint32_t* p, uint32_t value)
     void sw_fence_acquire()
     void sw_compiler_barrier()
     void sw_failpoints_begin()
     void sw_store_record(void* to, const void* src, size_t size)
+
+cdef enum:
+    SAMPLES_MIN = 65_536  # places in the smallest ring of samples
+    SAMPLES_PER_TAG = 100
 
 cdef uint32_t LAYOUT = 1
 LOCK_TRIES = 25
@@ -64,6 +72,12 @@ _OFFSETS, SHM_BYTES = _offsets()
 cdef uint64_t _region_offset[11]
 for _i in range(11):
     _region_offset[_i] = _OFFSETS[_i]
+
+# What no program sizes: header, latches, commands; devices, events; the latches' copy.
+_ALWAYS = (
+    (0, _OFFSETS[4]), (_OFFSETS[7], _OFFSETS[9]), (_OFFSETS[10], SHM_BYTES),
+)
+_READY_AT = 512 + 2560  # of LiveHeader.tags_ready
 
 # ---- crc32 (IEEE 802.3, as zlib's) -----------------------------------------------------------
 
@@ -165,18 +179,66 @@ cdef uint64_t journal_write(
     """Append one record; gives its seq (from 1), or 0 where there was no room (counted)."""
     cdef uint64_t lost[2]
     if not journal_has_room(shm, _class_a(type)):
-        if shm.lost_count == 0:
-            shm.lost_first = shm.live.event_head
-        shm.lost_count += 1
+        if shm.live.lost_count == 0:
+            shm.live.lost_first = shm.live.event_head
+        shm.live.lost_count += 1
         shm.live.events_lost += 1
         return 0
-    if shm.lost_count != 0 and journal_has_room(shm, False):
-        lost[0] = shm.lost_first
-        lost[1] = shm.lost_count
-        shm.lost_count = 0
+    if shm.live.lost_count != 0 and journal_has_room(shm, False):
+        lost[0] = shm.live.lost_first
+        lost[1] = shm.live.lost_count
+        # The record first: a guard that is killed in between tells twice, not never.
         _append(shm, now, _EV_LOST, 0, _NONE_U32, 0, lost, sizeof(lost))
+        sw_compiler_barrier()
+        shm.live.lost_count = 0
     _append(shm, now, type, flags, index, key, payload, payload_bytes)
     return shm.live.event_head - 1
+
+
+cdef inline uint32_t _sample_count(const Shm* shm) noexcept nogil:
+    return shm.live.sample_count if shm.live.sample_count else _SAMPLES_MAX
+
+
+cdef SampleRecord* sample_place(const Shm* shm) noexcept nogil:
+    """Where the next sample goes."""
+    return &shm.samples[shm.live.sample_head & (_sample_count(shm) - 1)]
+
+
+cdef uint32_t tags_ready(const Shm* shm) noexcept nogil:
+    """So many slots of the image are there."""
+    cdef uint32_t ready = sw_load32_acquire(&shm.live.tags_ready)
+    return min(ready, <uint32_t>_TAGS_MAX) if ready else _TAGS_MAX
+
+
+cdef uint32_t samples_wanted(const ProgramView* p) noexcept nogil:
+    """Places for SAMPLES_PER_TAG of each tag that the guard reads itself, a power of two."""
+    cdef uint32_t i, tags = 0
+    cdef uint32_t count = SAMPLES_MIN
+    for i in range(p.tag_count):
+        tags += p.tags[i].owner == _OWNER_GUARD
+    while count < _SAMPLES_MAX and count < tags * SAMPLES_PER_TAG:
+        count *= 2
+    return count
+
+
+cdef void samples_grow(Shm* shm, uint32_t wanted) noexcept nogil:
+    """A larger ring of samples, where there is memory for one; it never shrinks.
+
+    The newest SAMPLES_MIN records are found in their new places; a reader counts older ones as
+    lost.
+    """
+    cdef uint64_t head = shm.live.sample_head
+    cdef uint64_t old = _sample_count(shm)
+    cdef uint64_t new = min(wanted, shm.live.samples_ready)
+    cdef uint64_t seq
+    if new <= old:
+        return
+    shm.live.sample_first = max(
+        shm.live.sample_first, head - min(head, <uint64_t>SAMPLES_MIN))
+    for seq in range(shm.live.sample_first, head):
+        if seq % new != seq % old:
+            shm.samples[seq % new] = shm.samples[seq % old]
+    sw_store32_release(&shm.live.sample_count, <uint32_t>new)
 
 
 cdef void sample_write(
@@ -185,7 +247,7 @@ cdef void sample_write(
 ) noexcept nogil:
     """Append to the sample ring; the oldest is overwritten, the reader counts what it missed."""
     cdef uint64_t head = shm.live.sample_head
-    cdef SampleRecord* s = &shm.samples[head % _SAMPLES_MAX]
+    cdef SampleRecord* s = sample_place(shm)
     s.slot = slot
     s.quality = quality
     s.reason = reason
@@ -357,10 +419,19 @@ cdef class SharedFile:
         self.fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             self._lock(path)
-            # Allocated whole: a sparse file on a full tmpfs would be a SIGBUS on the scan thread.
-            os.posix_fallocate(self.fd, 0, SHM_BYTES)
+            # What is touched is allocated before: a hole on a full tmpfs would be a SIGBUS.
+            os.ftruncate(self.fd, SHM_BYTES)
+            for first, end in _ALWAYS:
+                os.posix_fallocate(self.fd, first, end - first)
+            for region, record, count in (
+                (4, sizeof(NodeState), 1), (5, sizeof(WindowState), 1), (6, sizeof(Slot), 1),
+                (9, sizeof(SampleRecord), SAMPLES_MIN),
+            ):
+                os.posix_fallocate(self.fd, _OFFSETS[region], record * count)
             os.pwrite(self.fd, _new_header(boot_id), 0)
             os.pwrite(self.fd, struct.pack("<QQ", 1, 1), 704)  # event_head, event_tail
+            os.pwrite(
+                self.fd, struct.pack("<4IQI", 1, 1, 1, SAMPLES_MIN, 0, SAMPLES_MIN), _READY_AT)
             os.rename(temporary, path)
         except OSError:
             os.unlink(temporary)
@@ -368,11 +439,44 @@ cdef class SharedFile:
 
     def _map(self):
         cdef void* base = mmap(
-            NULL, <size_t>SHM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, 0)
+            NULL, <size_t>SHM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
+        cdef LiveHeader* live
         if base == MAP_FAILED:
             raise OSError("guard.shm cannot be mapped")
         self.base = <uint8_t*>base
-        self.locked = mlock(base, <size_t>SHM_BYTES) == 0
+        self.locked = True
+        live = <LiveHeader*>(self.base + sizeof(FixedHeader))
+        for first, end in _ALWAYS:
+            self._ready(first, end)
+        if live.tags_ready == 0:  # an older guard's, which allocated all
+            live.sample_count = _SAMPLES_MAX
+            live.samples_ready = _SAMPLES_MAX
+            live.windows_ready = _WINDOWS_MAX
+            live.nodes_ready = _NODES_MAX
+            sw_store32_release(&live.tags_ready, _TAGS_MAX)
+
+    cdef int _ready(self, uint64_t first, uint64_t end) except -1:
+        """These bytes have their place, and are in memory; raises OSError where there is none."""
+        os.posix_fallocate(self.fd, first, end - first)
+        self.locked &= range_ready(self.base + first, end - first)
+        return 0
+
+    cdef int fit(self, const ProgramView* p) except -1:
+        """Room for this program beside what there is; raises OSError, and all stays as it was."""
+        cdef LiveHeader* live = <LiveHeader*>(self.base + sizeof(FixedHeader))
+        cdef uint32_t nodes = max(live.nodes_ready, p.node_count)
+        cdef uint32_t windows = max(live.windows_ready, p.window_count)
+        cdef uint32_t tags = max(live.tags_ready, p.tag_count)
+        cdef uint32_t samples = max(live.samples_ready, samples_wanted(p))
+        self._ready(_region_offset[4], _region_offset[4] + nodes * sizeof(NodeState))
+        self._ready(_region_offset[5], _region_offset[5] + windows * sizeof(WindowState))
+        self._ready(_region_offset[6], _region_offset[6] + tags * sizeof(Slot))
+        self._ready(_region_offset[9], _region_offset[9] + samples * sizeof(SampleRecord))
+        live.nodes_ready = nodes
+        live.windows_ready = windows
+        live.samples_ready = samples
+        sw_store32_release(&live.tags_ready, tags)
+        return 0
 
     @property
     def journal_id(self) -> int:
@@ -486,6 +590,14 @@ class DeviceView(NamedTuple):
     flags: int = 0
 
 
+cdef uint64_t _places(const LiveHeader* live) noexcept nogil:
+    """Of the ring of samples, never more than there are."""
+    cdef uint32_t count = sw_load32_acquire(&live.sample_count)
+    if count == 0 or count > _SAMPLES_MAX:
+        return _SAMPLES_MAX
+    return count
+
+
 cdef class GuardView:
     """A read-only map of a guard.shm. Never waits: what is being written is skipped."""
 
@@ -593,11 +705,15 @@ cdef class GuardView:
         cdef uint64_t count, seq, overtaken
         cdef bytearray out
         cdef uint8_t* to
+        cdef uint64_t places = _places(self.shm.live)
+        cdef uint64_t oldest = self.shm.live.sample_first
         if first > head:
             first = head
-        if head - first > _SAMPLES_MAX:
-            lost = head - first - _SAMPLES_MAX
-            first = head - _SAMPLES_MAX
+        if head - first > places:
+            oldest = max(oldest, head - places)
+        if first < oldest <= head:
+            lost = oldest - first
+            first = oldest
         count = min(head - first, <uint64_t>limit)
         out = bytearray(count * sizeof(SampleRecord))
         if count == 0:
@@ -605,12 +721,14 @@ cdef class GuardView:
         to = out
         for seq in range(first, first + count):
             memcpy(to + (seq - first) * sizeof(SampleRecord),
-                   &self.shm.samples[seq % _SAMPLES_MAX], sizeof(SampleRecord))
+                   &self.shm.samples[seq % places], sizeof(SampleRecord))
         sw_fence_acquire()
+        if _places(self.shm.live) != places:
+            return first, lost, b""  # the ring grew meanwhile: the next call finds them
         head = sw_load_acquire(&self.shm.live.sample_head)
         overtaken = 0
-        if head + 1 > _SAMPLES_MAX and head + 1 - _SAMPLES_MAX > first:
-            overtaken = min(head + 1 - _SAMPLES_MAX - first, count)
+        if head + 1 > places and head + 1 - places > first:
+            overtaken = min(head + 1 - places - first, count)
         return first + count, lost + overtaken, bytes(out[overtaken * sizeof(SampleRecord):])
 
     def interlock(self, Py_ssize_t index) -> InterlockView:
@@ -672,6 +790,8 @@ cdef class GuardView:
     def slot(self, Py_ssize_t index) -> SlotView:
         self._check(index, _TAGS_MAX)
         cdef Slot s
+        if index >= tags_ready(&self.shm):  # no program had so many as yet
+            return SlotView(0.0, 0, 0, 0, 0, 0, 0)
         if not slot_read(&self.shm.image[index], &s):
             return SlotView(float("nan"), _Q_BAD, _REASON_UNREADABLE, 0, 0, 0, 0)
         return SlotView(

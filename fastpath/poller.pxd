@@ -8,7 +8,7 @@ from fastpath.link cimport Link
 from fastpath.program cimport ProgramView
 
 cdef enum:
-    RUN_REQUESTS_MAX = 20_480  # every REQUEST, and what bisection can split them into
+    RUN_REQUESTS_MAX = 18_432  # every REQUEST, and what bisection can split them into
 
 cdef struct RunRequest:
     uint32_t request  # REQUEST it came from
@@ -42,6 +42,7 @@ cdef struct PollBank:
     Intake* intake
     RunRequest* requests
     uint32_t request_count
+    uint32_t request_max
     Poller* pollers
     uint8_t* device_up
     uint64_t random

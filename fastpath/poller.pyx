@@ -252,7 +252,7 @@ cdef bint _bisect(PollBank* bank, int32_t at, const Stamp* now) noexcept nogil:
     """Halve a refused request; a single point that is refused is guilty and BAD."""
     cdef RunRequest* run = &bank.requests[at]
     cdef RunRequest* other
-    if run.decode_count <= 1 or bank.request_count >= RUN_REQUESTS_MAX:
+    if run.decode_count <= 1 or bank.request_count >= bank.request_max:
         run.guilty = 1
         run.due_ns = now.mono_ns + GUILTY_PERIOD_NS
         return _store(bank, run, NULL, 0, 1, now)

@@ -10,6 +10,7 @@ that anybody else can see changes.
 from libc.string cimport memset
 
 from fastpath.interlock cimport Logic, interlock_trip
+from fastpath.journal cimport sample_place
 from fastpath.outputs cimport Bank, output_restore_trip
 from fastpath.types cimport *
 
@@ -54,6 +55,6 @@ cdef void rehearse(Rehearsal* r, const Parts* parts, const Stamp* now) noexcept 
     bank.runs = &r.output_run
     output_restore_trip(&bank, 0, now)
     _fetch(&shm.events[shm.live.event_head % _EVENTS_MAX], 2 * sizeof(Event))
-    _fetch(&shm.samples[shm.live.sample_head % _SAMPLES_MAX], CACHE_LINE_BYTES)
+    _fetch(sample_place(shm), CACHE_LINE_BYTES)
     _fetch(&shm.interlocks[0], sizeof(r.interlock))
     _fetch(&shm.outputs[0], sizeof(r.output))

@@ -18,6 +18,9 @@ cdef enum:
 
 cdef struct Runtime:
     ProgramView program
+    uint8_t* space  # all that follows lies in it; present as far as the program needs
+    size_t space_bytes
+    bint locked  # in memory
     uint8_t* arena  # the blob
     InterlockRun* interlocks
     uint32_t* order
@@ -68,11 +71,14 @@ cdef struct Parts:  # what the scan works on, bound to one Runtime
     NodeState* spare_nodes
     WindowState* spare_windows
     DeviceStats* spare_devices
+    uint8_t* space  # the tables above lie in it, at their limits; present as programs needed
+    size_t space_bytes
+    bint locked
     bint lost_program  # the program that ran before this start is lost, and its latches with it
 
 cdef bint runtime_alloc(Runtime* rt) noexcept
 cdef bint parts_alloc(Parts* parts) noexcept
-cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept
+cdef void parts_ready(Parts* parts, const ProgramView* p) noexcept
 cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil
 cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept
 cdef void fresh_interlock(Runtime* rt, uint32_t i, const Stamp* now) noexcept nogil

@@ -2,18 +2,18 @@
 """Everything whose size a program decides: allocation, loading, and how the scan's parts see it.
 
 The main thread fills a Runtime (``runtime_load``); ``recover`` gives it its first states and
-``swap`` carries them into the next one. Nothing here allocates after start.
+``swap`` carries them into the next one. Nothing here allocates
+on the scan thread.
 """
 
-from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport mlock
-from posix.stdlib cimport posix_memalign
 
 from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan
 from fastpath.link cimport link_init, link_watch
 from fastpath.outputs cimport outputs_plan
 from fastpath.interlock cimport TagBypassRun
+from fastpath.journal cimport samples_grow, samples_wanted, tags_ready
+from fastpath.memory cimport range_ready, space_carve, space_empty, space_reserve
 from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport program_open
 from fastpath.types cimport *
@@ -25,88 +25,108 @@ cdef extern from "atomics.h" nogil:
     void sw_store_release(uint64_t* p, uint64_t value)
     void sw_fence_release()
 
+cdef enum:
+    ROUNDING_BYTES = 64 * 64  # what aligning the tables of a space may cost
+
 
 # ---- memory --------------------------------------------------------------------------------------
 
 cdef bint runtime_alloc(Runtime* rt) noexcept:
-    """All tables at their limits, once, at start."""
+    """Address space for the largest program, once, at start; memory comes with a program."""
     memset(rt, 0, sizeof(Runtime))
-    if posix_memalign(<void**>&rt.arena, 4096, _BLOB_BYTES_MAX) != 0:
-        return False
-    rt.interlocks = <InterlockRun*>calloc(_INTERLOCKS_MAX, sizeof(InterlockRun))
-    rt.order = <uint32_t*>calloc(_INTERLOCKS_MAX, sizeof(uint32_t))
-    rt.group_taken = <uint8_t*>calloc(_GROUPS_MAX, 1)
-    rt.group_scan = <uint64_t*>calloc(_GROUPS_MAX, sizeof(uint64_t))
-    rt.outputs = <OutputRun*>calloc(_OUTPUTS_MAX, sizeof(OutputRun))
-    rt.demand = <uint8_t*>calloc(_OUTPUTS_MAX, 1)
-    rt.cause = <uint32_t*>calloc(_OUTPUTS_MAX, sizeof(uint32_t))
-    rt.demand_ns = <int64_t*>calloc(_OUTPUTS_MAX, sizeof(int64_t))
-    rt.releasable = <uint8_t*>calloc(_OUTPUTS_MAX, 1)
-    rt.tags = <TagRun*>calloc(_TAGS_MAX, sizeof(TagRun))
-    rt.windows = <WindowRun*>calloc(_WINDOWS_MAX, sizeof(WindowRun))
-    rt.window_first = <uint32_t*>calloc(_TAGS_MAX, sizeof(uint32_t))
-    rt.requests = <RunRequest*>calloc(RUN_REQUESTS_MAX, sizeof(RunRequest))
-    rt.pollers = <Poller*>calloc(_DEVICES_MAX, sizeof(Poller))
-    rt.writers = <Writer*>calloc(_DEVICES_MAX, sizeof(Writer))
-    rt.buses = <Bus*>calloc(BUSES_MAX, sizeof(Bus))
-    rt.units = <Unit*>calloc(_DEVICES_MAX, sizeof(Unit))
-    rt.device_up = <uint8_t*>calloc(_DEVICES_MAX, 1)
-    rt.interlock_from = <int32_t*>calloc(_INTERLOCKS_MAX, sizeof(int32_t))
-    rt.output_from = <int32_t*>calloc(_OUTPUTS_MAX, sizeof(int32_t))
-    rt.tag_from = <int32_t*>calloc(_TAGS_MAX, sizeof(int32_t))
-    rt.node_from = <int32_t*>calloc(_NODES_MAX, sizeof(int32_t))
-    rt.window_from = <int32_t*>calloc(_WINDOWS_MAX, sizeof(int32_t))
-    rt.device_from = <int32_t*>calloc(_DEVICES_MAX, sizeof(int32_t))
-    rt.interlock_to = <int32_t*>calloc(_INTERLOCKS_MAX, sizeof(int32_t))
-    rt.output_to = <int32_t*>calloc(_OUTPUTS_MAX, sizeof(int32_t))
-    rt.output_same = <uint8_t*>calloc(_OUTPUTS_MAX, 1)
-    return (
-        rt.interlocks != NULL and rt.order != NULL and rt.group_taken != NULL
-        and rt.group_scan != NULL and rt.outputs != NULL and rt.demand != NULL
-        and rt.cause != NULL and rt.demand_ns != NULL and rt.releasable != NULL
-        and rt.tags != NULL and rt.requests != NULL and rt.pollers != NULL
-        and rt.writers != NULL and rt.buses != NULL and rt.units != NULL
-        and rt.device_up != NULL and rt.interlock_from != NULL
-        and rt.output_from != NULL and rt.tag_from != NULL and rt.node_from != NULL
-        and rt.device_from != NULL and rt.interlock_to != NULL and rt.output_to != NULL
-        and rt.output_same != NULL and rt.windows != NULL and rt.window_first != NULL
-        and rt.window_from != NULL
+    rt.space_bytes = (
+        _BLOB_BYTES_MAX + _TAGS_MAX * (sizeof(TagRun) + sizeof(uint32_t) + sizeof(int32_t))
+        + _WINDOWS_MAX * (sizeof(WindowRun) + sizeof(int32_t)) + _NODES_MAX * sizeof(int32_t)
+        + RUN_REQUESTS_MAX * sizeof(RunRequest)
+        + _INTERLOCKS_MAX * (sizeof(InterlockRun) + sizeof(uint32_t) + 2 * sizeof(int32_t))
+        + _GROUPS_MAX * (1 + sizeof(uint64_t))
+        + _OUTPUTS_MAX * (
+            sizeof(OutputRun) + 3 + sizeof(uint32_t) + sizeof(int64_t) + 2 * sizeof(int32_t))
+        + _DEVICES_MAX * (
+            sizeof(Poller) + sizeof(Writer) + sizeof(Unit) + 1 + sizeof(int32_t))
+        + BUSES_MAX * sizeof(Bus) + ROUNDING_BYTES
     )
+    rt.space = space_reserve(rt.space_bytes)
+    return rt.space != NULL
+
+
+cdef uint8_t* _lay_out(Runtime* rt, uint8_t* at) noexcept:
+    """Every table from there on, the large ones as long as the program wants; where they end."""
+    cdef const ProgramView* p = &rt.program
+    rt.interlocks = <InterlockRun*>space_carve(&at, _INTERLOCKS_MAX * sizeof(InterlockRun))
+    rt.order = <uint32_t*>space_carve(&at, _INTERLOCKS_MAX * sizeof(uint32_t))
+    rt.group_taken = <uint8_t*>space_carve(&at, _GROUPS_MAX)
+    rt.group_scan = <uint64_t*>space_carve(&at, _GROUPS_MAX * sizeof(uint64_t))
+    rt.outputs = <OutputRun*>space_carve(&at, _OUTPUTS_MAX * sizeof(OutputRun))
+    rt.demand = <uint8_t*>space_carve(&at, _OUTPUTS_MAX)
+    rt.cause = <uint32_t*>space_carve(&at, _OUTPUTS_MAX * sizeof(uint32_t))
+    rt.demand_ns = <int64_t*>space_carve(&at, _OUTPUTS_MAX * sizeof(int64_t))
+    rt.releasable = <uint8_t*>space_carve(&at, _OUTPUTS_MAX)
+    rt.pollers = <Poller*>space_carve(&at, _DEVICES_MAX * sizeof(Poller))
+    rt.writers = <Writer*>space_carve(&at, _DEVICES_MAX * sizeof(Writer))
+    rt.buses = <Bus*>space_carve(&at, BUSES_MAX * sizeof(Bus))
+    rt.units = <Unit*>space_carve(&at, _DEVICES_MAX * sizeof(Unit))
+    rt.device_up = <uint8_t*>space_carve(&at, _DEVICES_MAX)
+    rt.interlock_from = <int32_t*>space_carve(&at, _INTERLOCKS_MAX * sizeof(int32_t))
+    rt.interlock_to = <int32_t*>space_carve(&at, _INTERLOCKS_MAX * sizeof(int32_t))
+    rt.output_from = <int32_t*>space_carve(&at, _OUTPUTS_MAX * sizeof(int32_t))
+    rt.output_to = <int32_t*>space_carve(&at, _OUTPUTS_MAX * sizeof(int32_t))
+    rt.output_same = <uint8_t*>space_carve(&at, _OUTPUTS_MAX)
+    rt.device_from = <int32_t*>space_carve(&at, _DEVICES_MAX * sizeof(int32_t))
+    rt.tags = <TagRun*>space_carve(&at, p.tag_count * sizeof(TagRun))
+    rt.window_first = <uint32_t*>space_carve(&at, p.tag_count * sizeof(uint32_t))
+    rt.tag_from = <int32_t*>space_carve(&at, p.tag_count * sizeof(int32_t))
+    rt.windows = <WindowRun*>space_carve(&at, p.window_count * sizeof(WindowRun))
+    rt.window_from = <int32_t*>space_carve(&at, p.window_count * sizeof(int32_t))
+    rt.node_from = <int32_t*>space_carve(&at, p.node_count * sizeof(int32_t))
+    rt.requests = <RunRequest*>space_carve(&at, _run_requests(p) * sizeof(RunRequest))
+    return at
+
+
+cdef inline uint32_t _run_requests(const ProgramView* p) noexcept nogil:
+    """Every request of a program, and what bisection can split them into."""
+    return min(p.request_count + p.decode_count, <uint32_t>RUN_REQUESTS_MAX)
 
 
 cdef bint parts_alloc(Parts* parts) noexcept:
+    """As ``runtime_alloc``; ``parts_ready`` makes of it what a program needs."""
+    cdef uint8_t* at
     memset(parts, 0, sizeof(Parts))
     parts.poll_fd = -1
     parts.buses.poll_fd = -1
     parts.buses.main_fd = -1
-    parts.registers = <Register*>calloc(_CODE_MAX, sizeof(Register))
-    parts.logic.tag_bypasses = <TagBypassRun*>calloc(_TAG_BYPASSES_MAX, sizeof(TagBypassRun))
-    parts.logic.reads = <uint8_t*>calloc(_CODE_MAX, 1)
-    parts.spare_image = <Slot*>calloc(_TAGS_MAX, sizeof(Slot))
-    parts.spare_nodes = <NodeState*>calloc(_NODES_MAX, sizeof(NodeState))
-    parts.spare_windows = <WindowState*>calloc(_WINDOWS_MAX, sizeof(WindowState))
-    parts.spare_devices = <DeviceStats*>calloc(_DEVICES_MAX, sizeof(DeviceStats))
-    return (
-        parts.logic.tag_bypasses != NULL and parts.logic.reads != NULL
-        and parts.registers != NULL and parts.spare_image != NULL and parts.spare_nodes != NULL
-        and parts.spare_windows != NULL and parts.spare_devices != NULL
+    parts.space_bytes = (
+        _CODE_MAX * (sizeof(Register) + 1) + _TAG_BYPASSES_MAX * sizeof(TagBypassRun)
+        + _TAGS_MAX * sizeof(Slot) + _NODES_MAX * sizeof(NodeState)
+        + _WINDOWS_MAX * sizeof(WindowState) + _DEVICES_MAX * sizeof(DeviceStats)
+        + ROUNDING_BYTES
     )
+    at = parts.space = space_reserve(parts.space_bytes)
+    if at == NULL:
+        return False
+    parts.logic.tag_bypasses = <TagBypassRun*>space_carve(
+        &at, _TAG_BYPASSES_MAX * sizeof(TagBypassRun))
+    parts.spare_devices = <DeviceStats*>space_carve(&at, _DEVICES_MAX * sizeof(DeviceStats))
+    parts.logic.reads = <uint8_t*>space_carve(&at, _CODE_MAX)
+    parts.registers = <Register*>space_carve(&at, _CODE_MAX * sizeof(Register))
+    parts.spare_image = <Slot*>space_carve(&at, _TAGS_MAX * sizeof(Slot))
+    parts.spare_nodes = <NodeState*>space_carve(&at, _NODES_MAX * sizeof(NodeState))
+    parts.spare_windows = <WindowState*>space_carve(&at, _WINDOWS_MAX * sizeof(WindowState))
+    parts.locked = True
+    return True
 
 
-cdef bint runtime_locked(const Runtime* rt, const Parts* parts) noexcept:
-    """Lock what the scan touches; False where the rights do not allow it."""
-    return (
-        mlock(rt.arena, _BLOB_BYTES_MAX) == 0
-        and mlock(rt.interlocks, _INTERLOCKS_MAX * sizeof(InterlockRun)) == 0
-        and mlock(rt.outputs, _OUTPUTS_MAX * sizeof(OutputRun)) == 0
-        and mlock(rt.tags, _TAGS_MAX * sizeof(TagRun)) == 0
-        and mlock(rt.requests, RUN_REQUESTS_MAX * sizeof(RunRequest)) == 0
-        and mlock(rt.pollers, _DEVICES_MAX * sizeof(Poller)) == 0
-        and mlock(rt.writers, _DEVICES_MAX * sizeof(Writer)) == 0
-        and mlock(rt.buses, BUSES_MAX * sizeof(Bus)) == 0
-        and mlock(rt.units, _DEVICES_MAX * sizeof(Unit)) == 0
-        and mlock(parts.registers, _CODE_MAX * sizeof(Register)) == 0
-    )
+cdef void parts_ready(Parts* parts, const ProgramView* p) noexcept:
+    """Memory for this program too, before the scan thread is offered it; nothing moves."""
+    cdef bint locked = range_ready(
+        parts.logic.tag_bypasses, _TAG_BYPASSES_MAX * sizeof(TagBypassRun))
+    locked &= range_ready(parts.spare_devices, _DEVICES_MAX * sizeof(DeviceStats))
+    locked &= range_ready(parts.logic.reads, p.code_count)
+    locked &= range_ready(parts.registers, p.code_count * sizeof(Register))
+    locked &= range_ready(parts.spare_image, p.tag_count * sizeof(Slot))
+    locked &= range_ready(parts.spare_nodes, p.node_count * sizeof(NodeState))
+    locked &= range_ready(parts.spare_windows, p.window_count * sizeof(WindowState))
+    parts.locked &= locked
 
 
 cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil:
@@ -146,6 +166,7 @@ cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil:
     parts.polls.program = &rt.program
     parts.polls.intake = &parts.intake
     parts.polls.requests = rt.requests
+    parts.polls.request_max = _run_requests(&rt.program)
     parts.polls.pollers = rt.pollers
     parts.polls.device_up = rt.device_up
     parts.writers.shm = shm
@@ -167,19 +188,17 @@ cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept:
     """Copy a verified blob into the arena and clear what belonged to the program before."""
     cdef const InterlockDef* d
     cdef uint32_t i, k
+    cdef uint8_t* tables
     if size > _BLOB_BYTES_MAX:
         return False
+    space_empty(rt.space, rt.space_bytes)  # all tables are zero again
+    rt.arena = rt.space
     memcpy(rt.arena, blob, size)
     if not program_open(rt.arena, size, &rt.program):
         return False
-    memset(rt.interlocks, 0, _INTERLOCKS_MAX * sizeof(InterlockRun))
-    memset(rt.outputs, 0, _OUTPUTS_MAX * sizeof(OutputRun))
-    memset(rt.demand, 0, _OUTPUTS_MAX)
-    memset(rt.releasable, 0, _OUTPUTS_MAX)
-    memset(rt.tags, 0, _TAGS_MAX * sizeof(TagRun))
-    memset(rt.pollers, 0, _DEVICES_MAX * sizeof(Poller))
-    memset(rt.writers, 0, _DEVICES_MAX * sizeof(Writer))
-    memset(rt.device_up, 0, _DEVICES_MAX)
+    tables = rt.arena
+    space_carve(&tables, size)
+    rt.locked = range_ready(rt.space, _lay_out(rt, tables) - rt.space)
     buses_init(rt.buses, rt.units)
     for i in range(<uint32_t>_DEVICES_MAX):
         link_init(&rt.pollers[i].link)
@@ -242,13 +261,14 @@ cdef void runtime_begin(Parts* parts, Runtime* rt, const Stamp* now) noexcept no
     """Image and devices start empty; the header names the program; requests are laid out."""
     cdef uint32_t i
     parts.shm.live.counters[_COUNT_WINDOWS_LOST] += windows_recover(&parts.windows, now.mono_ns)
-    memset(parts.shm.image, 0, _TAGS_MAX * sizeof(Slot))
+    memset(parts.shm.image, 0, tags_ready(parts.shm) * sizeof(Slot))
     memset(parts.shm.devices, 0, _DEVICES_MAX * sizeof(DeviceStats))
     for i in range(rt.program.tag_count):
         parts.shm.image[i].owner = rt.program.tags[i].owner
     for i in range(rt.program.device_count):
         parts.shm.devices[i].key = rt.program.devices[i].key
         parts.shm.devices[i].state = _LINK_CONNECTING
+    samples_grow(parts.shm, samples_wanted(&rt.program))
     rt.program.started_ns = now.mono_ns
     runtime_name(parts.shm, &rt.program)
     pollers_plan(&parts.polls, now.mono_ns)

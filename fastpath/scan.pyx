@@ -24,7 +24,7 @@ from fastpath.outputs cimport outputs_scan
 from fastpath.program cimport program_evaluate
 from fastpath.recover cimport runtime_recover
 from fastpath.runtime cimport (
-    Runtime, parts_alloc, runtime_alloc, runtime_begin, runtime_load,
+    Runtime, parts_alloc, parts_ready, runtime_alloc, runtime_begin, runtime_load,
 )
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_IDLE, LOAD_READY, LOAD_SWAPPED, Scanner
 from fastpath.swap cimport swap_allowed, swap_merge
@@ -247,6 +247,7 @@ cdef uint32_t scanner_begin(
     scanner.parts.writers.random = (<uint64_t>now.utc_ns ^ 0x9E3779B97F4A7C15u) | 1
     if not runtime_load(scanner.current, <const uint8_t*><char*>blob, len(blob)):
         raise ValueError("not a program")
+    parts_ready(&scanner.parts, &scanner.current.program)
     restored = runtime_recover(
         &scanner.parts, scanner.current, interlocks, outputs, power_loss, now)
     runtime_begin(&scanner.parts, scanner.current, now)

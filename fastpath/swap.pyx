@@ -18,6 +18,7 @@ from fastpath.image cimport slot_write
 from fastpath.interlock cimport interlock_trip, interlocks_regroup
 from fastpath.journal cimport (
     Shm, interlock_store, journal_write, latches_settled, latches_spill, output_store,
+    samples_grow, samples_wanted,
 )
 from fastpath.layout cimport ProgramView
 from fastpath.link cimport link_close
@@ -298,6 +299,7 @@ cdef void swap_merge(
     _swap_outputs(old, new, now)
     _swap_image(parts, old, new)
     _swap_devices(parts, old, new, now)
+    samples_grow(shm, samples_wanted(&new.program))
     runtime_bind(parts, new)
     runtime_watch(parts, new)
     _store_latches(parts, new)

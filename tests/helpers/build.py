@@ -18,6 +18,7 @@ PROGRAMS = {
     "bare_loop": (BENCHMARKS / "bare_loop.c", ()),
     "bare_polls": (BENCHMARKS / "bare_polls.c", ()),
     "libinterpreter.so": (BENCHMARKS / "interpreter.c", ("-shared", "-fPIC", "-lm")),
+    "libcount.so": (HERE / "count_calls.c", ("-shared", "-fPIC")),
     "libhold.so": (HERE / "hold.c", ("-shared", "-fPIC")),
 }
 

@@ -7,6 +7,9 @@ from libc.string cimport memcpy, memset
 
 from fastpath.decode cimport decode_point
 from fastpath.image cimport slot_read, slot_touch, slot_write
+from fastpath.journal cimport (
+    SharedFile, Shm, sample_write, samples_grow, samples_wanted, shm_map,
+)
 from fastpath.program cimport (
     ProgramView,
     Register,
@@ -18,7 +21,7 @@ from fastpath.program cimport (
     program_verify,
     truth_of,
 )
-from fastpath.types cimport DecodeDef, InstructionDef, NodeState, Slot, TagDef, WindowState
+from fastpath.types cimport _OWNER_GUARD, DecodeDef, InstructionDef, NodeState, Slot, TagDef, WindowState
 from fastpath.windows cimport (
     WindowBank, WindowRun, window_begin, windows_list, windows_recover, windows_take,
     windows_touch,
@@ -238,3 +241,42 @@ def check_of(uint64_t key, int64_t low_ns, int64_t high_ns, uint32_t flags):
     memset(&n, 0, sizeof(n))
     n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
     return node_check(key, &n)
+
+
+cdef class Ring:
+    """guard.shm of a guard with an empty program, for its ring of samples."""
+
+    cdef SharedFile file
+    cdef Shm shm
+
+    def __init__(self, str path):
+        cdef ProgramView empty
+        memset(&empty, 0, sizeof(empty))
+        self.file = SharedFile(path, bytes(16))
+        self.file.fit(&empty)
+        shm_map(&self.shm, self.file.base)
+
+    @property
+    def places(self):
+        return self.shm.live.sample_count
+
+    def write(self, double value):
+        """One sample."""
+        sample_write(&self.shm, 0, 2, 0, value, 0, 0)
+
+    def grow(self, uint32_t tags):
+        """As a swap to a program with so many tags of the guard's own."""
+        cdef ProgramView view
+        cdef TagDef* defs = <TagDef*>calloc(tags, sizeof(TagDef))
+        cdef uint32_t i
+        memset(&view, 0, sizeof(view))
+        view.tags = defs
+        view.tag_count = tags
+        for i in range(tags):
+            defs[i].owner = _OWNER_GUARD
+        self.file.fit(&view)
+        samples_grow(&self.shm, samples_wanted(&view))
+        free(defs)
+
+    def close(self):
+        self.file.close()

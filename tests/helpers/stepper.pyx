@@ -11,8 +11,8 @@ import os
 import socket
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
+from posix.mman cimport munmap
 
 from fastpath.delivery cimport (
     output_expired, output_parted, output_replied, output_sent, outputs_link_down, outputs_link_up,
@@ -23,7 +23,7 @@ from fastpath.mailbox cimport mailbox_event
 from fastpath.difference cimport difference_of
 from fastpath.outputs cimport outputs_confirmed
 from fastpath.recover cimport runtime_latches
-from fastpath.runtime cimport Runtime, runtime_load
+from fastpath.runtime cimport Runtime, parts_ready, runtime_load
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Scanner
 from fastpath.program cimport truth_of
@@ -40,34 +40,8 @@ FAR_NS = 10**17
 
 
 cdef void _free_runtime(Runtime* rt) noexcept:
-    free(rt.arena)
-    free(rt.interlocks)
-    free(rt.order)
-    free(rt.group_taken)
-    free(rt.group_scan)
-    free(rt.outputs)
-    free(rt.demand)
-    free(rt.cause)
-    free(rt.demand_ns)
-    free(rt.releasable)
-    free(rt.tags)
-    free(rt.windows)
-    free(rt.window_first)
-    free(rt.requests)
-    free(rt.pollers)
-    free(rt.writers)
-    free(rt.buses)
-    free(rt.units)
-    free(rt.device_up)
-    free(rt.interlock_from)
-    free(rt.output_from)
-    free(rt.tag_from)
-    free(rt.node_from)
-    free(rt.window_from)
-    free(rt.device_from)
-    free(rt.interlock_to)
-    free(rt.output_to)
-    free(rt.output_same)
+    if rt.space != NULL:
+        munmap(rt.space, rt.space_bytes)
     memset(rt, 0, sizeof(Runtime))
 
 
@@ -135,13 +109,7 @@ cdef class Stepper:
         self.memory = -1
 
     cdef void _free_parts(self) noexcept:
-        free(self.scanner.parts.registers)
-        free(self.scanner.parts.spare_image)
-        free(self.scanner.parts.logic.tag_bypasses)
-        free(self.scanner.parts.logic.reads)
-        free(self.scanner.parts.spare_nodes)
-        free(self.scanner.parts.spare_windows)
-        free(self.scanner.parts.spare_devices)
+        munmap(self.scanner.parts.space, self.scanner.parts.space_bytes)
 
     def begin(
         self, bytes blob, *, bint power_loss=False, bint lost_program=False, interlocks=None,
@@ -327,6 +295,7 @@ cdef class Stepper:
         """A verified program for the border of the next scan, asked for or not; what it weakens."""
         if not runtime_load(self.scanner.spare, <const uint8_t*><char*>blob, len(blob)):
             raise ValueError("not a program")
+        parts_ready(&self.scanner.parts, &self.scanner.spare.program)
         difference_of(self.scanner.spare, self.scanner.current)
         self.scanner.load.state = LOAD_READY
         return self.scanner.spare.weakened
