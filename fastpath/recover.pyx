@@ -7,7 +7,7 @@ does not know, mean TRIPPED; after a power loss every armed, latching interlock 
 
 from libc.string cimport memcpy, memset
 
-from fastpath.interlock cimport interlock_trip, interlocks_regroup
+from fastpath.interlock cimport interlock_trip, interlocks_demand, interlocks_regroup
 from fastpath.journal cimport (
     Shm, event_valid, interlock_load, interlock_store, latches_settled,
     latches_spill, output_load, output_store,
@@ -16,6 +16,7 @@ from fastpath.interlock cimport InterlockRun
 from fastpath.bank cimport OutputRun
 from fastpath.outputs cimport output_restore_trip
 from fastpath.runtime cimport define_interlock, fresh_interlock, fresh_output, runtime_bind
+from fastpath.transition cimport output_record
 from fastpath.types cimport *
 
 
@@ -133,10 +134,21 @@ cdef uint32_t runtime_recover(
         if entry is not None and not entry[0]:
             output_restore_trip(&parts.bank, i, now)
         output_store(&shm.outputs[i], &rt.outputs[i].latch)
+    if power_loss:
+        _tell_held(parts, rt, now)
     latches_settled(shm)
     # Nodes stay as they stand. What is not sealed under its own key, as all is after a power
     # loss, is lost memory: unknown.
     return restored
+
+
+cdef void _tell_held(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil:
+    """After a power loss: what nothing demands is held, and nobody has written it since."""
+    cdef uint32_t i
+    interlocks_demand(&parts.logic, now, rt.demand, rt.cause, rt.demand_ns)
+    for i in range(rt.program.output_count):
+        if rt.outputs[i].latch.state == _OUTS_HELD and not rt.demand[i]:
+            output_record(&parts.bank, i, now, _EV_OUT_HELD, 0, _OUTC_NOTHING)
 
 
 cdef tuple runtime_latches(const Runtime* rt, int64_t boot_ns):

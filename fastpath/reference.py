@@ -428,6 +428,7 @@ class Reference:
             self._lose_memory(one)
             if one.armed and one.definition.latch:
                 self.interlocks.trip(one, TripReason.POWER_LOSS, now, self.scans)
+        self.outputs.tell_held(self.interlocks.demands(now))
 
     def reboot(self, before: Now, now: Now) -> None:
         """A clean stop and another boot: latches are kept, node memory is not."""

@@ -243,6 +243,12 @@ class Outputs:
         one.confirm_by_ns = None
         self._record(one, "OUT_UNVERIFIED")
 
+    def tell_held(self, demands: dict[str, str]) -> None:
+        """After a power loss: what nothing demands is held."""
+        for one in self.items.values():
+            if one.state == OutputState.HELD and one.id not in demands:
+                self._record(one, "OUT_HELD")
+
     def _record(self, one: Output, kind: str, code: int = 0, *, late: bool = False) -> None:
         self.record(kind, one.id, generation=one.generation, code=int(code), late=late)
 

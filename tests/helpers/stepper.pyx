@@ -27,7 +27,7 @@ from fastpath.runtime cimport Runtime, parts_ready, runtime_load
 from fastpath.scan cimport scan_answer_load, scan_once, scan_swap, scanner_begin
 from fastpath.scanner cimport LOAD_ANSWERED, LOAD_ASKED, LOAD_READY, LOAD_SWAPPED, Scanner
 from fastpath.program cimport truth_of
-from fastpath.types cimport _LINK_DOWN, _LINK_UP, _RESULT_DONE
+from fastpath.types cimport InstructionDef, _LINK_DOWN, _LINK_UP, _RESULT_DONE
 
 from fastpath import blob as blobs
 from fastpath import journal, messages
@@ -359,6 +359,20 @@ cdef class Stepper:
     def stop_by_ns(self):
         """Until when STOP waits, 0: none."""
         return self.scanner.stop_by_ns
+
+    # ---- damage
+
+    def interlock_at(self, uint32_t index):
+        """Where an interlock's pair stands in the shared file, for ``memory_at``."""
+        return <char*>&self.scanner.shm.interlocks[index] - <char*>&self.bytes_[0]
+
+    def output_at(self, uint32_t index):
+        """Where an output's pair stands in it."""
+        return <char*>&self.scanner.shm.outputs[index] - <char*>&self.bytes_[0]
+
+    def break_code(self):
+        """An instruction that no verified program has, as a flipped bit would make it."""
+        (<InstructionDef*>&self.scanner.current.program.code[0]).op = 255
 
     # ---- what it made of it
 
