@@ -99,31 +99,64 @@ cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept no
             interlock_trip(&scanner.parts.logic, i, _TRIP_FAULT, now)
 
 
-cdef void _pause(Scanner* scanner, const Stamp* now) noexcept nogil:
+cdef bint _pause(Scanner* scanner, const Stamp* now) noexcept nogil:
     """After a suspend or a stop of this process every input is stale first, then decided."""
     cdef OverrunPayload payload
     cdef int64_t gap_ns = now.boot_ns - scanner.last_scan_boot_ns
     if scanner.last_scan_boot_ns == 0 or gap_ns < PAUSE_NS_MIN + scanner.current.program.tick_ns:
-        return
+        return False
     payload.took_ns = gap_ns
     payload.budget_ns = scanner.current.program.tick_ns
     scanner.shm.live.counters[_COUNT_PAUSES] += 1
     journal_write(&scanner.shm, now, _EV_PAUSE, 0, _NONE_U32, 0, &payload, sizeof(payload))
     intake_age(&scanner.parts.intake, now, True)
     scanner.aged_ns = now.mono_ns
+    return True
+
+
+cdef void _late(Scanner* scanner, const Stamp* now) noexcept nogil:
+    """A scan that begins later than due by more than its tick; a pause has its own rule.
+
+    Told from half an armed interlock's response on; twice its response trips it.
+    """
+    cdef const Runtime* rt = scanner.current
+    cdef int64_t late_ns = now.mono_ns - scanner.last_scan_ns - rt.program.tick_ns
+    cdef int64_t budget_ns = INT64_MAX
+    cdef uint32_t i
+    if scanner.last_scan_ns == 0 or late_ns <= rt.program.tick_ns:
+        return
+    scanner.shm.live.counters[_COUNT_SCANS_LATE] += 1
+    for i in range(rt.program.interlock_count):
+        if rt.program.interlocks[i].flags & _IL_ARMED:
+            budget_ns = min(budget_ns, rt.program.interlocks[i].response_ns // 2)
+    if late_ns > budget_ns:
+        _tell_overrun(scanner, late_ns, budget_ns, now)
+        _trip_overrun(scanner, late_ns, now)
 
 
 cdef void _overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noexcept nogil:
     """A scan that took longer than its tick; twice an interlock's response trips it."""
+    scanner.shm.live.overruns += 1
+    _tell_overrun(scanner, took_ns, scanner.current.program.tick_ns, now)
+    _trip_overrun(scanner, took_ns, now)
+
+
+cdef void _tell_overrun(
+    Scanner* scanner, int64_t took_ns, int64_t budget_ns, const Stamp* now,
+) noexcept nogil:
+    """At most one record a second."""
     cdef OverrunPayload payload
+    if scanner.overrun_told_ns and now.mono_ns - scanner.overrun_told_ns < 1_000_000_000:
+        return
+    scanner.overrun_told_ns = now.mono_ns
+    payload.took_ns = took_ns
+    payload.budget_ns = budget_ns
+    journal_write(&scanner.shm, now, _EV_OVERRUN, 0, _NONE_U32, 0, &payload, sizeof(payload))
+
+
+cdef void _trip_overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noexcept nogil:
     cdef const InterlockDef* d
     cdef uint32_t i, k
-    scanner.shm.live.overruns += 1
-    if now.mono_ns - scanner.overrun_told_ns >= 1_000_000_000:
-        scanner.overrun_told_ns = now.mono_ns
-        payload.took_ns = took_ns
-        payload.budget_ns = scanner.current.program.tick_ns
-        journal_write(&scanner.shm, now, _EV_OVERRUN, 0, _NONE_U32, 0, &payload, sizeof(payload))
     if scanner.current.program.on_overrun != 1:
         return
     for k in range(scanner.current.program.interlock_count):
@@ -141,7 +174,8 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
     cdef uint32_t i
     scanner.shm.live.scan += 1
     scanner.shm.live.scan_mono_ns = now.mono_ns
-    _pause(scanner, now)
+    if not _pause(scanner, now):
+        _late(scanner, now)
     if now.mono_ns - scanner.aged_ns >= rt.program.tick_ns:
         scanner.aged_ns = now.mono_ns
         intake_age(&scanner.parts.intake, now, False)

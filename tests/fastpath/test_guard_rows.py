@@ -193,6 +193,21 @@ async def test_after_a_pause_inputs_are_stale_first(guard: GuardProcess, device:
     assert view.header().counters[Counter.PAUSES] == 1
 
 
+async def test_a_guard_that_got_no_processor_for_long_trips_what_wants_an_answer_sooner(
+    guard: GuardProcess, device: Device
+) -> None:
+    await protecting(guard, mine(device.port, response_ns=50 * MS))
+    assert guard.process is not None
+    guard.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(0.3)  # too short for a pause; the inputs are not even stale
+    guard.process.send_signal(signal.SIGCONT)
+    await guard.until(lambda: len(guard.events(EventType.TRIP)) == 1)
+    assert guard.events(EventType.PAUSE) == []
+    assert payload_of(guard.events(EventType.OVERRUN)[0])["took_ns"] > 100 * MS
+    assert payload_of(guard.events(EventType.TRIP)[0])["reason"] == TripReason.OVERRUN
+    assert guard.counter(Counter.SCANS_LATE) >= 1
+
+
 # ---- journal ------------------------------------------------------------------------------------
 
 

@@ -550,7 +550,9 @@ async def test_a_program_with_another_tty_leaves_the_first(
 ) -> None:
     with bus_of(u1=device) as bus, bus_of(u1=device) as other:
         await protecting(guard, on_line(mine(1), bus.path))
-        assert guard.load(on_line(mine(1), other.path), flags=LoadFlag.WEAKENS).code == ResultCode.DONE
+        assert (
+            guard.load(on_line(mine(1), other.path), flags=LoadFlag.WEAKENS).code == ResultCode.DONE
+        )
         await guard.until(lambda: len(other.sent) > 10)
         asked = len(bus.sent)
         await tripped(guard, device)

@@ -9,6 +9,7 @@ import pytest
 from fastpath import blob as blobs
 from fastpath import messages
 from fastpath.codes import (
+    Counter,
     EventType,
     InterlockState,
     MessageType,
@@ -18,6 +19,7 @@ from fastpath.codes import (
     ResultCode,
     TripReason,
 )
+from fastpath.records import payload_of
 from tests.helpers.blobs import MS, SECOND
 from tests.helpers.guard import mine, reset
 
@@ -134,3 +136,51 @@ def test_time_makes_stale_and_clocks_move_apart(guard: Any) -> None:
     guard.boot_ns += 3600 * SECOND
     guard.step(10 * MS)
     assert EventType.PAUSE in types(guard)
+
+
+# ---- scans that begin too late ---------------------------------------------------------------
+
+
+def quick(on_overrun: int = 1) -> bytes:
+    """The mine's program where an answer is due within 100 ms."""
+    program = mine(1, response_ns=100 * MS)
+    program.on_overrun = on_overrun
+    return blobs.build(program)
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "counted", "told", "trips"),
+    [(10, 0, 0, 0), (11, 1, 0, 0), (50, 1, 0, 0), (51, 1, 1, 0), (200, 1, 1, 0), (201, 1, 1, 1)],
+)
+def test_a_scan_that_begins_late_is_counted_then_told_then_trips(
+    stepping: Any, late_ms: int, counted: int, told: int, trips: int
+) -> None:
+    stepper = stepping.Stepper(quick())
+    for _ in range(5):
+        stepper.step(10 * MS)
+    assert stepper.view.header().counters[Counter.SCANS_LATE] == 0
+    stepper.step((10 + late_ms) * MS)
+    assert stepper.view.header().counters[Counter.SCANS_LATE] == counted
+    assert types(stepper).count(EventType.OVERRUN) == told
+    reasons = [payload_of(e)["reason"] for e in stepper.events() if e.type == EventType.TRIP]
+    assert reasons == [TripReason.OVERRUN] * trips
+    stepper.close()
+
+
+def test_a_late_scan_trips_nothing_where_the_site_says_so(stepping: Any) -> None:
+    stepper = stepping.Stepper(quick(on_overrun=2))
+    stepper.step(10 * MS)
+    stepper.step(900 * MS)
+    assert EventType.OVERRUN in types(stepper)
+    assert EventType.TRIP not in types(stepper)
+    stepper.close()
+
+
+def test_a_pause_is_no_late_scan(stepping: Any) -> None:
+    stepper = stepping.Stepper(quick())
+    stepper.step(10 * MS)
+    stepper.step(5000 * MS)
+    assert EventType.PAUSE in types(stepper)
+    assert EventType.OVERRUN not in types(stepper)
+    assert stepper.view.header().counters[Counter.SCANS_LATE] == 0
+    stepper.close()
