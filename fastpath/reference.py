@@ -5,12 +5,13 @@ imports no compiled module. Conditions, interlocks and outputs are in ``referenc
 tags, the order of a scan, commands, programs and lives.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastpath.codes import OutputState, Quality, Reason, ResultCode, TripReason
-from fastpath.reference_conditions import Condition, Node, Reading, shape_of, tags_of
+from fastpath.codes import BypassEnd, OutputState, Quality, Reason, ResultCode, TripReason
+from fastpath.reference_bypasses import Bypasses
+from fastpath.reference_conditions import Condition, Node, Reading, Start, shape_of, tags_of
 from fastpath.reference_interlocks import Interlock, Interlocks, Now
 from fastpath.reference_outputs import Output, Outputs
 
@@ -19,7 +20,7 @@ GATEWAY_SILENT_NS: Final = 3_000_000_000
 FUTURE_NS: Final = 1_000_000
 COMMANDS_KEPT: Final = 64
 ALIVE: Final = "sys.gateway.alive"
-STRENGTHENING: Final = ("TRIP",)
+STRENGTHENING: Final = ("TRIP", "BYPASS_END")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class Plan:
 class Command:
     """What the mailbox brings."""
 
-    kind: str  # TRIP RESET RELEASE STOP
+    kind: str  # TRIP RESET RELEASE STOP BYPASS_START BYPASS_END
     ident: bytes
     target: str = ""
     generation: int = 0
     ledger_seq: int = 1
     not_after_ns: int = 0  # boottime, 0: never
     other_program: bool = False
+    duration_ns: int = 0
+    of_tag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Reference:
         self.devices: dict[str, Device] = {}
         self.interlocks = Interlocks([], self._record)
         self.outputs = Outputs({}, self._record, self.readings)
+        self.bypasses = Bypasses(self.interlocks, self._record, self.readings)
         self.scans = 0
         self._known: dict[bytes, Result] = {}
         self._queue: list[Command] = []
@@ -135,6 +139,7 @@ class Reference:
         reading = self.readings[tag]
         reading.value, reading.quality, reading.reason = value, quality, reason
         reading.mono_ns = mono_ns
+        self.interlocks.take(tag, mono_ns, value if reading.good() else None)
         self._tell(tag)
 
     def _tell(self, tag: str) -> None:
@@ -147,8 +152,7 @@ class Reference:
             self._told[tag] = present
 
     def _in_interlocks(self) -> set[str]:
-        trees = [*self.plan.causes.values(), *self.plan.permissives.values()]
-        return {tag for tree in trees if tree is not None for tag in tags_of(tree)}
+        return {tag for tree in _trees(self.plan) for tag in tags_of(tree)}
 
     def _is_fast(self, tag: str) -> bool:
         device = self._tag_device(tag)
@@ -170,9 +174,10 @@ class Reference:
             self._aged_ns = now.mono_ns
             self._age(now, everything=False)
         self._system_tags(now)
+        self.bypasses.scan(now)
         self._run_commands(now, strengthening=True)
-        grace = now.mono_ns - self._started_ns < self.plan.config.site.start_within
-        self.interlocks.evaluate(self.readings, now, grace=grace)
+        start = Start(now.mono_ns - self._started_ns, self._within_ns())
+        self.interlocks.evaluate(self.readings, now, start)
         self.interlocks.scan(now, self.scans)
         self._run_commands(now, strengthening=False)
         self._queue.clear()
@@ -202,6 +207,8 @@ class Reference:
                 continue
             if bad and reading.reason == Reason.DEVICE_FAILURE and up:
                 continue  # a refused register is asked for rarely: its reason says more
+            if everything:  # a pause ends what windows hold
+                self.interlocks.take(tag, now.mono_ns, None)
             away = device is not None and device.fast and not up
             reading.quality = Quality.BAD
             reading.reason = Reason.COMM_FAILURE if away else Reason.STALE
@@ -238,7 +245,12 @@ class Reference:
             if command.ident in self._known:  # the same id again: the same result, no action
                 self.results[command.ident] = self._known[command.ident]
                 continue
-            result = self._trip(command, now) if strengthening else self._weaken(command, now)
+            if command.kind == "TRIP":
+                result: Result | None = self._trip(command, now)
+            elif command.kind == "BYPASS_END":
+                result = self._bypass(command, now)
+            else:
+                result = self._weaken(command, now)
             if result is not None:
                 self._answer(command, result)
 
@@ -276,6 +288,8 @@ class Reference:
             return None
         if command.kind == "LOAD":
             return None  # answered when it is done
+        if command.kind == "BYPASS_START":
+            return self._bypass(command, now)
         if command.kind == "RESET":
             one = self.interlocks.find(command.target)
             if one is None:
@@ -289,6 +303,24 @@ class Reference:
             return Result(ResultCode.UNKNOWN_KEY)
         code = self.outputs.command_release(output, self.interlocks.forbids(output.id), now)
         return Result(code, output.generation)
+
+    def _bypass(self, command: Command, now: Now) -> Result:
+        """Begin or end of a bypass."""
+        target, seq, start = command.target, command.ledger_seq, command.kind == "BYPASS_START"
+        if command.of_tag:
+            if target not in self.readings:
+                return Result(ResultCode.UNKNOWN_KEY)
+            if start:
+                return Result(self.bypasses.start_tag(target, command.duration_ns, seq, now))
+            return Result(self.bypasses.end_tag(target, BypassEnd.COMMAND, now, seq))
+        one = self.interlocks.find(target)
+        if one is None:
+            return Result(ResultCode.UNKNOWN_KEY)
+        if start:
+            code = self.bypasses.start(one, command.duration_ns, seq, now)
+        else:
+            code = self.interlocks.end_bypass(one, BypassEnd.COMMAND, now, seq)
+        return Result(code, one.generation)
 
     # ---- programs
 
@@ -306,10 +338,9 @@ class Reference:
             old = before.get(one.id)
             if old is not None:
                 kept += old.fingerprint == one.fingerprint
-                kept_one = _carried(old, one, now, self._within_ns())
+                kept_one = _carried(old, one)
                 # What is new is waited for, and what was not read yet is waited for anew.
-                if renewed or kept_one.grace_until_ns is not None:
-                    kept_one.grace_until_ns = now.mono_ns + self._within_ns()
+                kept_one.graced = renewed or kept_one.graced
                 self.interlocks.items[place] = kept_one
         for name in self.outputs.items:
             if name in outputs:
@@ -320,12 +351,15 @@ class Reference:
         self.interlocks.regroup()
         changed = len(self.interlocks.items) - kept
         self._record("PROGRAM", "", kept=kept, changed=changed)
+        self.bypasses.rebind(now)
         return True
 
     def _may_swap(self, plan: Plan, now: Now) -> bool:
         """Nothing that is tripped, to be reset or demanded would be gone with the old program."""
         stay = {each.id for each in plan.config.output}
         quiet = (OutputState.RELEASED, OutputState.HELD)
+        if not set(self.bypasses.tags) <= set(_held_tags(plan)):
+            return False
         return all(_stays(each, plan, now) for each in self.interlocks.items) and not any(
             each.demanded or each.state not in quiet
             for each in self.outputs.items.values()
@@ -339,24 +373,19 @@ class Reference:
         self.plan = plan
         self.readings.clear()
         self._told.clear()
-        for tag in self._tags():
+        for tag in _held_tags(plan):
             self.readings[tag] = self._fresh_reading(tag)
             if tag in before and old.get(tag) == self._definition_of(tag):
                 self.readings[tag] = before[tag]
                 self._told[tag] = told.get(tag, (Quality.BAD, Reason.NEVER_READ))
         self.devices = {each.id: self.devices.get(each.id, Device()) for each in plan.config.device}
         self._started_ns = now.mono_ns
+        self.bypasses.groups = {each.id: each for each in plan.config.group}
         self.interlocks.items = [self._fresh(each, now) for each in plan.config.interlock]
         self.outputs.items = {
             each.id: Output(each, _readback(each), first_hold=True, entered_ns=now.mono_ns)
             for each in plan.config.output
         }
-
-    def _tags(self) -> Iterable[str]:
-        read = self._in_interlocks()
-        return [each.id for each in self.plan.config.tag] + sorted(
-            tag for tag in read if tag.startswith("sys.")
-        )
 
     def _definition_of(self, tag: str) -> tuple[Any, Any]:
         definition = next((each for each in self.plan.config.tag if each.id == tag), None)
@@ -369,6 +398,7 @@ class Reference:
         return Reading(
             stale_after_ns=int(definition.stale_after or 0),
             uncertain_use=definition.uncertain == "use",
+            ends=definition.range,
         )
 
     def _fresh(self, definition: Any, now: Now) -> Interlock:
@@ -384,7 +414,6 @@ class Reference:
             since_boot_ns=now.boot_ns,
         )
         one.legs = (0,) * len(one.leg_nodes)
-        one.forget(now, self._within_ns())
         return one
 
     def _fingerprint(self, definition: Any) -> object:
@@ -410,14 +439,16 @@ class Reference:
     def restart(self, now: Now) -> None:
         """After a kill -9: latches and node memory stay, everything else begins anew. No record."""
         self._begin_process(now)
+        self.bypasses.rebind(now)
         for one in self.interlocks.items:
-            one.forget(now, self._within_ns())
+            one.forget()
         for output in self.outputs.items.values():
             self.outputs.restart(output, now, power_loss=False)
         self.interlocks.regroup()
 
     def lose_power(self, now: Now) -> None:
         """Another boot, nothing kept: every armed, latching interlock starts TRIPPED."""
+        self.bypasses.tags.clear()
         self._install(self.plan, now)
         self._begin_process(now)
         self._known.clear()
@@ -431,23 +462,27 @@ class Reference:
         self.outputs.tell_held(self.interlocks.demands(now))
 
     def reboot(self, before: Now, now: Now) -> None:
-        """A clean stop and another boot: latches are kept, node memory is not."""
+        """A clean stop and another boot: latches are kept, node memory and tags' bypasses not."""
+        self.bypasses.tags.clear()
         self._begin_process(now)
         self._known.clear()
         for one in self.interlocks.items:
             one.since_boot_ns = now.boot_ns + min(one.since_boot_ns - before.boot_ns, 0)
             one.trip_boot_ns = now.boot_ns + min(one.trip_boot_ns - before.boot_ns, 0)
             one.effects_from_ns = now.boot_ns + min(one.effects_from_ns - before.boot_ns, 0)
-            one.forget(now, self._within_ns())
+            if one.bypass is not None:  # what was left of it is left
+                one.bypass.from_ns = now.boot_ns + min(one.bypass.from_ns - before.boot_ns, 0)
+                one.bypass.until_ns = now.boot_ns + max(one.bypass.until_ns - before.boot_ns, 0)
+            one.forget()
             self._lose_memory(one)
         for output in self.outputs.items.values():
             self.outputs.restart(output, now, power_loss=False)
         self.interlocks.regroup()
 
     def _lose_memory(self, one: Interlock) -> None:
-        for condition in (one.cause, one.permissive):
-            if condition is not None:
-                condition.lose()
+        for condition in one.conditions:
+            condition.lose()
+            condition.empty()
 
     def _begin_process(self, now: Now) -> None:
         """What every new process begins with."""
@@ -463,15 +498,30 @@ class Reference:
         self._last_boot_ns = 0
         self.interlocks.releasable.clear()
         self.outputs.stopping = False
+        self.outputs.demands = {}
         for one in self.interlocks.items:
-            for condition in (one.cause, one.permissive):
-                if condition is not None:
-                    condition.truths.clear()
+            for condition in one.conditions:
+                condition.truths.clear()
+                condition.restart()
+
+
+def _trees(plan: Plan) -> list[Node]:
+    found = [*plan.causes.values(), *plan.permissives.values()]
+    return [each for each in found if each is not None]
+
+
+def _held_tags(plan: Plan) -> list[str]:
+    """The tags of the guard's own devices, and those that it is fed because it reads them."""
+    fast = {each.id for each in plan.config.device if each.fast}
+    read = {tag for each in _trees(plan) for tag in tags_of(each)}
+    read |= {found[0] for each in plan.config.output if (found := _readback(each)) is not None}
+    known = [each.id for each in plan.config.tag if each.device in fast or each.id in read]
+    return known + sorted(tag for tag in read if tag.startswith("sys."))
 
 
 def _stays(one: Interlock, plan: Plan, now: Now) -> bool:
     """An interlock that holds is in the new program, armed as before, with what it has tripped."""
-    if not one.holds:
+    if not one.latched and one.bypass is None:
         return True
     new = next((each for each in plan.config.interlock if each.id == one.id), None)
     if new is None:
@@ -479,31 +529,30 @@ def _stays(one: Interlock, plan: Plan, now: Now) -> bool:
     if not one.armed:
         return True
     passed_ns = now.boot_ns - one.effects_from_ns
-    wanted = {name for name, delay_ns in one.outputs if passed_ns >= delay_ns}
+    wanted = {name for name, delay_ns in one.outputs if one.holds and passed_ns >= delay_ns}
     return bool(new.armed) and wanted <= {
         each.output for each in new.effects if passed_ns >= each.delay
     }
 
 
-def _carried(old: Interlock, new: Interlock, now: Now, within_ns: int) -> Interlock:
+def _carried(old: Interlock, new: Interlock) -> Interlock:
     """The same key in another program: the state stays; memory only where nothing changed."""
     keep = ["state", "generation", "reason", "since_boot_ns", "trip_boot_ns", "first_out"]
     keep += ["same_scan", "starting", "demands", "legs", "effects_from_ns", "needs_reset"]
+    keep += ["bypass", "withheld", "withheld_demands"]
     if old.fingerprint == new.fingerprint:
         old.definition = new.definition
-        for condition in (old.cause, old.permissive):
-            if condition is not None:
-                condition.truths.clear()  # known again at the next evaluation
+        for condition in old.conditions:
+            condition.truths.clear()  # known again at the next evaluation
         return old
     for name in keep:
         setattr(new, name, getattr(old, name))
     count = len(new.leg_nodes)  # as they were shown, until they are evaluated
     new.legs = (*old.legs, *(0,) * count)[:count]
-    if old.holds:
-        for condition in (new.cause, new.permissive):
-            if condition is not None:
-                condition.lose()
-    new.forget(now, within_ns)
+    if old.latched:
+        for condition in new.conditions:
+            condition.lose()
+    new.forget()
     return new
 
 

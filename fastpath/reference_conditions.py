@@ -12,10 +12,9 @@ from enum import Enum
 from typing import Any, Final
 
 from fastpath.codes import Quality, Reason, Truth
+from fastpath.reference_windows import Scale, Window
 
 Node = Any  # gateway.logic.tree.Expr
-BUCKETS: Final = 64
-COVERED: Final = (4, 5)  # of a window's span must be covered for it to be known
 
 
 class Mark(Enum):
@@ -96,21 +95,42 @@ class Reading:
     mono_ns: int = 0
     stale_after_ns: int = 0  # 0: never goes stale
     uncertain_use: bool = False
+    ends: tuple[float, float] | None = None  # its range
     bypassed: bool = False
+
+    @property
+    def scale(self) -> Scale:
+        """What its windows need to know."""
+        return Scale(self.stale_after_ns, self.ends)
 
     @property
     def never_read(self) -> bool:
         """Nothing came yet, good or bad."""
         return self.quality == Quality.BAD and self.reason == Reason.NEVER_READ
 
-    def usable(self, now_ns: int) -> bool:
-        """GOOD, or UNCERTAIN where that may be used; fresh; a number."""
+    def good(self) -> bool:
+        """GOOD, or UNCERTAIN where that may be used; a number."""
         good = self.quality == Quality.GOOD
         if self.quality == Quality.UNCERTAIN and self.uncertain_use:
             good = True
-        if self.stale_after_ns and now_ns - self.mono_ns > self.stale_after_ns:
-            good = False
         return good and math.isfinite(self.value)
+
+    def usable(self, now_ns: int) -> bool:
+        """Good and fresh."""
+        fresh = not self.stale_after_ns or now_ns - self.mono_ns <= self.stale_after_ns
+        return fresh and self.good()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How long ago the guard or its program began, and what it gives its inputs to be read."""
+
+    age_ns: int
+    within_ns: int
+
+    def excuses(self, span_ns: int = 0) -> bool:
+        """What was not read yet; a window of that span, what is not covered."""
+        return self.age_ns < max(self.within_ns, span_ns)
 
 
 @dataclass(slots=True)
@@ -138,25 +158,47 @@ class Condition:
     tree: Node
     bypass_votes_trip: bool = False  # a vote that abstains counts as true, else it is left out
     memory: dict[int, Memory] = field(default_factory=dict)  # by the node's place in ``walk``
+    windows: dict[int, Window] = field(default_factory=dict)  # likewise
     truths: dict[int, Result] = field(default_factory=dict)  # by id of the node
     result: Result = UNKNOWN
     starting: bool = False
     _places: dict[int, int] = field(default_factory=dict)
+    _window_tags: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for place, node in enumerate(walk(self.tree)):
             self._places[id(node)] = place
             if kind_of(node) in ("Until", "For", "Hold"):
                 self.memory[place] = Memory()
+            elif kind_of(node) == "Window":
+                self.windows[place] = Window(node.name, node.span_ns)
+                self._window_tags[place] = node.tag.id
+
+    def take(self, tag: str, at_ns: int, value: float | None) -> None:
+        """A sample of a tag, None where it is bad: for the windows over it."""
+        for place, window in self.windows.items():
+            if self._window_tags[place] == tag:
+                window.take(at_ns, value)
+
+    def restart(self) -> None:
+        """A new process: windows hold nothing over the gap."""
+        for window in self.windows.values():
+            window.restart()
 
     def lose(self) -> None:
         """What it remembered is lost or damaged."""
         for memory in self.memory.values():
             memory.lose()
 
-    def evaluate(self, tags: Mapping[str, Reading], now_ns: int, *, grace: bool) -> None:
-        """One scan. ``grace``: a tag that was never read is still excused."""
-        scan = _Scan(self, tags, now_ns, grace)
+    def empty(self) -> None:
+        """Its windows begin anew."""
+        for window in self.windows.values():
+            window.samples.clear()
+
+    def evaluate(self, tags: Mapping[str, Reading], now_ns: int, start: Start) -> None:
+        """One scan."""
+        longest_ns = max((each.span_ns for each in self.windows.values()), default=0)
+        scan = _Scan(self, tags, now_ns, start, may_wait=start.excuses(longest_ns))
         self.result = scan.truth(self.tree)
         self.starting = scan.starting(self.tree)
 
@@ -168,6 +210,10 @@ class Condition:
         """The memory of a node of this tree."""
         return self.memory[self._places[id(node)]]
 
+    def window_of(self, node: Node) -> Window:
+        """A window of this tree."""
+        return self.windows[self._places[id(node)]]
+
 
 @dataclass(slots=True)
 class _Scan:
@@ -176,11 +222,26 @@ class _Scan:
     condition: Condition
     tags: Mapping[str, Reading]
     now_ns: int
-    grace: bool
+    start: Start
+    may_wait: bool
 
     def starting(self, node: Node) -> bool:
-        """An input below was never read, and is excused for that."""
-        return self.grace and any(self.tags[each].never_read for each in tags_of(node))
+        """An input below was not read yet, and is excused for that; what abstains does not wait."""
+        if not self.may_wait:
+            return False
+        if kind_of(node) == "TagRef":
+            reading = self.tags[node.id]
+            return not reading.bypassed and reading.never_read and self.start.excuses()
+        if kind_of(node) == "Window":
+            return self.number(node) is BAD and self.start.excuses(node.span_ns)
+        if self._abstains(node):
+            return False
+        return any(map(self.starting, below(node)))
+
+    def _abstains(self, node: Node) -> bool:
+        if id(node) in self.condition.truths:
+            return isinstance(self.condition.truths[id(node)], Mark)
+        return self.number(node) is ABSTAINS
 
     # ---- numbers
 
@@ -192,6 +253,8 @@ class _Scan:
             if reading.bypassed:
                 return ABSTAINS
             return reading.value if reading.usable(self.now_ns) else BAD
+        if kind_of(node) == "Window":
+            return self._window(node)
         operands = [self.number(each) for each in below(node)]
         if ABSTAINS in operands:
             return ABSTAINS
@@ -200,6 +263,13 @@ class _Scan:
             return BAD
         value = _calculated(node, known)
         return value if math.isfinite(value) else BAD
+
+    def _window(self, node: Node) -> Number:
+        reading = self.tags[node.tag.id]
+        if reading.bypassed:
+            return ABSTAINS
+        value = self.condition.window_of(node).number(reading.scale, self.now_ns)
+        return BAD if value is None or not math.isfinite(value) else value
 
     # ---- truths
 
@@ -266,9 +336,11 @@ class _Scan:
     def _single(self, node: Node, inner: Runs) -> Result:
         if kind_of(node) == "Not":
             return (not inner[1], not inner[0])
-        if inner == UNKNOWN and self.starting(below(node)[0]):
-            return UNKNOWN  # what was never read leaves the memory as it is
         memory = self.condition.memory_of(node)
+        if inner == UNKNOWN and self.starting(below(node)[0]):
+            # What was never read leaves the memory as it is; what was on lasts all the same.
+            held = kind_of(node) == "Hold" and self._still(memory, 0, node.duration_ns)
+            return (held, True)
         if memory.lost and kind_of(node) == "Hold":
             memory.since[1] = self.now_ns
         memory.lost = False
@@ -290,8 +362,11 @@ class _Scan:
         """Hold: on, or on at most a duration ago. ``since``: when it was last on."""
         if on:
             memory.since[run] = self.now_ns
+        return on or self._still(memory, run, duration_ns)
+
+    def _still(self, memory: Memory, run: int, duration_ns: int) -> bool:
         since = memory.since[run]
-        return on or (since is not None and self.now_ns - since < duration_ns)
+        return since is not None and self.now_ns - since < duration_ns
 
     def _until(self, node: Node) -> Result:
         """Hysteresis: set wins, clear ends, between them it is what it was."""
@@ -302,7 +377,8 @@ class _Scan:
         memory = self.condition.memory_of(node)
         low = begin[0] or (memory.state[0] and not clear[1])
         high = begin[1] or (memory.state[1] and not clear[0])
-        if low == high or not self.starting(node):
+        waits = self.starting(node.condition) or self.starting(node.limit)
+        if low == high or not waits:
             memory.state = [low, high]
         return (low, high)
 

@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastpath.codes import InterlockState, ResultCode, TripReason, Truth
-from fastpath.reference_conditions import Condition, Node, Reading, code_of
+from fastpath.codes import (
+    BypassEnd,
+    BypassKind,
+    InterlockState,
+    ResultCode,
+    TripReason,
+    Truth,
+)
+from fastpath.reference_conditions import Condition, Node, Reading, Start, code_of
 
 Definition = Any  # gateway.site.model.Interlock
 Record = Callable[..., None]  # (type, id, **fields)
@@ -25,6 +32,15 @@ class Now:
     mono_ns: int
     boot_ns: int
     utc_ns: int
+
+
+@dataclass(slots=True)
+class Bypass:
+    """Of an interlock or a tag, by boottime."""
+
+    from_ns: int
+    until_ns: int
+    told: bool = False  # its end was announced
 
 
 @dataclass(slots=True)
@@ -48,14 +64,18 @@ class Interlock:
     same_scan: bool = False
     starting: bool = False
     demands: int = 0
+    withheld_demands: int = 0
+    bypass: Bypass | None = None
+    withheld: bool = False  # a bypass keeps its effects back
     legs: tuple[int, ...] = ()
     # Lost with the process.
     unknown_since_ns: int | None = None
     known_since_ns: int | None = None
-    grace_until_ns: int | None = None
+    graced: bool = True
     last_known: int = Truth.UNKNOWN
     truth: int = Truth.UNKNOWN
     permitted: bool = False
+    ended: str = ""  # its bypass in this scan: "quiet", or "lasted" where it withheld a demand
     blind: bool = False  # told that an unknown which does not trip lasts
 
     @property
@@ -69,9 +89,14 @@ class Interlock:
         return bool(self.definition.armed)
 
     @property
-    def holds(self) -> bool:
-        """TRIPPED or READY_TO_RESET."""
+    def latched(self) -> bool:
+        """TRIPPED or READY_TO_RESET, or shown so under a bypass."""
         return self.state in HELD
+
+    @property
+    def holds(self) -> bool:
+        """TRIPPED or READY_TO_RESET, and not withheld."""
+        return self.latched and not self.withheld
 
     @property
     def outputs(self) -> list[tuple[str, int]]:
@@ -82,7 +107,12 @@ class Interlock:
         """Truth of each leg at the newest evaluation."""
         return tuple(self.cause.leg(node) for node in self.leg_nodes)
 
-    def forget(self, now: Now, start_within_ns: int) -> None:
+    @property
+    def conditions(self) -> list[Condition]:
+        """Its cause, and its permissive where there is one."""
+        return [self.cause] if self.permissive is None else [self.cause, self.permissive]
+
+    def forget(self) -> None:
         """A new process, or a new definition: nothing is known yet, and grace is given."""
         self.unknown_since_ns = None
         self.known_since_ns = None
@@ -90,7 +120,8 @@ class Interlock:
         self.truth = Truth.UNKNOWN
         self.permitted = False
         self.blind = False
-        self.grace_until_ns = now.mono_ns + start_within_ns
+        self.ended = ""
+        self.graced = True
 
 
 @dataclass(slots=True)
@@ -115,12 +146,17 @@ class Interlocks:
             if each.holds and each.definition.group is not None
         }
 
-    def evaluate(self, tags: Mapping[str, Reading], now: Now, *, grace: bool) -> None:
+    def take(self, tag: str, at_ns: int, value: float | None) -> None:
+        """A sample of a tag, None where it is bad."""
+        for each in self.items:
+            for condition in each.conditions:
+                condition.take(tag, at_ns, value)
+
+    def evaluate(self, tags: Mapping[str, Reading], now: Now, start: Start) -> None:
         """All conditions, before any transition."""
         for each in self.items:
-            each.cause.evaluate(tags, now.mono_ns, grace=grace)
-            if each.permissive is not None:
-                each.permissive.evaluate(tags, now.mono_ns, grace=grace)
+            for condition in each.conditions:
+                condition.evaluate(tags, now.mono_ns, start)
 
     def scan(self, now: Now, number: int) -> None:
         """Every interlock: one row of the state table each."""
@@ -135,39 +171,68 @@ class Interlocks:
         if one.truth == Truth.ABSTAIN:
             one.truth = Truth.UNKNOWN
         one.permitted = one.permissive is None or code_of(one.permissive.result) == Truth.TRUE
-        held_back = self._graced(one, now) and one.truth == Truth.UNKNOWN
+        held_back = self._graced(one) and one.truth == Truth.UNKNOWN
         if held_back:
             # A PENDING that was running goes on counting; nothing else comes of what is unread.
             if one.state == InterlockState.PENDING and now.boot_ns - one.since_boot_ns >= d.delay:
-                self.trip(one, TripReason.CAUSE, now, number)
+                self._demanded(one, now, number)
+            one.ended = ""
             return
         acts = self._acts(one, now)
-        clear = one.truth == Truth.FALSE and one.permitted
-        match one.state:
-            case InterlockState.NORMAL:
-                if acts and d.delay == 0:
-                    self.trip(one, TripReason.CAUSE, now, number)
-                elif acts:
-                    self._move(one, InterlockState.PENDING, "PENDING", now)
-            case InterlockState.PENDING:
-                if not acts:
-                    self._move(one, InterlockState.NORMAL, "PENDING_END", now)
-                elif now.boot_ns - one.since_boot_ns >= d.delay:
-                    self.trip(one, TripReason.CAUSE, now, number)
-            case InterlockState.READY_TO_RESET:
-                if acts:
-                    self.trip(one, TripReason.CAUSE, now, number)
-                elif not clear:
-                    self._move(one, InterlockState.TRIPPED, "NOT_READY", now)
-            case _:
-                if clear and now.boot_ns - one.trip_boot_ns >= d.min_trip:
-                    if not one.armed or not (d.latch or one.needs_reset):
-                        self._release(one, "RETURN", now)
-                    else:
-                        self._move(one, InterlockState.READY_TO_RESET, "READY", now)
+        if one.state == InterlockState.NORMAL:
+            if acts and (d.delay == 0 or one.ended == "lasted"):
+                self._demanded(one, now, number)
+            elif acts:
+                self._move(one, InterlockState.PENDING, "PENDING", now)
+        elif one.state == InterlockState.PENDING:
+            if not acts:
+                self._move(one, InterlockState.NORMAL, "PENDING_END", now)
+            elif now.boot_ns - one.since_boot_ns >= d.delay:
+                self._demanded(one, now, number)
+        elif one.withheld:
+            if not acts:
+                self._withheld_over(one, now)
+        else:
+            self._tripped(one, now, number, acts=acts)
+        one.ended = ""
         if d.on_bad == "ignore":
             self._blind(one, now)
         one.legs = one.legs_now()
+
+    def _tripped(self, one: Interlock, now: Now, number: int, *, acts: bool) -> None:
+        """TRIPPED or READY_TO_RESET, and not withheld."""
+        d = one.definition
+        clear = one.truth == Truth.FALSE and one.permitted
+        ready = one.state == InterlockState.READY_TO_RESET
+        if acts and (ready or one.ended):
+            self._demanded(one, now, number)
+        elif ready and not clear:
+            self._move(one, InterlockState.TRIPPED, "NOT_READY", now)
+        elif not ready and clear and now.boot_ns - one.trip_boot_ns >= d.min_trip:
+            if not one.armed or not (d.latch or one.needs_reset):
+                self._release(one, "RETURN", now)
+            else:
+                self._move(one, InterlockState.READY_TO_RESET, "READY", now)
+
+    def _demanded(self, one: Interlock, now: Now, number: int) -> None:
+        """C, for as long as it must be: a trip, or under a bypass what would have been one."""
+        if not one.withheld:
+            reason = TripReason.BYPASS_END if one.ended else TripReason.CAUSE
+            self.trip(one, reason, now, number)
+            return
+        one.state = InterlockState.TRIPPED
+        one.reason = TripReason.CAUSE
+        one.since_boot_ns = now.boot_ns
+        one.withheld_demands += 1
+        one.legs = one.legs_now()
+        self._record_trip(one, first_out=False, retrip=False, same_scan=False)
+
+    def _withheld_over(self, one: Interlock, now: Now) -> None:
+        """What would have been a trip is over: under a bypass there is no latch."""
+        one.state = InterlockState.NORMAL
+        one.reason = 0
+        one.since_boot_ns = now.boot_ns
+        self._record_release(one, "RETURN", 0, under_bypass=True)
 
     def _blind(self, one: Interlock, now: Now) -> None:
         """A condition that stays unknown where that does not trip is told of once."""
@@ -177,12 +242,10 @@ class Interlocks:
             one.blind = True
             self.record("CONDITION_BLIND", one.id)
 
-    def _graced(self, one: Interlock, now: Now) -> bool:
+    def _graced(self, one: Interlock) -> bool:
         """The start grace runs until every input was read once, and to its end at most."""
-        until = one.grace_until_ns
-        if until is not None and (not one.cause.starting or now.mono_ns >= until):
-            one.grace_until_ns = None
-        one.starting = one.grace_until_ns is not None
+        one.graced = one.graced and one.cause.starting
+        one.starting = one.graced
         return one.starting
 
     def _acts(self, one: Interlock, now: Now) -> bool:
@@ -211,10 +274,10 @@ class Interlocks:
 
     def trip(self, one: Interlock, reason: int, now: Now, number: int) -> None:
         """Any state -> TRIPPED under a new generation."""
-        retrip = one.state == InterlockState.READY_TO_RESET
-        if not one.holds:
-            one.effects_from_ns = now.boot_ns  # what is commanded already stays so
+        retrip = one.holds
+        one.withheld = False
         if not retrip:
+            one.effects_from_ns = now.boot_ns  # what is commanded already stays so
             first, same = self._first_out(one, number)
             # What was first stays so, also through a second trip of its own.
             if first or not one.first_out:
@@ -227,16 +290,36 @@ class Interlocks:
         one.trip_boot_ns = now.boot_ns
         one.demands += 1
         one.legs = one.legs_now()
+        one.ended = ""
+        self._record_trip(one, first_out=one.first_out, retrip=retrip, same_scan=one.same_scan)
+
+    def _record_trip(
+        self, one: Interlock, *, first_out: bool, retrip: bool, same_scan: bool
+    ) -> None:
         self.record(
             "TRIP",
             one.id,
             generation=one.generation,
-            reason=int(reason),
-            first_out=int(one.first_out),
+            reason=int(one.reason),
+            first_out=int(first_out),
             legs=one.legs,
             retrip=retrip,
-            same_scan=one.same_scan,
+            same_scan=same_scan,
             unarmed=not one.armed,
+            withheld=one.withheld,
+        )
+
+    def _record_release(
+        self, one: Interlock, record: str, ledger_seq: int, *, under_bypass: bool
+    ) -> None:
+        self.record(
+            record,
+            one.id,
+            generation=one.generation,
+            ledger_seq=ledger_seq,
+            under_bypass=int(under_bypass),
+            unarmed=not one.armed,
+            withheld=one.withheld,
         )
 
     def _first_out(self, one: Interlock, number: int) -> tuple[bool, bool]:
@@ -260,6 +343,7 @@ class Interlocks:
             permissive=int(one.permitted),
             legs=one.legs,
             unarmed=not one.armed,
+            withheld=one.withheld,
         )
 
     def _release(self, one: Interlock, record: str, now: Now, ledger_seq: int = 0) -> None:
@@ -268,14 +352,8 @@ class Interlocks:
         one.needs_reset = False
         one.reason = 0
         one.since_boot_ns = now.boot_ns
-        self.record(
-            record,
-            one.id,
-            generation=one.generation,
-            ledger_seq=ledger_seq,
-            under_bypass=0,
-            unarmed=not one.armed,
-        )
+        self._record_release(one, record, ledger_seq, under_bypass=one.bypass is not None)
+        one.withheld = one.bypass is not None
         if one.armed:
             self.releasable |= {name for name, _delay in one.outputs}
         self._clear_first_out(one)
@@ -296,8 +374,9 @@ class Interlocks:
 
     def command_trip(self, one: Interlock, reason: int, now: Now, number: int) -> int:
         """TRIP by hand: acts in this scan."""
-        if one.state == InterlockState.TRIPPED:
+        if one.state == InterlockState.TRIPPED and not one.withheld:
             return ResultCode.ALREADY
+        self.end_bypass(one, BypassEnd.TRIP, now)
         self.trip(one, reason, now, number)
         return ResultCode.DONE
 
@@ -305,12 +384,18 @@ class Interlocks:
         self, one: Interlock, generation: int, ledger_seq: int, now: Now
     ) -> tuple[int, int]:
         """(result, detail: number of the leg that is true or unknown)."""
-        if one.state == InterlockState.NORMAL:
+        pending = one.state == InterlockState.PENDING
+        if one.state == InterlockState.NORMAL or (one.withheld and not pending):
             return ResultCode.ALREADY, 0
         if generation != one.generation:
             return ResultCode.WRONG_GENERATION, 0
-        if one.state == InterlockState.PENDING:
+        if pending:
             return ResultCode.CAUSE_PRESENT, 0
+        if one.bypass is not None:  # begun on a trip: its outputs go free, its cause may be there
+            if not one.permitted:
+                return ResultCode.PERMISSIVE, 0
+            self._release(one, "RESET", now, ledger_seq)
+            return ResultCode.DONE, 0
         clear = one.truth == Truth.FALSE and one.permitted
         if one.state == InterlockState.READY_TO_RESET and clear:
             self._release(one, "RESET", now, ledger_seq)
@@ -322,6 +407,45 @@ class Interlocks:
         if not one.permitted:
             return ResultCode.PERMISSIVE, 0
         return ResultCode.MINIMUM_TRIP_TIME, 0
+
+    def end_bypass(self, one: Interlock, cause: int, now: Now, ledger_seq: int = 0) -> int:
+        """Off; what it withheld acts in the evaluation that follows."""
+        bypass = one.bypass
+        if bypass is None:
+            return ResultCode.ALREADY
+        one.ended = "quiet"
+        if one.withheld and one.state == InterlockState.TRIPPED:
+            one.ended = "lasted"
+            one.state = InterlockState.NORMAL
+            one.reason = 0
+            one.since_boot_ns = now.boot_ns
+        one.bypass = None
+        one.withheld = False
+        self.record_bypass("BYPASS_END", one, bypass, now, cause=cause, ledger_seq=ledger_seq)
+        return ResultCode.DONE
+
+    def record_bypass(
+        self,
+        kind: str,
+        one: Interlock,
+        bypass: Bypass,
+        now: Now,
+        *,
+        cause: int = 0,
+        ledger_seq: int = 0,
+    ) -> None:
+        """BYPASS, BYPASS_ENDING or BYPASS_END of an interlock."""
+        self.record(
+            kind,
+            one.id,
+            kind=int(BypassKind.INTERLOCK),
+            cause=int(cause),
+            until_ns=bypass.until_ns,
+            left_ns=bypass.until_ns - now.boot_ns,
+            ledger_seq=ledger_seq,
+            withheld=one.withheld,
+            unarmed=not one.armed,
+        )
 
     def forbids(self, output: str) -> int:
         """Why a RELEASE must wait: its causes are not all known false. 0: nothing."""
@@ -336,7 +460,11 @@ class Interlocks:
 
     def _armed_on(self, output: str) -> Iterable[Interlock]:
         for one in self.items:
-            if one.armed and any(name == output for name, _delay in one.outputs):
+            if (
+                one.armed
+                and not one.withheld
+                and any(name == output for name, _delay in one.outputs)
+            ):
                 yield one
 
     def demands(self, now: Now) -> dict[str, str]:

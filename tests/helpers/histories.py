@@ -25,6 +25,8 @@ GROUPS = ("g1", "g2")
 INTERLOCKS = ("i1", "i2", "i3", "i4")
 SYSTEM = ("sys.gateway.alive", "sys.plc.connected")
 
+BYPASSED = (*NUMBERS, *BOOLEANS, "sys.gateway.alive")
+
 Op = tuple[Any, ...]
 Reading = tuple[float, int, int]  # value, quality, reason
 
@@ -67,6 +69,7 @@ def _tag(draw: st.DrawFn, ident: str, number: int) -> model.Tag:
         stale_after=draw(durations(300, 1000, 20_000)),
         record="change",
         uncertain=draw(st.sampled_from(["bad", "use"])),
+        range=draw(st.sampled_from([None, None, (0.0, 9.0)])) if ident in NUMBERS else None,
     )
 
 
@@ -86,7 +89,9 @@ def _output(draw: st.DrawFn, ident: str, number: int) -> model.Output:
     )
 
 
-_trees = conditions(windows=False, hold=False, max_leaves=4).map(canonical)
+_trees = conditions(
+    max_leaves=4, lasting_ns=st.sampled_from([5 * MS, 50 * MS, SECOND, 3 * SECOND])
+).map(canonical)
 _system = st.sampled_from([f"not {each}" for each in SYSTEM])
 causes = st.one_of(_trees, _trees, _trees, _system)
 
@@ -121,6 +126,9 @@ def _interlock(draw: st.DrawFn, ident: str, outputs: tuple[str, ...]) -> model.I
         latch=draw(st.sampled_from([True, True, False])),
         on_bad=on_bad,
         hold_max=draw(durations(500, 2000)) if on_bad == "hold" else None,
+        bypass_max=draw(durations(5000, 5000, 60_000)),
+        no_bypass=draw(st.sampled_from([False, False, False, True])),
+        bypass_votes=draw(st.sampled_from(["abstain", "trip"])),
     )
 
 
@@ -136,7 +144,10 @@ def sites(draw: st.DrawFn) -> model.Config:
         tag=tuple(draw(_tag(each, n)) for n, each in enumerate(names)),
         output=tuple(draw(_output(each, n)) for n, each in enumerate(outputs)),
         interlock=tuple(draw(_interlock(each, outputs)) for each in interlocks),
-        group=tuple(model.Group(id=each) for each in GROUPS),
+        group=tuple(
+            model.Group(id=each, max_bypassed=draw(st.sampled_from([0, 1, 2, 2])))
+            for each in GROUPS
+        ),
     )
 
 
@@ -204,7 +215,18 @@ def _people() -> list[Op]:
         for each in OUTPUTS
         for seq, late in ((1, 0), (1, 1), (1, -1), (0, 0))
     ]
-    return [*ops, ("again",), ("again",)]
+    return [*ops, *_bypasses(), ("again",), ("again",)]
+
+
+def _bypasses() -> list[Op]:
+    """Of interlocks and tags, allowed or not."""
+    ops: list[Op] = []
+    for of, idents in (("interlock", INTERLOCKS), ("tag", BYPASSED)):
+        for ident in idents:
+            ops += [("bypass", of, ident, ns, 1) for ns in (SECOND, 5 * SECOND, 60 * SECOND)]
+            ops += [("bypass", of, ident, 0, 1), ("bypass", of, ident, SECOND, 0)]
+            ops += [("bypass_end", of, ident)]
+    return ops
 
 
 def _machines() -> list[Op]:

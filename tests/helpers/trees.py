@@ -172,9 +172,16 @@ def _votes(draw: st.DrawFn, inner: st.SearchStrategy[Expr]) -> Expr:
 
 
 def conditions(
-    *, windows: bool = True, hold: bool = True, max_leaves: int = 6
+    *,
+    windows: bool = True,
+    hold: bool = True,
+    max_leaves: int = 6,
+    lasting_ns: st.SearchStrategy[int] = durations_ns,
 ) -> st.SearchStrategy[Expr]:
-    """Conditions of every kind of node; typed right, but for limits that may make no sense."""
+    """Conditions of every kind of node; typed right, but for limits that may make no sense.
+
+    ``lasting_ns``: of ``for`` and ``hold``.
+    """
     inner_numbers = number_trees(windows=windows)
     compares = st.builds(tree.Compare, st.sampled_from(COMPARISONS), inner_numbers, inner_numbers)
     leaves: st.SearchStrategy[Expr] = st.one_of(
@@ -191,9 +198,9 @@ def conditions(
             st.builds(tree.And, terms),
             st.builds(tree.Or, terms),
             _votes(inner),
-            st.builds(tree.For, inner, durations_ns),
+            st.builds(tree.For, inner, lasting_ns),
         ]
-        return st.one_of(*grown, *([st.builds(tree.Hold, inner, durations_ns)] if hold else []))
+        return st.one_of(*grown, *([st.builds(tree.Hold, inner, lasting_ns)] if hold else []))
 
     return st.recursive(leaves, more, max_leaves=max_leaves)
 

@@ -300,6 +300,17 @@ class Twins:
                     generation=wanted, ledger_seq=seq,
                 )  # fmt: skip
 
+    def op_bypass(self, of: str, ident: str, duration_ns: int, seq: int) -> None:
+        self._command(
+            "BYPASS_START", MessageType.BYPASS_START, of, ident,
+            duration_ns=duration_ns, ledger_seq=seq, of_tag=of == "tag",
+        )  # fmt: skip
+
+    def op_bypass_end(self, of: str, ident: str) -> None:
+        self._command(
+            "BYPASS_END", MessageType.BYPASS_END, of, ident, ledger_seq=0, of_tag=of == "tag"
+        )
+
     def op_release(self, ident: str, seq: int, late: int) -> None:
         not_after_ns = self.now.boot_ns + late if late else 0
         for name in list(self.reference.outputs.items):
@@ -335,6 +346,7 @@ class Twins:
         body = messages.command(
             blobs.key_of(of, command.target), who="uid:test", generation=command.generation,
             not_after_ns=command.not_after_ns, ledger_seq=command.ledger_seq,
+            duration_ns=command.duration_ns, kind=1 + command.of_tag,
         )  # fmt: skip
         self.stepper.send(message, body, command.ident)
         self.reference.command(command)
@@ -351,6 +363,9 @@ class Twins:
             view = self.stepper.view.interlock(self.interlocks[one.id])
             interlocks[one.id] = view
             self._same(one.id, _interlock(view, len(one.leg_nodes)), _interlock_of(one))
+        found_tags = {IDS[each.key]: each.until_ns for each in self.stepper.view.tag_bypasses()}
+        wanted_tags = {tag: each.until_ns for tag, each in self.reference.bypasses.tags.items()}
+        self._same("bypassed tags", found_tags, wanted_tags)
         for name, output in self.reference.outputs.items.items():
             view = self.stepper.view.output(self.outputs[name])
             wishes[name] = self.stepper.wish(self.outputs[name])
@@ -415,7 +430,9 @@ def _interlock(view: Any, legs: int) -> tuple[Any, ...]:
         view.state, view.generation, view.reason, view.demands, view.since_ns,
         bool(flags & InterlockLatchFlag.ARMED), bool(flags & InterlockLatchFlag.FIRST_OUT),
         bool(flags & InterlockLatchFlag.SAME_SCAN), bool(flags & InterlockLatchFlag.STARTING),
-        tuple(legs_of(view.legs, legs)),
+        tuple(legs_of(view.legs, legs)), bool(flags & InterlockLatchFlag.WITHHELD),
+        view.bypass_until_ns if flags & InterlockLatchFlag.BYPASSED else None,
+        view.withheld_demands,
     )  # fmt: skip
 
 
@@ -423,6 +440,7 @@ def _interlock_of(one: Any) -> tuple[Any, ...]:
     return (
         one.state, one.generation, one.reason, one.demands, one.since_boot_ns,
         one.armed, one.first_out, one.same_scan, one.starting, one.legs,
+        one.withheld, None if one.bypass is None else one.bypass.until_ns, one.withheld_demands,
     )  # fmt: skip
 
 
@@ -434,8 +452,10 @@ def _fields(kind: str, event: Event, legs: int) -> dict[str, Any]:
     """Of a record what the reference tells too."""
     p, flags = payload_of(event), EventFlag(event.flags)
     unarmed, late = bool(flags & EventFlag.UNARMED), bool(flags & EventFlag.LATE)
+    withheld = bool(flags & EventFlag.WITHHELD)
     if kind == "TRIP":
         return {
+            "withheld": withheld,
             "generation": p["generation"], "reason": p["reason"], "first_out": p["first_out"],
             "legs": tuple(legs_of(p["legs"], legs)), "retrip": bool(flags & EventFlag.RETRIP),
             "same_scan": bool(flags & EventFlag.SAME_SCAN), "unarmed": unarmed,
@@ -444,11 +464,14 @@ def _fields(kind: str, event: Event, legs: int) -> dict[str, Any]:
         found = tuple(legs_of(p["legs"], legs))
         return {
             "generation": p["generation"], "permissive": p["permissive"], "legs": found,
-            "unarmed": unarmed,
+            "unarmed": unarmed, "withheld": withheld,
         }  # fmt: skip
     if kind in ("RESET", "RETURN"):
         names = ("generation", "ledger_seq", "under_bypass")
-        return {name: p[name] for name in names} | {"unarmed": unarmed}
+        return {name: p[name] for name in names} | {"unarmed": unarmed, "withheld": withheld}
+    if kind.startswith("BYPASS"):
+        of_bypass = ("kind", "cause", "until_ns", "left_ns", "ledger_seq")
+        return {name: p[name] for name in of_bypass} | {"unarmed": unarmed, "withheld": withheld}
     if kind.startswith("OUT_"):
         return {"generation": p["generation"], "code": p["code"], "late": late}
     if kind == "COMMAND":
@@ -468,11 +491,14 @@ def _plain(event: Told) -> tuple[str, str, dict[str, Any]]:
 
 
 def _by_owner(told: list[tuple[str, str, dict[str, Any]]]) -> dict[str, list[Any]]:
-    """Outputs and tags each in their own order, all else in one."""
+    """Outputs, tags and interlocks each in their own order; in one what is not of one alone."""
     out: dict[str, list[Any]] = {}
     for kind, name, fields in told:
-        own = kind.startswith("OUT_") or kind == "TAG_QUALITY"
-        out.setdefault(name if own else "", []).append((kind, name, fields))
+        own = kind.startswith(("OUT_", "BYPASS")) or kind == "TAG_QUALITY"
+        if own or name in INTERLOCKS:
+            out.setdefault(name, []).append((kind, name, fields))
+        if not own:
+            out.setdefault("", []).append((kind, name, fields))
     return out
 
 
