@@ -34,6 +34,9 @@ differential: .venv/.ready-test .venv/.built ## the guard against the reference,
 fuzz: .venv/.ready-test .venv/.built ## hostile bytes against every decoder (FUZZ_SECONDS=1800)
 	@$(PY) -m tests.fuzz all --seconds $(or $(FUZZ_SECONDS),1800) --keep
 
+saboteurs: .venv/.ready-test .venv/.built ## break the guard one rule at a time: is each one caught? (20 minutes)
+	@$(PY) -m tests.saboteurs
+
 lint: .venv/.ready-test .venv/.built ## ruff, cython-lint and mypy alone
 	@.venv/bin/ruff check -q
 	@.venv/bin/ruff format --check -q

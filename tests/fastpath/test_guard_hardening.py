@@ -7,6 +7,8 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from fastpath import blob as blobs
 from fastpath import messages
 from fastpath.codes import (
@@ -243,3 +245,16 @@ async def test_a_request_without_points_is_never_parted(
     await protecting(guard, program)
     await scans(guard, 50)
     assert {a.address for a in device.asked if a.function == 3} <= {200}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a guard of another user")
+async def test_an_operator_may_trip_and_not_reset(guard: GuardProcess) -> None:
+    # A guard of another user, to whom root is an operator; it reads this tree all the same.
+    rights = "+dac_override"
+    guard.prefix = ("setpriv", "--reuid=1", f"--inh-caps={rights}", f"--ambient-caps={rights}")
+    await guard.start()
+    operator = guard.client(hello=False)
+    trip = operator.command(MessageType.TRIP, messages.command(7, who="uid:test"))
+    assert trip.code == ResultCode.UNKNOWN_KEY
+    operator.send(MessageType.RESET, reset(1), b"r" * 16)
+    assert operator.closed_by_peer()

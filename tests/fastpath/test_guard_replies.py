@@ -312,6 +312,35 @@ async def test_a_trip_overtakes_an_outstanding_normal_value(
     assert device.coils[BREAKER_COIL] == 0
 
 
+async def test_a_normal_value_waits_for_an_outstanding_heartbeat(
+    guard: GuardProcess, device: Device
+) -> None:
+    await protecting(guard, mine(device.port))
+    await tripped(guard, device)
+    methane(device, 0.4, 0.4, 0.4)
+    await guard.until_interlock(InterlockState.READY_TO_RESET)
+    assert guard.view is not None
+    view = guard.view
+    owed: list[Asked] = []
+
+    def owes_one(asked: Asked) -> bytes | None:
+        if asked.function != 16 or owed:
+            return None
+        owed.append(asked)
+        return b""
+
+    client = guard.client()
+    timeouts = view.device(0).timeouts
+    device.twist = owes_one
+    await guard.until(lambda: len(owed) == 1)
+    assert client.command(MessageType.RESET, reset(1)).code == ResultCode.DONE
+    await scans(guard, 3)
+    # Where this machine is too slow the heartbeat has expired by now.
+    assert 1 not in device.writes(BREAKER_COIL) or view.device(0).timeouts > timeouts
+    device.writers[owed[0].connection].write(device.plain(owed[0]))
+    await guard.until_output(OutputState.RELEASED)
+
+
 async def test_every_new_connection_begins_with_the_trip_values(
     guard: GuardProcess, device: Device
 ) -> None:

@@ -20,6 +20,7 @@ PROGRAMS = {
     "libinterpreter.so": (BENCHMARKS / "interpreter.c", ("-shared", "-fPIC", "-lm")),
     "libcount.so": (HERE / "count_calls.c", ("-shared", "-fPIC")),
     "libhold.so": (HERE / "hold.c", ("-shared", "-fPIC")),
+    "libcut.so": (HERE / "cut.c", ("-shared", "-fPIC", "-ldl")),
 }
 
 
