@@ -249,6 +249,16 @@ cdef class Stepper:
         mailbox_event(&self.scanner.box, SESSION, POLLIN, &self.now)
         return self.scanner.box.sessions[SESSION].fd >= 0
 
+    def raw(self, bytes data):
+        """Anything at all on the gateway's session."""
+        if self.far is None:
+            self.connect()
+        self.far.send(data)
+        mailbox_event(&self.scanner.box, SESSION, POLLIN, &self.now)
+        if self.scanner.box.sessions[SESSION].fd < 0:
+            self.far.close()
+            self.far = None
+
     def received(self):
         """[(MessageType, id, body)] of what the guard has sent."""
         out = []
