@@ -44,6 +44,7 @@ _LOGGER = logging.getLogger(__name__)
 READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and for the sockets
 TASKS_STOP_S: Final = 1.3
 STORES_STOP_S: Final = 0.8
+REBUILD_S: Final = 2.0
 EXCHANGE_S: Final = 0.1  # until the answer to a reload has gone
 THREADS_STOP_S: Final = 0.3
 UMASK: Final = 0o027  # databases, programs and sockets are nobody else's business
@@ -134,21 +135,43 @@ class Daemon:
 
     def _exchange_soon(self, checked: "Checked") -> None:
         """A moment after the answer has gone: it travels through what is exchanged."""
+        if self._exchanging is not None:
+            self._exchanging.cancel()  # it may still try to build what is not wanted any more
         self._exchanging = asyncio.create_task(self._exchange(checked), name="exchange")
 
     async def _exchange(self, checked: "Checked") -> None:
         """The gateway's own part, whole; the guard and the session with it go on."""
         await asyncio.sleep(EXCHANGE_S)
-        kept = {"guard", "link"}
-        await self._tasks.stop(
-            TASKS_STOP_S, *(name for name in self._tasks.names if name not in kept)
-        )
-        await self._close_stores()
+        await self._stop_parts()
         self._checked = checked
         self._warn()
-        gateway = await self._start_parts()
+        gateway = await self._build_again()
         name = gateway_name(gateway.config)
         self._problems.event("gateway", name, "the site file was loaded anew")
+
+    async def _stop_parts(self) -> None:
+        parts = [name for name in self._tasks.names if name not in {"guard", "link"}]
+        if parts:  # no names would mean all
+            await self._tasks.stop(TASKS_STOP_S, *parts)
+        await self._close_stores()
+
+    async def _build_again(self) -> "Gateway":
+        """The parts of the site that the guard runs by now, tried until they stand.
+
+        There is no way back to the old site: its program is not the guard's any more.
+        """
+        while True:
+            try:
+                gateway = await self._start_parts()
+            except Exception as error:
+                _LOGGER.exception("the gateway cannot be built anew; again in %g s", REBUILD_S)
+                text = f"the guard runs the new site file, the gateway cannot: {error}"
+                self._problems.raised("gateway", "reload", text, priority="critical")
+                await self._stop_parts()
+                await asyncio.sleep(REBUILD_S)
+            else:
+                self._problems.cleared("gateway", "reload", "the gateway runs the new site file")
+                return gateway
 
     async def _start_parts(self) -> "Gateway":
         self._stores = await open_stores(self._checked.config, self._paths)
@@ -260,7 +283,7 @@ class Daemon:
     async def _close_stores(self) -> None:
         if self._stores is None:
             return
-        ledger, history = self._stores
+        (ledger, history), self._stores = self._stores, None
         try:
             async with asyncio.timeout(STORES_STOP_S):
                 await self._problems.flush(ledger)

@@ -1,0 +1,85 @@
+"""The exchange of a reload: what happens when the new site's parts cannot be built."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway import daemon as daemons
+from gateway.daemon import Daemon
+from gateway.paths import prepare, site_paths
+
+
+class Failing:
+    """Stands for ``_start_parts``: fails so many times, having started a task or not."""
+
+    def __init__(self, daemon: Any, times: int) -> None:
+        self.daemon = daemon
+        self.times = times
+        self.calls = 0
+        self.left: list[frozenset[str]] = []
+
+    async def __call__(self) -> Any:
+        self.calls += 1
+        self.left.append(frozenset(self.daemon._tasks.names))
+        if self.calls > 1:  # the first fails before it has started anything
+            self.daemon._tasks.start("part", asyncio.Event().wait)
+        if self.calls <= self.times:
+            message = "no room on the disk"
+            raise OSError(message)
+        return SimpleNamespace(config=SimpleNamespace(site=SimpleNamespace(id="mine", name="")))
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    monkeypatch.setattr(daemons, "REBUILD_S", 0.01)
+    monkeypatch.setattr(daemons, "EXCHANGE_S", 0.0)
+    monkeypatch.setattr(daemons, "gateway_name", lambda config: config.site.id)
+    paths = site_paths(tmp_path / "run", tmp_path / "state")
+    prepare(paths)
+    checked: Any = SimpleNamespace(warnings=())
+    made = Daemon(tmp_path / "site.toml", checked, paths, None)
+    made._tasks.start("guard", asyncio.Event().wait)
+    yield made
+    await made._tasks.stop(1.0)
+
+
+async def test_parts_that_cannot_be_built_are_tried_again_and_told(
+    daemon: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Failing(daemon, 2)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(daemon, "_start_parts", parts)
+    monkeypatch.setattr(
+        daemon._problems, "raised", lambda *words, **_: told.append(("raised", words[2]))
+    )
+    monkeypatch.setattr(
+        daemon._problems, "cleared", lambda *words, **_: told.append(("cleared", words[2]))
+    )
+    daemon._exchange_soon(SimpleNamespace(warnings=()))
+    await asyncio.wait_for(daemon._exchanging, 5.0)
+    assert parts.calls == 3
+    assert [how for how, _ in told] == ["raised", "raised", "cleared"]
+    assert "no room on the disk" in told[0][1]
+    # What a failed try had started was ended, and the guard is watched all the time.
+    assert parts.left == [frozenset({"guard"})] * 3
+    assert caplog.text.count("the gateway cannot be built anew") == 2
+
+
+async def test_a_later_reload_takes_the_place_of_one_that_cannot_be_built(
+    daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Failing(daemon, 1000)
+    monkeypatch.setattr(daemon, "_start_parts", parts)
+    daemon._exchange_soon(SimpleNamespace(warnings=()))
+    async with asyncio.timeout(5.0):
+        while parts.calls < 2:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    first = daemon._exchanging
+    parts.times = 0
+    daemon._exchange_soon(SimpleNamespace(warnings=()))
+    await asyncio.wait_for(daemon._exchanging, 5.0)
+    assert first.cancelled()
