@@ -408,7 +408,7 @@ class Reference:
         one = Interlock(
             definition,
             Condition(cause, trips),
-            None if permissive is None else Condition(permissive, trips),
+            None if permissive is None else Condition(permissive),  # a bypass permits nothing
             self.plan.legs[definition.id],
             self._fingerprint(definition),
             since_boot_ns=now.boot_ns,

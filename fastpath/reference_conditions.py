@@ -78,6 +78,14 @@ def tags_of(node: Node) -> set[str]:
     return {each.id for each in walk(node) if kind_of(each) == "TagRef"}
 
 
+def towards_trip(node: Node, *, up: bool = True) -> Iterator[Node]:
+    """The votes that push the whole the way they are cast: below no ``not``, or an even number."""
+    if kind_of(node) == "Vote" and up:
+        yield node
+    for each in below(node):
+        yield from towards_trip(each, up=up != (kind_of(node) == "Not"))
+
+
 def shape_of(node: Node) -> tuple[Any, ...]:
     """What makes two trees the same condition: everything but their places in a text."""
     own = [getattr(node, name, None) for name in ("value", "id", "op", "name", "bad")]
@@ -164,8 +172,11 @@ class Condition:
     starting: bool = False
     _places: dict[int, int] = field(default_factory=dict)
     _window_tags: dict[int, str] = field(default_factory=dict)
+    _trips: set[int] = field(default_factory=set)  # votes in which what abstains counts as true
 
     def __post_init__(self) -> None:
+        if self.bypass_votes_trip:
+            self._trips = {id(each) for each in towards_trip(self.tree)}
         for place, node in enumerate(walk(self.tree)):
             self._places[id(node)] = place
             if kind_of(node) in ("Until", "For", "Hold"):
@@ -209,6 +220,10 @@ class Condition:
     def memory_of(self, node: Node) -> Memory:
         """The memory of a node of this tree."""
         return self.memory[self._places[id(node)]]
+
+    def votes_trip(self, vote: Node) -> bool:
+        """What abstains counts as true in this one."""
+        return id(vote) in self._trips
 
     def window_of(self, node: Node) -> Window:
         """A window of this tree."""
@@ -323,7 +338,7 @@ class _Scan:
 
     def _vote(self, node: Node) -> Result:
         found = [self.truth(each) for each in node.votes]
-        if self.condition.bypass_votes_trip:
+        if self.condition.votes_trip(node):
             found = [(True, True) if isinstance(each, Mark) else each for each in found]
         votes = [each for each in found if not isinstance(each, Mark)]
         if not votes:
