@@ -25,7 +25,7 @@ bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, 
 checked: .venv/.ready-test .venv/.built ## the fast path with bounds checks, UBSan, failpoints; its coverage
 	@$(PY) -m tests.checked
 
-campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (200 kills each)
+campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (1,000 kills of the guard, 200 of the gateway)
 	@$(PY) -m pytest -q -m campaign --timeout=3600
 
 differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)

@@ -1,7 +1,9 @@
 """Much at once, and memory that is not what was stored: nothing is doubled, nothing released."""
 
+import asyncio
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +119,27 @@ def test_all_interlocks_in_one_scan_command_every_output_in_that_scan(begin: Any
     assert [e.key for e in trips] == [7 + k for k in range(128)]
     assert all(e.flags & EventFlag.SAME_SCAN for e in trips[1:])
     assert payload_of(trips[0])["first_out"] == 1
+
+
+# ---- starved -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("late_ns", "trips"), [(500 * MS, False), (5 * SECOND, True)])
+def test_a_scan_that_takes_too_long_is_counted_and_at_twice_the_response_trips(
+    stepping: Any, late_ns: int, trips: bool
+) -> None:
+    """A scan that began so long ago by the machine's clock; the response is 2 s, the tick 10 ms."""
+    began_ns = time.monotonic_ns() - late_ns
+    guard = stepping.Stepper(blobs.build(mine(502)), start_ns=began_ns)
+    for slot in range(3):
+        guard.poll(slot, 0.4)
+    guard.step()
+    overruns = told(guard, EventType.OVERRUN)
+    assert guard.view.header().overruns == 1
+    assert late_ns <= payload_of(overruns[0])["took_ns"]
+    reasons = [payload_of(e)["reason"] for e in told(guard, EventType.TRIP)]
+    assert reasons == ([TripReason.OVERRUN] if trips else [])
+    guard.close()
 
 
 # ---- clocks --------------------------------------------------------------------------------------
@@ -244,3 +267,27 @@ async def test_a_bypass_outlives_a_kill_and_an_operator_ends_it_without_a_gatewa
     trip = guard.events(EventType.TRIP)[-1]
     assert trip.scan == ended.scan
     assert payload_of(trip)["reason"] == TripReason.BYPASS_END
+
+
+# ---- stopped -------------------------------------------------------------------------------------
+
+
+async def test_a_guard_that_stands_still_beats_no_more(guard: GuardProcess, device: Device) -> None:
+    """No timer beats for it: every heartbeat has the number of another scan."""
+    await protecting(guard, mine(device.port))
+    assert guard.process is not None
+
+    def beats() -> list[tuple[int, ...]]:
+        return [a.written for a in device.asked if a.function == 16]
+
+    await guard.until(lambda: len(beats()) >= 5)
+    assert len({beat[0] for beat in beats()}) == len(beats())
+    guard.process.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{guard.process.pid}/stat")
+    await guard.until(lambda: ") T " in stat.read_text())
+    await asyncio.sleep(0.05)  # what it sent before has arrived
+    before = len(beats())
+    await asyncio.sleep(0.5)  # five heartbeats' time: only time can show that none comes
+    assert len(beats()) == before
+    guard.process.send_signal(signal.SIGCONT)
+    await guard.until(lambda: len(beats()) > before)
