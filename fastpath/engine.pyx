@@ -24,7 +24,7 @@ from fastpath.mailbox cimport (
     mailbox_accept, mailbox_close_all, mailbox_event, mailbox_nudge,
 )
 from fastpath.outputs cimport outputs_confirmed
-from fastpath.poller cimport poller_due, poller_event, poller_turn
+from fastpath.poller cimport poller_due, poller_event, poller_turn, poller_yield
 from fastpath.recover cimport runtime_latches
 from fastpath.rehearsal cimport Rehearsal, rehearse
 from fastpath.runtime cimport (
@@ -40,7 +40,7 @@ from fastpath.watch cimport (
     WATCH_TIMER, WATCH_TRIP, WATCH_TTY, WATCH_WAKE, epoll_create1, epoll_event, epoll_wait, watch,
     watch_token,
 )
-from fastpath.writer cimport writer_due, writer_event, writer_turn
+from fastpath.writer cimport writer_due, writer_event, writer_starves, writer_turn
 
 cdef extern from "atomics.h" nogil:
     uint64_t sw_load_acquire(const uint64_t* p)
@@ -292,6 +292,8 @@ cdef void _run(Loop* loop) noexcept nogil:
         for i in range(loop.scanner.current.program.device_count):
             poller_turn(&loop.scanner.parts.polls, i, &now)
             writer_turn(&loop.scanner.parts.writers, i, &now)
+            if writer_starves(&loop.scanner.parts.writers, i):
+                poller_yield(&loop.scanner.parts.polls, i, &now)
         for i in range(loop.scanner.parts.buses.bus_count):
             bus_turn(&loop.scanner.parts.buses, i, &now)
         scan_answer_load(&loop.scanner, &now)

@@ -33,6 +33,7 @@ cdef struct Poller:
     int64_t not_before_ns
     int64_t settle_until_ns
     int64_t down_since_ns  # monotonic
+    int64_t yielded_ns  # monotonic, 0: never
     int frame_length
     uint8_t frame[16]
 
@@ -50,6 +51,7 @@ cdef struct PollBank:
 
 cdef void pollers_plan(PollBank* bank, int64_t now_ns) noexcept nogil
 cdef void poller_turn(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil
+cdef void poller_yield(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil
 cdef bint poller_event(
     PollBank* bank, uint32_t device, short revents, const Stamp* now) noexcept nogil
 cdef int64_t poller_due(const PollBank* bank, uint32_t device) noexcept nogil

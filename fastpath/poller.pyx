@@ -32,6 +32,8 @@ cdef enum:
 
 cdef int64_t BACKOFF_NS_MAX = 5_000_000_000
 cdef int64_t GUILTY_PERIOD_NS = 10_000_000_000
+cdef int64_t YIELD_NS = 2_000_000_000
+cdef int64_t YIELD_PERIOD_NS = 30_000_000_000
 
 cdef struct DevicePayload:  # records.PAYLOADS[DEVICE_*]
     uint32_t reason
@@ -208,6 +210,21 @@ cdef void poller_turn(PollBank* bank, uint32_t device, const Stamp* now) noexcep
         return
     if poller.outstanding < 0 and not poller.late and now.mono_ns >= poller.not_before_ns:
         _send(bank, device, now)
+
+
+cdef void poller_yield(PollBank* bank, uint32_t device, const Stamp* now) noexcept nogil:
+    """Make room for a trip value that waits: the device may take one connection alone.
+
+    Seldom, because where the trip connection fails for another reason it costs readings.
+    """
+    cdef Poller* poller = &bank.pollers[device]
+    if poller.link.state != LINK_OPEN:
+        return
+    if poller.yielded_ns != 0 and now.mono_ns - poller.yielded_ns < YIELD_PERIOD_NS:
+        return
+    poller.yielded_ns = now.mono_ns
+    _down(bank, device, _DOWN_CLOSED, 0, now)
+    poller.link.next_try_ns = now.mono_ns + YIELD_NS
 
 
 cdef bint _store(

@@ -21,6 +21,7 @@ cdef struct Writer:
     uint8_t beat_function
     uint8_t beat_lease  # LeaseWish: what it is of the lease
     uint8_t silent  # expired requests in a row
+    uint8_t lost  # connections in a row on which nothing was answered
     uint8_t singly  # the device refused a joint write on this connection
     uint8_t multiple  # FC15 and FC16 also for one: replies to FC5 and FC6 prove nothing yet
     uint8_t unit
@@ -59,6 +60,7 @@ cdef void writer_turn(WriterBank* bank, uint32_t device, const Stamp* now) noexc
 cdef void writer_flush(WriterBank* bank, uint32_t device, const Stamp* now) noexcept nogil
 cdef bint writer_event(
     WriterBank* bank, uint32_t device, short revents, const Stamp* now) noexcept nogil
+cdef bint writer_starves(const WriterBank* bank, uint32_t device) noexcept nogil
 cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil
 
 # What the bus of a serial line does with a writer: look, ask, hear, give up, begin, end.

@@ -43,6 +43,7 @@ cdef enum:
     EXPIRED_TIDS = 64
 
 cdef int64_t WRITE_TIMEOUT_NS = 200_000_000
+cdef uint8_t LOST_UNTIL_STARVING = 2
 cdef int64_t BACKOFF_NS_MAX = 1_000_000_000
 
 
@@ -72,6 +73,7 @@ cdef void _down(WriterBank* bank, uint32_t device, int error, const Stamp* now) 
     writer.again = 0
     writer.beat_active = 0
     writer.silent = 0
+    writer.lost = min(writer.lost + 1, 255)
     if was_open:
         outputs_link_down(bank.outputs, device, now)
 
@@ -381,6 +383,7 @@ cdef bint _frame(
         writer.active = 0
         writer.again = 0
         writer.silent = 0
+        writer.lost = 0
         bank.shm.devices[device].good_ns = now.mono_ns
         parted = verdict != REPLY_GOOD and (writer.group_count > 1 or writer.multiple)
         writer.singly |= parted
@@ -399,6 +402,7 @@ cdef bint _frame(
             return False
         writer.beat_active = 0
         writer.silent = 0
+        writer.lost = 0
         bank.shm.devices[device].good_ns = now.mono_ns
         if writer.beat_lease == LEASE_READ and verdict == REPLY_GOOD:
             lease_look(
@@ -465,6 +469,15 @@ cdef bint writer_event(
         _down(bank, device, writer.link.error, now)
         return True
     return answered
+
+
+cdef bint writer_starves(const WriterBank* bank, uint32_t device) noexcept nogil:
+    """A trip value waits and no connection takes it: the device may have no room for a second."""
+    cdef const Writer* writer = &bank.writers[device]
+    return (
+        writer.lost >= LOST_UNTIL_STARVING and writer.link.state == LINK_CLOSED
+        and _wished(bank, device, WISH_TRIP)
+    )
 
 
 cdef int64_t writer_due(const WriterBank* bank, uint32_t device) noexcept nogil:
