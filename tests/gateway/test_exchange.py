@@ -13,6 +13,10 @@ from gateway.daemon import Daemon
 from gateway.paths import prepare, site_paths
 
 
+async def _endless() -> None:
+    await asyncio.Event().wait()
+
+
 class Failing:
     """Stands for ``_start_parts``: fails so many times, having started a task or not."""
 
@@ -26,7 +30,7 @@ class Failing:
         self.calls += 1
         self.left.append(frozenset(self.daemon._tasks.names))
         if self.calls > 1:  # the first fails before it has started anything
-            self.daemon._tasks.start("part", asyncio.Event().wait)
+            self.daemon._tasks.start("part", _endless)
         if self.calls <= self.times:
             message = "no room on the disk"
             raise OSError(message)
@@ -42,7 +46,7 @@ async def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     prepare(paths)
     checked: Any = SimpleNamespace(warnings=())
     made = Daemon(tmp_path / "site.toml", checked, paths, None)
-    made._tasks.start("guard", asyncio.Event().wait)
+    made._tasks.start("guard", _endless)
     yield made
     await made._tasks.stop(1.0)
 
