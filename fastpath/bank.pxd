@@ -11,6 +11,10 @@ cdef enum:
     WISH_TRIP = 1
     WISH_NORMAL = 2
 
+cdef enum:  # Bank.demand
+    AWAITED = 1  # what names it holds, but its effect's delay still runs: not let go meanwhile
+    DEMANDED = 2
+
 cdef struct OutputRun:
     OutputLatch latch  # working copy; stored where it changed
     uint32_t demand  # OutputDemand of this scan, before it enters the latch
@@ -37,7 +41,7 @@ cdef struct Bank:
     Shm* shm
     const ProgramView* program
     OutputRun* runs
-    uint8_t* demand
+    uint8_t* demand  # by the interlocks, in this scan
     uint32_t* cause
     int64_t* demand_ns
     uint8_t* releasable

@@ -6,6 +6,7 @@ they may be released by their own rules. A silenced output stays demanded, but i
 until its time is over, an interlock that names it trips anew, or something else demands it.
 """
 
+from fastpath.bank cimport DEMANDED
 from fastpath.types cimport *
 
 cdef enum:
@@ -33,7 +34,7 @@ cdef bint _end_failed(Bank* bank, uint32_t index) noexcept nogil:
     """Its own demand ended and it is let go: so are those that stand in for it."""
     cdef OutputRun* run = &bank.runs[index]
     cdef uint32_t i
-    if not run.demand & _DEMAND_FAILED or demand_holds(run.demand):
+    if not run.demand & _DEMAND_FAILED or demand_holds(run.demand) or bank.demand[index]:
         return False
     if _trips(run.latch.state) and not bank.releasable[index]:
         return False
@@ -85,7 +86,7 @@ cdef void demands_scan(Bank* bank, const Stamp* now) noexcept nogil:
         run.demand = run.latch.demand & (
             _DEMAND_FAILED | _DEMAND_SILENCED | _DEMAND_BEAT_STOPPED)
         kept |= run.demand
-        if bank.demand[i] or bank.stopping:
+        if bank.demand[i] == DEMANDED or bank.stopping:
             run.demand |= _DEMAND_CAUSE
         if run.first_hold:
             run.demand |= _DEMAND_FIRST_HOLD

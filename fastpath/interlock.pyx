@@ -8,6 +8,7 @@ Under a bypass that withholds, the state follows C without a latch and nothing i
 
 from libc.string cimport memcpy, memset
 
+from fastpath.bank cimport AWAITED, DEMANDED
 from fastpath.journal cimport interlock_store, journal_write
 from fastpath.types cimport *
 
@@ -423,7 +424,11 @@ cdef void interlocks_store(Logic* logic) noexcept nogil:
 cdef void interlocks_demand(
     Logic* logic, const Stamp* now, uint8_t* demand, uint32_t* cause, int64_t* demand_ns,
 ) noexcept nogil:
-    """Per output: 1 where an armed interlock that names it holds; which one; since when."""
+    """Per output: DEMANDED where an armed interlock that names it holds; which one; since when.
+
+    AWAITED where all that do have yet to wait for their effect's delay: then it is not commanded,
+    but what is tripped already is not let go either.
+    """
     cdef const InterlockDef* d
     cdef const EffectDef* effect
     cdef uint32_t i, k, index
@@ -436,9 +441,9 @@ cdef void interlocks_demand(
         for k in range(d.effects_count):
             effect = &logic.program.effects[d.effects_first + k]
             if now.boot_ns - logic.runs[index].latch.effects_from_ns < effect.delay_ns:
-                continue
-            if not demand[effect.output]:
-                demand[effect.output] = 1
+                demand[effect.output] = max(demand[effect.output], <uint8_t>AWAITED)
+            elif demand[effect.output] != DEMANDED:
+                demand[effect.output] = DEMANDED
                 cause[effect.output] = index
                 demand_ns[effect.output] = _demand_ns(logic, index, now)
 

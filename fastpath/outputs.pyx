@@ -127,7 +127,7 @@ cdef void _step(Bank* bank, uint32_t index, const Stamp* now) noexcept nogil:
     """One output: its demand, then one row of the state table."""
     cdef OutputRun* run = &bank.runs[index]
     cdef uint32_t state = run.latch.state
-    if demand_holds(run.demand):
+    if demand_holds(run.demand) or bank.demand[index]:
         bank.releasable[index] = 0
     if run.latch.demand != run.demand:
         run.latch.demand = run.demand

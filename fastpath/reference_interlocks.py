@@ -468,7 +468,10 @@ class Interlocks:
                 yield one
 
     def demands(self, now: Now) -> dict[str, str]:
-        """Outputs that an armed interlock holds, each with the first interlock that does."""
+        """Outputs that an armed interlock holds, each with the first interlock that does.
+
+        One whose effect's delay still runs is not commanded, and not let go either.
+        """
         found: dict[str, str] = {}
         for one in self.items:
             if not one.armed or not one.holds:
@@ -476,6 +479,8 @@ class Interlocks:
             for name, delay_ns in one.outputs:
                 if now.boot_ns - one.effects_from_ns >= delay_ns:
                     found.setdefault(name, one.id)
+                else:
+                    self.releasable.discard(name)
         return found
 
 

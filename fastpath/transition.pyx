@@ -4,7 +4,7 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from fastpath.bank cimport OutputRun
+from fastpath.bank cimport DEMANDED, OutputRun
 from fastpath.journal cimport journal_write, output_store
 from fastpath.types cimport *
 
@@ -102,7 +102,7 @@ cdef uint32_t _cause(Bank* bank, uint32_t index) noexcept nogil:
     """
     cdef OutputRun* run = &bank.runs[index]
     run.latch.cause_key = 0
-    if bank.demand[index] and not bank.stopping:
+    if bank.demand[index] == DEMANDED and not bank.stopping:
         run.latch.demand_ns = bank.demand_ns[index]
         run.latch.cause_key = bank.program.interlocks[bank.cause[index]].key
     elif run.latch.demand & _DEMAND_FALLBACK and not bank.stopping:

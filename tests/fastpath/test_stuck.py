@@ -9,17 +9,20 @@ import pytest
 from fastpath import blob as blobs
 from fastpath import messages
 from fastpath.codes import (
+    NONE_U32,
     EventType,
     InterlockFlag,
     InterlockState,
     MessageType,
     OnBad,
+    Op,
+    OutputState,
     Quality,
     Reason,
     ResultCode,
 )
 from fastpath.records import payload_of
-from tests.helpers.blobs import MS, SECOND
+from tests.helpers.blobs import MS, SECOND, Code
 from tests.helpers.guard import mine, reset
 
 STUCK = 5 * SECOND
@@ -188,4 +191,33 @@ def test_a_delayed_effect_runs_from_the_trip_over_a_kill_and_is_not_begun_anew(
     read(guard, 2.0, 2.0, 0.4)
     assert guard.view.interlock(0).generation == 2
     assert guard.view.output(0).demands & 1
+    guard.close()
+
+
+def test_an_output_is_not_let_go_while_another_trip_waits_for_its_effects_delay(
+    stepping: Any,
+) -> None:
+    site = mine(502)
+    site.interlocks[0] = replace(site.interlocks[0], permissive=NONE_U32)
+    code = Code(site)
+    late = code.compare(Op.GE, 0, 3.0)
+    site.legs.append(blobs.Leg(1, late, 0, 3.0))
+    site.interlocks.append(
+        replace(
+            site.interlocks[0], key=site.interlocks[0].key + 1, cause=late, order=1,
+            group=NONE_U32, legs_first=len(site.legs) - 1, legs_count=1,
+            effects_first=len(site.effects), effects_count=1,
+        )
+    )  # fmt: skip
+    site.effects.append(blobs.Effect(1, 0, 2 * SECOND))
+    guard = stepping.Stepper(blobs.build(site))
+    read(guard, 0.4, 0.4, 0.4)
+    read(guard, 3.5, 3.5, 0.4)
+    assert [guard.view.interlock(i).state for i in range(2)] == [TRIPPED, TRIPPED]
+    read(guard, 0.4, 0.4, 0.4)
+    guard.send(MessageType.RESET, reset(1), b"r" * 16)
+    read(guard, 0.4, 0.4, 0.4)
+    assert guard.results()[b"r" * 16].code == ResultCode.DONE
+    assert guard.view.output(0).state in (OutputState.TRIPPING, OutputState.TRIPPED)
+    assert guard.wish(0) != 2
     guard.close()
