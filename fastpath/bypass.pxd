@@ -27,6 +27,9 @@ cdef uint32_t bypass_end_tag(
     Logic* logic, uint64_t key, uint32_t cause, const BypassOrder* order, const Stamp* now,
 ) noexcept nogil
 
+# Whether operand b of an operation is a register.
+cdef bint op_has_b(int op) noexcept nogil
+
 # A tag's slot by its key, -1: none.
 cdef int64_t bypass_slot(const Logic* logic, uint64_t key) noexcept nogil
 

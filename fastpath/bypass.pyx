@@ -140,27 +140,25 @@ cdef void bypasses_scan(Logic* logic, const Stamp* now) noexcept nogil:
 # ---- how many may be -----------------------------------------------------------------------------
 
 
-cdef inline bint _reads(const TagBypassRun* run, uint32_t interlock) noexcept nogil:
-    return run.latch.until_ns != 0 and (run.readers[interlock // 64] >> (interlock % 64)) & 1 != 0
-
-
 cdef uint32_t _bypassed_in(const Logic* logic, uint32_t group, uint32_t alone) noexcept nogil:
     """Bypassed interlocks of a group (or the one that is alone), and bypassed tags they read."""
+    cdef uint64_t members[16]
+    cdef uint64_t read
     cdef uint32_t i, k, count = 0
-    cdef bint read
+    memset(members, 0, sizeof(members))
     for i in range(logic.program.interlock_count):
         if logic.program.interlocks[i].group == group and (group != _NONE_U32 or i == alone):
+            members[i // 64] |= <uint64_t>1 << (i % 64)
             count += logic.runs[i].latch.flags & _LATCH_BYPASSED != 0
     if logic.tag_bypass_count == 0:
         return count
     for k in range(<uint32_t>_TAG_BYPASSES_MAX):
         if logic.tag_bypasses[k].latch.until_ns == 0:
             continue
-        read = False
-        for i in range(logic.program.interlock_count):
-            if logic.program.interlocks[i].group == group and (group != _NONE_U32 or i == alone):
-                read = read or _reads(&logic.tag_bypasses[k], i)
-        count += read
+        read = 0
+        for i in range(16):
+            read |= members[i] & logic.tag_bypasses[k].readers[i]
+        count += read != 0
     return count
 
 
@@ -176,8 +174,7 @@ cdef bint _room(const Logic* logic, uint32_t index) noexcept nogil:
 # ---- of tags -------------------------------------------------------------------------------------
 
 
-cdef inline bint _has_b(int op) noexcept nogil:
-    """Whether operand b of an operation is a register."""
+cdef bint op_has_b(int op) noexcept nogil:
     return (
         _OP_ADD <= op <= _OP_DIV or op == _OP_MIN or op == _OP_MAX or _OP_LT <= op <= _OP_NE
         or op == _OP_AND or op == _OP_OR or op == _OP_UNTIL or op == _OP_VOTE
@@ -203,7 +200,7 @@ cdef bint _find_readers(Logic* logic, uint32_t slot, TagBypassRun* out) noexcept
             reads[i] = 0
         else:
             reads[i] = (ins.a < i and reads[ins.a]) or (
-                _has_b(ins.op) and ins.b < i and reads[ins.b])
+                op_has_b(ins.op) and ins.b < i and reads[ins.b])
     for i in range(logic.program.interlock_count):
         d = &logic.program.interlocks[i]
         if reads[d.cause] or (d.permissive != _NONE_U32 and reads[d.permissive]):
@@ -218,7 +215,8 @@ cdef uint32_t _may_bypass(
     """DONE, or why not: some interlock reads it, none forbids it, each group has room."""
     cdef const InterlockDef* d
     cdef uint32_t i, code = _RESULT_DONE
-    cdef uint32_t last = _NONE_U32
+    cdef uint8_t counted[_GROUPS_MAX]
+    memset(counted, 0, sizeof(counted))
     if not _find_readers(logic, run.slot, run):
         return _RESULT_NOT_ALLOWED
     for i in range(logic.program.interlock_count):
@@ -231,10 +229,10 @@ cdef uint32_t _may_bypass(
             continue
         if not 0 < duration_ns <= d.bypass_max_ns:
             code = _RESULT_LIMIT
-        # Neighbours are often of one group: it is counted once.
-        elif (d.group == _NONE_U32 or d.group != last) and not _room(logic, i):
+        elif (d.group == _NONE_U32 or not counted[d.group]) and not _room(logic, i):
             code = _RESULT_LIMIT
-        last = d.group
+        if d.group != _NONE_U32:
+            counted[d.group] = 1  # a group is counted once
     return code
 
 

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp
 
 from fastpath.bus cimport BUSES_MAX
+from fastpath.bypass cimport op_has_b
 from fastpath.layout cimport ProgramView
 from fastpath.types cimport *
 
@@ -63,6 +64,7 @@ cdef void difference_of(Runtime* new, const Runtime* old) except *:
         new.output_same[i] = new.output_from[i] >= 0 and _same_wire(
             new, i, old, <uint32_t>new.output_from[i])
     _prepare_memory(new, old)
+    _mark_renewed(new)
     new.weakened = _weakened(new, old)
 
 
@@ -81,6 +83,32 @@ cdef void _prepare_memory(Runtime* new, const Runtime* old) except *:
             new, i, old, <uint32_t>new.window_from[i]
         ):
             new.window_from[i] = -1
+
+
+cdef void _mark_renewed(Runtime* new) except *:
+    """A start grace for the interlocks that read what begins anew, and for no others: whose inputs
+    are carried over is not starting, and what rides through there goes on counting.
+    """
+    cdef const ProgramView* p = &new.program
+    cdef const InstructionDef* ins
+    cdef const InterlockDef* d
+    cdef uint32_t i
+    reads = bytearray(p.code_count)
+    for i in range(p.code_count):
+        ins = &p.code[i]
+        if ins.op == _OP_TAG:
+            reads[i] = 1 if new.tag_from[ins.a] < 0 else 0
+        elif ins.op == _OP_WINDOW:
+            reads[i] = 1 if (
+                new.window_from[ins.a] < 0 or new.tag_from[p.windows[ins.a].slot] < 0
+            ) else 0
+        elif ins.op not in (_OP_CONST, _OP_FALSE, _OP_TRUE):
+            reads[i] = (ins.a < i and reads[ins.a]) or (
+                op_has_b(ins.op) and ins.b < i and reads[ins.b])
+    for i in range(p.interlock_count):
+        d = &p.interlocks[i]
+        new.interlocks[i].grace = reads[d.cause] or (
+            d.permissive != _NONE_U32 and reads[d.permissive])
 
 
 cdef bint _same_node(const Runtime* rt, uint32_t i, const Runtime* old, uint32_t k) noexcept:

@@ -39,7 +39,6 @@ cdef void rehearse(Rehearsal* r, const Parts* parts, const Stamp* now) noexcept 
         return
     memset(&r.live, 0, sizeof(r.live))  # an empty ring: each record goes into its first place
     r.shm = shm[0]
-    r.shm.lost_count = 0  # a LOST before the record would leave it no place
     r.shm.live = &r.live
     r.shm.events = &r.event
     r.shm.interlocks = &r.interlock

@@ -122,18 +122,16 @@ cdef void _swap_interlocks(
     """Equal ones whole; others with state, generation, bypass and the time of their delay."""
     cdef int32_t k
     cdef uint32_t i
-    cdef bint renewed = False
-    for i in range(new.program.tag_count):
-        renewed |= new.tag_from[i] < 0
+    cdef uint8_t renewed
     for i in range(new.program.interlock_count):
         k = new.interlock_from[i]
         if k < 0:
             fresh_interlock(new, i, now)
             told.changed += 1
             continue
+        renewed = new.interlocks[i].grace  # by ``difference``
         new.interlocks[i] = old.interlocks[k]
-        if renewed:
-            new.interlocks[i].grace = 1
+        new.interlocks[i].grace |= renewed
         if new.program.interlocks[i].fingerprint == old.program.interlocks[k].fingerprint:
             told.kept += 1
             continue

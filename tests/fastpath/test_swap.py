@@ -22,6 +22,7 @@ from fastpath.codes import (
     RecordMode,
     ResultCode,
     TagFlag,
+    WindowKind,
 )
 from fastpath.records import payload_of
 from tests.helpers.blobs import MS, SECOND, Code, conditions, guard_program
@@ -222,6 +223,35 @@ def test_a_changed_interlock_that_holds_nothing_has_an_innocent_past(
     one.swap(plant([A | {"fingerprint": 21}, B]))
     one.wait(2)
     assert one.interlock(20).state == InterlockState.NORMAL
+
+
+def test_a_tag_that_is_none_of_its_own_puts_no_ride_through_off(
+    begin: Callable[..., Plant],
+) -> None:
+    """A window that is uncovered since its sensor failed is not starting once more."""
+    one = begin(averaged())
+    one.wait(5)
+    assert one.interlock(20).state == InterlockState.NORMAL
+    for after in range(20):
+        if after == 12:
+            one.guard.offer(blobs.build(averaged({"key": 21})))
+        one.guard.step(500 * MS)
+        if one.guard.load_code == ResultCode.DONE and after == 12:
+            one.program = averaged({"key": 21})
+    assert one.guard.load_code == ResultCode.DONE
+    assert one.interlock(20).state == InterlockState.TRIPPED
+
+
+def averaged(*more: dict[str, Any]) -> blobs.Program:
+    """Interlock 20 over a mean of 5 s that holds its last result for 6 s; others beside it."""
+    held = A | {"on_bad": OnBad.HOLD, "hold_max_ns": 6 * SECOND}
+    program = plant([held, *more])
+    code = Code(program)
+    mean = code.window(WindowKind.MEAN, 0, 5 * SECOND, 0)
+    cause = code.op(Op.GE, mean, code.const(10.0))
+    either = code.op(Op.OR, program.interlocks[0].cause, cause)
+    program.interlocks[0] = replace(program.interlocks[0], cause=either)
+    return program
 
 
 def test_a_delay_goes_on_counting(begin: Callable[..., Plant]) -> None:
