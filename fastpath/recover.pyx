@@ -7,13 +7,13 @@ does not know, mean TRIPPED; after a power loss every armed, latching interlock 
 
 from libc.string cimport memcpy, memset
 
+from fastpath.bank cimport DEMANDED, OutputRun
 from fastpath.interlock cimport interlock_trip, interlocks_demand, interlocks_regroup
 from fastpath.journal cimport (
     Shm, event_valid, interlock_load, interlock_store, latches_settled,
     latches_spill, output_load, output_store,
 )
 from fastpath.interlock cimport InterlockRun
-from fastpath.bank cimport OutputRun
 from fastpath.outputs cimport output_restore_trip
 from fastpath.runtime cimport define_interlock, fresh_interlock, fresh_output, runtime_bind
 from fastpath.transition cimport output_record
@@ -147,7 +147,7 @@ cdef void _tell_held(Parts* parts, Runtime* rt, const Stamp* now) noexcept nogil
     cdef uint32_t i
     interlocks_demand(&parts.logic, now, rt.demand, rt.cause, rt.demand_ns)
     for i in range(rt.program.output_count):
-        if rt.outputs[i].latch.state == _OUTS_HELD and not rt.demand[i]:
+        if rt.outputs[i].latch.state == _OUTS_HELD and rt.demand[i] != DEMANDED:
             output_record(&parts.bank, i, now, _EV_OUT_HELD, 0, _OUTC_NOTHING)
 
 
