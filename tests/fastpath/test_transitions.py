@@ -369,3 +369,13 @@ def test_every_row_of_the_state_tables_is_taken(
         print(f"\n{len(found)} rows taken in {scans} scans (of {counts})")
     left = missing(found)
     assert not left, "\n".join(["not taken:", *left])
+
+
+def test_nothing_permits_a_reset_while_the_cause_is_there(stepping: Any) -> None:
+    def reset(begin: Begin) -> None:
+        life = begin(site(permissive=NONE_U32))
+        tripped(life)
+        assert life.reset() == ResultCode.CAUSE_PRESENT
+        assert life.guard.view.interlock(0).state == 3  # TRIPPED
+
+    played(stepping.Stepper, reset)
