@@ -14,7 +14,7 @@ run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert
 
 test: lint ## lint, types, every test, and the fast path again with every check compiled in
 	@$(PY) -m pytest -q
-	@$(PY) -m tests.checked
+	@$(PY) -m tests.checked --short
 
 bench: .venv/.ready-test .venv/.built ## reactions, polling, evaluation beside bare C and asyncio (6 minutes)
 	@$(PY) -m tests.benchmarks.bench

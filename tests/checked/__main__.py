@@ -1,4 +1,4 @@
-"""The fast path with every check compiled in: ``python -m tests.checked [PYTEST ARGUMENTS]``.
+"""The fast path with every check compiled in: ``python -m tests.checked [--short | ARGUMENTS]``.
 
 A copy of the project in ``build/checked``, compiled with bounds checks, the undefined-behaviour
 sanitizer, line tracing and failpoints; the tests of the fast path run on it, and its coverage by
@@ -19,6 +19,11 @@ FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
 MADE = re.compile(r"\.so$|\.pyc$|/__pycache__/|fastpath/[a-z_]+\.c$|/helpers/bin/")
 UNCHECKED = re.compile(rb"(# cython: )boundscheck=False, wraparound=False(?:, )?")
 TESTS, KILLED = "tests/fastpath", "tests/checked"  # what is killed has no coverage to tell
+SHORT = (  # what needs no process of its own, and the guard's own story
+    "blob", "bypass", "columns", "decode", "guard", "image", "modbus_frames", "program",
+    "ride_through", "scan", "stepper", "stuck", "swap", "trace_laws", "transitions", "windows",
+    "windows_lives",
+)  # fmt: skip
 COVERAGE = """
 [run]
 plugins = Cython.Coverage
@@ -75,7 +80,9 @@ def main(arguments: list[str]) -> int:
         old.unlink()
     measure = (sys.executable, "-m", "coverage")
     ours = f"--rcfile={settings}"
-    chosen = arguments or ["-q", TESTS]
+    short = arguments == ["--short"]
+    files = [f"{TESTS}/test_{name}.py" for name in SHORT] if short else [TESTS]
+    chosen = arguments if arguments and not short else ["-q", *files]
     code = _run(*measure, "run", ours, "-m", "pytest", "--timeout=180", *chosen)
     if not arguments:
         code = _run(sys.executable, "-m", "pytest", "-q", KILLED) or code

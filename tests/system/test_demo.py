@@ -99,7 +99,7 @@ async def test_a_stuck_breaker_is_told_and_not_called_confirmed(demo: Demo) -> N
     assert "confirmed" not in demo.words(), text
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_ctrl_c_ends_everything(demo: Demo) -> None:
     await demo.start()
     await demo.read_until("an inflow begins")

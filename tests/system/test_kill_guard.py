@@ -28,7 +28,7 @@ from tests.helpers.platform import Platform
 pytestmark = pytest.mark.system
 
 LOAD_TAGS = 20  # beside the site's own, each kept at every poll of 10 ms: 2,000 samples a second
-SAMPLES_PER_KILL = 100  # at least, else there was no load; a life is short
+SAMPLES_PER_KILL = 50  # at least, else there was no load; a life is short
 
 RANGES = Ranges(behind=0.003, after=0.003, about=0.02, any=0.3)
 
