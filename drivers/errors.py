@@ -19,3 +19,14 @@ class DeviceError(DriverError):
 
 class RequestError(DriverError):
     """What was asked is impossible (range, type): our site file is at fault."""
+
+
+class PointError(RequestError):
+    """A device or point cannot be. ``key`` is the site file's key at fault; the text is for people.
+
+    Without a ``key`` it is the table as a whole.
+    """
+
+    def __init__(self, *, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key

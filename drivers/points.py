@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from drivers.errors import RequestError
+from drivers.errors import PointError, RequestError
 from fastpath.codes import ByteOrder, PointType
 
 ADDRESS_MAX: Final = 65_535
@@ -36,14 +36,6 @@ class Area(StrEnum):
     def writable(self) -> bool:
         """Whether a master can write it."""
         return self in (Area.COIL, Area.HOLDING_REGISTER)
-
-
-class PointError(RequestError):
-    """A point cannot be. ``key`` is the site file's key at fault; the text is for people."""
-
-    def __init__(self, *, key: str, text: str) -> None:
-        super().__init__(text)
-        self.key = key
 
 
 @dataclass(frozen=True, slots=True)

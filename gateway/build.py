@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drivers.errors import LinkError
+from drivers.kind import Surroundings
 from fastpath.image import TagImage
 from gateway import apply, clock
 from gateway.alarms.alerts import EventWords
@@ -16,7 +18,7 @@ from gateway.eventlog import EventLog
 from gateway.guard_board import GuardBoard
 from gateway.parts import Gateway
 from gateway.scanner import Scanner
-from gateway.site.credentials import Credentials, load_credentials
+from gateway.site.credentials import CredentialError, Credentials, load_credentials
 from gateway.slow_outputs import SlowOutputs
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -109,7 +111,8 @@ def build_gateway(
         observers=(*observers, EventLog(words.draft_of).observe),
     )
     problems.on_stored = stored
-    scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems)
+    around = surroundings(paths, credentials)
+    scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems, around)
     gateway = Gateway(
         config=config,
         checked=checked,
@@ -132,10 +135,27 @@ def build_gateway(
         credentials=credentials,
         commands=commands,
         slow_outputs=SlowOutputs(
-            config, lambda: GuardBoard.read(view(), commands.programs), link, ledger, problems
+            config,
+            lambda: GuardBoard.read(view(), commands.programs),
+            link,
+            ledger,
+            problems,
+            around,
         ),
     )
     return gateway
+
+
+def surroundings(paths: "Paths", credentials: Path | None) -> Surroundings:
+    """What drivers find around themselves; a credential is read when a driver asks for it."""
+
+    def secrets(name: str) -> Credentials:
+        try:
+            return load_credentials(name, credentials)
+        except CredentialError as error:
+            raise LinkError(str(error)) from None
+
+    return Surroundings(secrets, paths.state)
 
 
 class _People:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from drivers.kind import Surroundings
 from drivers.registry import make_driver
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
@@ -70,6 +71,7 @@ class Scanner:
         running: "Callable[[], Running]",
         sink: SamplesSink,
         problems: "Problems",
+        around: Surroundings,
         *,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
@@ -87,7 +89,7 @@ class Scanner:
         for device in config.device:
             tags = [(i, tag) for i, tag in enumerate(config.tag) if tag.device == device.id]
             if tags and not device.fast:
-                self._devices[device.id] = _Device(device, tags, self.deliver, problems)
+                self._devices[device.id] = _Device(device, tags, self.deliver, problems, around)
 
     def jobs(self) -> "dict[str, Callable[[], Coroutine[Any, Any, None]]]":
         """What has to run, by a name for people: one session per device, and the staleness."""
@@ -167,6 +169,7 @@ class _Device:
         tags: "Sequence[tuple[int, Tag]]",
         deliver: SamplesSink,
         problems: "Problems",
+        around: Surroundings,
     ) -> None:
         self.id = device.id
         self.tags = array("I", [index for index, _ in tags])
@@ -183,7 +186,7 @@ class _Device:
         self._told: bool | None = None
         self._told_ns = 0
         points = [(tag.point or Point(), tag.range) for _, tag in tags]
-        driver = make_driver(device.driver, device, points)
+        driver = make_driver(device.driver, device, points, around)
         periods: dict[int, list[int]] = {}
         for number, (_, tag) in enumerate(tags):
             periods.setdefault(tag.poll or device.poll, []).append(number)

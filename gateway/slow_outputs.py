@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from drivers.errors import DeviceError, DriverError, RequestError
-from drivers.registry import DRIVERS
+from drivers.registry import make_driver
 from fastpath import blob, messages
 from fastpath.codes import MessageType, OutputState, ResultCode
 from gateway.errors import StoreError
 from gateway.site.model import Point
 
 if TYPE_CHECKING:
-    from drivers.registry import PlanningDriver
+    from drivers.kind import PlanningDriver, Surroundings
     from fastpath.journal import OutputView
     from gateway.guard_board import GuardBoard
     from gateway.guardlink import GuardLink
@@ -81,6 +81,7 @@ class SlowOutputs:
         link: "GuardLink",
         ledger: "Ledger",
         problems: "Problems",
+        around: "Surroundings",
     ) -> None:
         """Raises DriverError for a device that no driver can serve."""
         self._ledger = ledger
@@ -101,6 +102,7 @@ class SlowOutputs:
                 link,
                 problems,
                 self._note,
+                around,
             )
             for (ident, unit), outputs in chosen.items()
         ]
@@ -155,6 +157,7 @@ class _Writer:
         link: "GuardLink",
         problems: "Problems",
         note: Callable[[Wish, str], None],
+        around: "Surroundings",
     ) -> None:
         self.name = device.id
         self.nudged = asyncio.Event()
@@ -167,11 +170,7 @@ class _Writer:
         self._tried: dict[str, _Tried] = {}
         self._heard_ns = 0
         points = [(Point(address=output.address), None) for output in outputs]
-        make = DRIVERS[device.driver].make
-        if make is None:
-            text = f"{device.id}: the driver {device.driver} is the guard's alone"
-            raise RequestError(text)
-        self._driver: PlanningDriver = make(device, points)
+        self._driver: PlanningDriver = make_driver(device.driver, device, points, around)
         self._plan = self._driver.plan(range(len(points)))
 
     async def run(self) -> None:

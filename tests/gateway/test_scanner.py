@@ -11,6 +11,7 @@ import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from drivers.kind import Surroundings, no_secrets
 from fastpath import messages
 from fastpath.codes import NONE_U32, Quality, Reason
 from fastpath.image import TagImage
@@ -48,7 +49,13 @@ class Bench:
         self._news = asyncio.Event()
         link: Any = self.link
         self.scanner = Scanner(
-            config, self.image, link, lambda: self.running, self._take, self.problems
+            config,
+            self.image,
+            link,
+            lambda: self.running,
+            self._take,
+            self.problems,
+            Surroundings(no_secrets),
         )
 
     def _take(self, samples: bytes, recorded: bytes) -> None:

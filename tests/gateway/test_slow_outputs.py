@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from drivers.kind import Surroundings, no_secrets
 from fastpath import blob, messages
 from fastpath.codes import (
     NONE_U32,
@@ -60,7 +61,12 @@ class Bench:
         self.problems = Problems()
         self.programs = Programs(guard.blob)
         self.outputs = SlowOutputs(
-            config(slow.port), self.board, guard.link, self.ledger, self.problems
+            config(slow.port),
+            self.board,
+            guard.link,
+            self.ledger,
+            self.problems,
+            Surroundings(no_secrets),
         )
         self.commands = Commands(self.ledger, guard.link, guard.map, guard.blob)
         self.tasks: list[asyncio.Task[None]] = []
@@ -237,7 +243,7 @@ async def test_a_program_with_another_meaning_of_the_output_is_not_served(tmp_pa
         )
         bench.outputs = SlowOutputs(
             replace(site, output=(turned,)), bench.board, bench.guard.link, bench.ledger,
-            bench.problems,
+            bench.problems, Surroundings(no_secrets),
         )  # fmt: skip
         bench.start()
         body = messages.command(blob.key_of("interlock", "fan-stopped"), who="t")
