@@ -1,89 +1,24 @@
 """The scanner polls a libmodbus server; what arrives is compared with what was set there."""
 
 import asyncio
-import contextlib
 import math
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from drivers.kind import Surroundings, no_secrets
-from fastpath import messages
 from fastpath.codes import NONE_U32, Quality, Reason
-from fastpath.image import TagImage
 from gateway.apply import Running
-from gateway.problems import Problems
-from gateway.scanner import Scanner, _Recording
+from gateway.scanner import _Recording
 from gateway.site.model import Config, Device, Duration, Point, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
+from tests.helpers.scanning import Bench
 
 MS = 1_000_000
-
-
-class FakeLink:
-    """Keeps what would go to the guard."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[int, list[tuple[Any, ...]]]] = []
-
-    def send_samples(self, samples: bytes, program: int) -> None:
-        self.sent.append((program, list(messages.SAMPLE.iter_unpack(samples))))
-
-
-class Bench:
-    """A scanner over one device, its samples in lists, its image as the recorder would fill it."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.image = TagImage(len(config.tag))
-        self.link = FakeLink()
-        self.problems = Problems()
-        self.running = Running(b"P" * 32, {}, array("I"), array("I", [NONE_U32] * len(config.tag)))
-        self.samples: list[tuple[Any, ...]] = []
-        self.recorded: list[tuple[Any, ...]] = []
-        self._news = asyncio.Event()
-        link: Any = self.link
-        self.scanner = Scanner(
-            config,
-            self.image,
-            link,
-            lambda: self.running,
-            self._take,
-            self.problems,
-            Surroundings(no_secrets),
-        )
-
-    def _take(self, samples: bytes, recorded: bytes) -> None:
-        self.image.apply(samples)
-        self.samples += messages.SAMPLE.iter_unpack(samples)
-        self.recorded += messages.SAMPLE.iter_unpack(recorded)
-        self._news.set()
-
-    def value(self, tag: int) -> float:
-        return self.image.get(tag)[0]
-
-    def quality(self, tag: int) -> tuple[int, int]:
-        return self.image.get(tag)[1:3]
-
-    async def until(self, wanted: Callable[[], bool]) -> None:
-        while not wanted():
-            self._news.clear()
-            await self._news.wait()
-
-    @contextlib.asynccontextmanager
-    async def scanning(self) -> AsyncIterator["Bench"]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job()) for job in self.scanner.jobs().values()]
-            try:
-                yield self
-            finally:
-                for task in tasks:
-                    task.cancel()
 
 
 def device(address: str, **fields: Any) -> Device:
