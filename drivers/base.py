@@ -6,7 +6,7 @@ connection. While a call runs no second one is made.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Reading(NamedTuple):
@@ -46,6 +46,7 @@ class Driver(Protocol):
         """The points that the device refuses now, with a text for people; mostly empty."""
 
 
+@runtime_checkable
 class Subscribing(Protocol):
     """What a driver has besides when its device pushes (OPC UA, streaming instruments)."""
 

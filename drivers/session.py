@@ -1,9 +1,9 @@
 """The one connect / run / wait loop of all drivers.
 
 A session owns one driver. It connects, discards what a device says while it settles, polls each
-class when it is due and, when anything ends the link, closes, waits and starts again: for ever,
-whatever is raised. Polls that could not be made in their time are counted and skipped, never
-queued.
+class when it is due (or takes what a device pushes) and, when anything ends the link, closes,
+waits and starts again: for ever, whatever is raised. Polls that could not be made in their time
+are counted and skipped, never queued.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from drivers.base import Driver, Reading
-from drivers.errors import DeviceError, DriverError, RequestError
+from drivers.base import Driver, Reading, Subscribing
+from drivers.errors import DeviceError, DriverError, LinkError, RequestError
 from fastpath.codes import DeviceState
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class Sink(Protocol):
     ) -> None:
         """One poll's readings. The times are those of its begin: no value is older than they say.
 
-        A point of the class that is missing here was not read by this poll.
+        A point of the class that is missing here was not read by this poll. What a device pushed
+        comes as of class 0, with the times of its arrival.
         """
 
     def failed(self, plan_index: int, mono_ns: int, utc_ns: int) -> None:
@@ -143,6 +144,8 @@ class Session:
             self._stats.connects += 1
             await self._driver.connect()
             self._connected()
+            if isinstance(self._driver, Subscribing):
+                await self._receive(self._driver)
             while True:
                 await self._poll_next()
         except DriverError as error:
@@ -165,6 +168,17 @@ class Session:
             if due_ns and due_ns < now_ns:
                 self._stats.polls_missed += (now_ns - due_ns) // each.period_ns
             self._due_ns[index] = max(due_ns, now_ns)
+
+    async def _receive(self, driver: Subscribing) -> None:
+        """Take what the device pushes until the link ends; a batch counts as a poll, on time.
+
+        Raises what the driver does, and LinkError where it simply ends.
+        """
+        async for readings in driver.readings():
+            self._stats.polls += 1
+            self._poll_good(0, self._monotonic_ns(), self._utc_ns(), readings)
+        text = "the device sends no more"
+        raise LinkError(text)
 
     async def _poll_next(self) -> None:
         """Wait for the class that is due first and poll it once."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -361,3 +361,49 @@ async def test_a_real_device_that_goes_and_returns() -> None:
         assert server.connections == 2
     assert {got[3][0].value for got in sink.got} == {7.0}
     assert driver.stats()["lost"] + driver.stats().get("refused", 0) == 1
+
+
+class PushingDriver(FakeDriver):
+    """A device that pushes: each connection gives so many batches and ends."""
+
+    batches = 3
+
+    async def readings(self) -> AsyncIterator[Sequence[Reading]]:
+        assert self.open, "readings without a link"
+        for _ in range(self.batches):
+            await asyncio.sleep(0)
+            self.reads.append("pushed")
+            yield [Reading(0, float(len(self.reads)), int(Quality.GOOD), 0, 0)]
+        self._act("end", self.connects)
+
+    async def proven(self) -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 0
+
+
+async def test_what_a_device_pushes_reaches_the_sink_and_its_end_reconnects() -> None:
+    def script(call: str, number: int) -> object:
+        return LinkError("unplugged") if call == "end" and number == 1 else None
+
+    driver, sink = PushingDriver(script), Recorder()
+    async with Running(session_of(driver, sink)) as session:
+        await sink.until(lambda: len(sink.got) >= 7)
+        stats = session.stats()
+        assert stats.polls >= 7
+        assert stats.error in {"unplugged", "the device sends no more"}
+    assert [got[3][0].value for got in sink.got[:7]] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert all(got[:1] == (0,) and got[1] > 0 and got[2] > 10**18 for got in sink.got)
+    assert driver.closes == driver.connects >= 3
+    assert sink.states == [(True, None)], "a loss that a reconnect mends is not told"
+
+
+async def test_what_is_pushed_while_the_device_settles_is_dropped() -> None:
+    clock = iter(range(0, 10**12, MS))
+    driver, sink = PushingDriver(), Recorder()
+    driver.batches = 100
+    session = session_of(driver, sink, settle_ns=40 * MS, monotonic_ns=lambda: next(clock))
+    async with Running(session):
+        await sink.until(lambda: bool(sink.got))
+        dropped = session.stats().dropped["settle"]
+    assert 30 <= dropped <= 40
+    assert sink.got[0][3][0].value == dropped + 1
