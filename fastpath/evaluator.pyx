@@ -23,6 +23,7 @@ from fastpath.types cimport (
     _Q_UNCERTAIN,
     _REASON_NEVER_READ,
     _REASON_NOT_A_NUMBER,
+    _REASON_SUBSTITUTED,
     _RECORD_ALL,
     _RECORD_ONE_SECOND,
     _T_TRUE,
@@ -172,8 +173,10 @@ cdef class Evaluator(Conditions):
                 continue
             if slot.quality == _Q_BAD and not bad:
                 bad, bad_reason = True, slot.reason
-            if slot.quality == _Q_UNCERTAIN and not doubtful:
-                doubtful, doubt = True, slot.reason
+            if slot.quality == _Q_UNCERTAIN and (
+                not doubtful or slot.reason == _REASON_SUBSTITUTED
+            ):
+                doubtful, doubt = True, slot.reason  # a value by hand is never hidden
         if result.truth:
             known = truth_of(&self.regs[result.register])
             out.value = 1.0 if known == _T_TRUE else 0.0

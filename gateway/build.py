@@ -111,6 +111,8 @@ def build_gateway(
         observers=(*observers, EventLog(words.draft_of).observe),
     )
     problems.on_stored = stored
+    if ledger.epoch:
+        problems.follow(item.subject for item in ledger.active())
     around = surroundings(paths, credentials)
     scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems, around)
     gateway = Gateway(

@@ -15,6 +15,7 @@ from fastpath.codes import NONE_U32, Quality, Reason
 from fastpath.columns import quality_byte, remap, split_quality
 from fastpath.evaluator import Evaluator
 from fastpath.messages import SAMPLE
+from gateway.by_hand import unsubstituted
 from gateway.errors import StoreError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class ComputedValues:
         if not wanted:
             return
         table = array("I", [wanted.get(i, NONE_U32) for i in range(max(wanted) + 1)])
-        found = remap(samples, table)
+        found = unsubstituted(remap(samples, table))
         if found:
             self._link.send_samples(found, running.number)
 

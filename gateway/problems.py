@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,8 @@ _BATCH_MAX: Final = 100
 _ALERT_KINDS: Final[dict[str, Kind]] = {
     "device": "device",
     "points": "device",
+    "signal": "device",
+    "substitution": "command",
     "guard": "guard",
     "program": "program",
 }
@@ -54,6 +56,7 @@ class Problems:
         self._utc_ns = utc_ns
         self._active: dict[tuple[str, str], Problem] = {}
         self._known: set[tuple[str, str]] = set()  # said anything of it in this life
+        self._before: frozenset[str] | None = None  # subjects that an earlier life left raised
         self._waiting: deque[AlertDraft] = deque()
         self._wake = asyncio.Event()
         self._refused = False
@@ -64,6 +67,10 @@ class Problems:
     def active(self) -> list[Problem]:
         """What is wrong now, oldest first."""
         return list(self._active.values())
+
+    def follow(self, subjects: Iterable[str]) -> None:
+        """What the ledger has as raised: nothing else of an earlier life has to be cleared."""
+        self._before = frozenset(subjects) | (self._before or frozenset())
 
     def raised(
         self,
@@ -99,7 +106,8 @@ class Problems:
         if self._active.pop(key, None) is not None:
             if not logged:
                 _LOGGER.info("%s %s: %s", kind, ident, text)
-        elif key in self._known:
+        elif key in self._known or self._is_new(kind, ident):
+            self._known.add(key)
             return
         self._known.add(key)
         self._put(kind, ident, "cleared", text, "low")
@@ -136,6 +144,10 @@ class Problems:
         self.on_stored()
         return True
 
+    def _is_new(self, kind: str, ident: str) -> bool:
+        """Whether no earlier life has raised this."""
+        return self._before is not None and _subject(kind, ident) not in self._before
+
     def _put(self, kind: str, ident: str, state: State, text: str, priority: Priority) -> None:
         if len(self._waiting) >= WAITING_ALERTS_MAX:
             self.dropped["alerts_full"] += 1
@@ -148,10 +160,14 @@ class Problems:
                 utc_ns=self._utc_ns(),
                 priority=priority,
                 cause=text,
-                subject="" if state == "event" else f"problem:{kind}:{ident}",
+                subject="" if state == "event" else _subject(kind, ident),
             )
         )
         self._wake.set()
+
+
+def _subject(kind: str, ident: str) -> str:
+    return f"problem:{kind}:{ident}"
 
 
 def _nothing() -> None:

@@ -5,6 +5,7 @@ A device that the guard polls itself (``fast``) is never touched here. One poll 
 """
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -18,9 +19,13 @@ from drivers.registry import make_driver
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
+from gateway.by_hand import unsubstituted
 from gateway.logic.conditions import connected_tag
+from gateway.signal_alerts import SignalAlerts
+from gateway.signals import conditioner_of, is_counter
 from gateway.site.model import Point
 from gateway.site.references import SYSTEM_PREFIX
+from gateway.totals import FILE, Total, Totals
 
 if TYPE_CHECKING:
     from drivers.base import Reading
@@ -36,6 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 EXPIRE_S: Final = 0.1  # how often staleness is looked for
 _FAULTS_TOLD_MAX: Final = 5
 _NS_PER_S: Final = 1_000_000_000
+_LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
 
 # What a scanner delivers: every sample, and those of them that the tag's ``record`` wants kept.
 SamplesSink = Callable[[bytes, bytes], None]
@@ -86,14 +92,25 @@ class Scanner:
         self._asked_by: Running | None = None  # the program that _asked is of
         self._asked: list[tuple[_Device, int]] = []  # whose connection it reads, in which slot
         self._devices: dict[str, _Device] = {}
+        self._substituted = 0  # tags
+        counters = any(is_counter(tag) for tag in config.tag)
+        directory = around.state_dir
+        self._totals = Totals(directory / FILE if directory and counters else None)
+        by_device: dict[str, list[tuple[int, Tag]]] = {}
+        for i, tag in enumerate(config.tag):
+            by_device.setdefault(tag.device or "", []).append((i, tag))
         for device in config.device:
-            tags = [(i, tag) for i, tag in enumerate(config.tag) if tag.device == device.id]
+            tags = by_device.get(device.id, [])
             if tags and not device.fast:
-                self._devices[device.id] = _Device(device, tags, self.deliver, problems, around)
+                self._devices[device.id] = _Device(
+                    device, tags, self.deliver, problems, around, self._totals
+                )
 
     def jobs(self) -> "dict[str, Callable[[], Coroutine[Any, Any, None]]]":
         """What has to run, by a name for people: one session per device, and the staleness."""
         jobs = {f"device {ident}": each.session.run for ident, each in self._devices.items()}
+        if jobs and self._totals.counts:
+            jobs["counters"] = self._totals.run
         return jobs | {"staleness": self.expire} if jobs else {}
 
     def stats(self) -> ScannerStats:
@@ -111,8 +128,19 @@ class Scanner:
         running = self._running()
         wanted = columns.remap(samples, running.slots)
         if wanted:
-            self._link.send_samples(wanted, running.number)
+            told = unsubstituted(wanted) if self._substituted else wanted
+            self._link.send_samples(told, running.number)
         self._sink(samples, recorded)
+
+    def substitute(self, tag: int, value: float | None) -> None:
+        """Give a tag of ours a value by hand (UNCERTAIN, substituted); None: as it is read again.
+
+        The guard gets it as BAD: no value by hand is an input of an interlock.
+        """
+        for each in self._devices.values():
+            if tag in each.tags:
+                each.substitute(each.tags.index(tag), value, self._monotonic_ns(), self._utc_ns())
+        self._substituted = sum(len(each.substitutes) for each in self._devices.values())
 
     def resend(self) -> None:
         """Give a new guard, or a new program, the newest sample of every tag that it reads."""
@@ -125,7 +153,7 @@ class Scanner:
                 if slot != NONE_U32 and mono_ns:
                     newest += messages.SAMPLE.pack(slot, quality, reason, 0, value, mono_ns, utc_ns)
         if newest:
-            self._link.send_samples(bytes(newest), running.number)
+            self._link.send_samples(unsubstituted(bytes(newest)), running.number)
 
     async def expire(self) -> None:
         """Make tags BAD(comm_failure) whose newest sample is older than ``stale_after``.
@@ -137,6 +165,8 @@ class Scanner:
             now_ns = self._monotonic_ns()
             for each in self._devices.values():
                 each.expire(now_ns, self._utc_ns())
+                if each.substitutes:
+                    each.tell_substitutes(now_ns, self._utc_ns())
             self.tell_connected(now_ns)
 
     def tell_connected(self, now_ns: int) -> None:
@@ -170,6 +200,7 @@ class _Device:
         deliver: SamplesSink,
         problems: "Problems",
         around: Surroundings,
+        totals: Totals,
     ) -> None:
         self.id = device.id
         self.tags = array("I", [index for index, _ in tags])
@@ -185,7 +216,15 @@ class _Device:
         self._asked_ns = 0  # since when the guard wants to know whether it is connected
         self._told: bool | None = None
         self._told_ns = 0
-        points = [(tag.point or Point(), tag.range) for _, tag in tags]
+        conditioners = [
+            conditioner_of(tag, functools.partial(_total, totals, tag)) for _, tag in tags
+        ]
+        self._conditioners = conditioners if any(conditioners) else None
+        self._alerts = SignalAlerts(self._ids, problems)
+        self.substitutes: dict[int, float] = {}  # by point
+        self._real: dict[int, tuple[float, int, int]] = {}  # of those: what was read
+        self._substitutes_told_ns = 0
+        points = [(tag.point or Point(), None if tag.signal else tag.range) for _, tag in tags]
         driver = make_driver(device.driver, device, points, around)
         periods: dict[int, list[int]] = {}
         for number, (_, tag) in enumerate(tags):
@@ -206,13 +245,20 @@ class _Device:
         del plan_index
         self._good_ns = max(self._good_ns, mono_ns)
         pack, tags = messages.SAMPLE.pack, self.tags
+        conditioners, substitutes = self._conditioners, self.substitutes
         samples, recorded = bytearray(), bytearray()
         for point, value, quality, reason, source_utc_ns in readings:
+            self._read_ns[point] = mono_ns
+            if conditioners is not None and (conditioner := conditioners[point]) is not None:
+                value, quality, reason = conditioner.take(value, quality, reason, mono_ns)
+                self._alerts.look(point, conditioner.trouble, mono_ns)
+            if point in substitutes:
+                self._real[point] = value, quality, reason
+                continue
             sample = pack(tags[point], quality, reason, 0, value, mono_ns, source_utc_ns or utc_ns)
             samples += sample
             if self._recording[point].wants(value, quality, reason, mono_ns):
                 recorded += sample
-            self._read_ns[point] = mono_ns
         if samples:
             self._deliver(bytes(samples), bytes(recorded))
 
@@ -253,12 +299,49 @@ class _Device:
             if not read_ns or not stale_after_ns or now_ns - read_ns <= stale_after_ns:
                 continue
             self._read_ns[point] = 0
+            if point in self.substitutes:
+                self._real[point] = _LOST
+                continue
             samples += messages.SAMPLE.pack(
                 self.tags[point], Quality.BAD, Reason.COMM_FAILURE, 0, math.nan, now_ns, utc_ns
             )
             self._recording[point].wants(math.nan, Quality.BAD, Reason.COMM_FAILURE, now_ns)
         if samples:
             self._deliver(bytes(samples), bytes(samples))
+
+    def substitute(self, point: int, value: float | None, now_ns: int, utc_ns: int) -> None:
+        """Begin (or go on with) a value by hand, or return to what was read last."""
+        if value is None:
+            if self.substitutes.pop(point, None) is None:
+                return
+            real = self._real.pop(point, _LOST)
+            self._give({point: real}, now_ns, utc_ns)
+            return
+        if point not in self.substitutes:
+            self._real[point] = _LOST
+        self.substitutes[point] = value
+        self.tell_substitutes(now_ns, utc_ns, at_once=True)
+
+    def tell_substitutes(self, now_ns: int, utc_ns: int, *, at_once: bool = False) -> None:
+        """Again and again, so that what was given by hand does not go stale by itself."""
+        every_ns = min(self._stale_after_ns[point] or _NS_PER_S for point in self.substitutes)
+        if not at_once and now_ns - self._substitutes_told_ns < min(_NS_PER_S, every_ns // 3):
+            return
+        self._substitutes_told_ns = now_ns
+        uncertain, reason = int(Quality.UNCERTAIN), int(Reason.SUBSTITUTED)
+        given = {point: (value, uncertain, reason) for point, value in self.substitutes.items()}
+        self._give(given, now_ns, utc_ns)
+
+    def _give(self, values: Mapping[int, tuple[float, int, int]], now_ns: int, utc_ns: int) -> None:
+        samples, recorded = bytearray(), bytearray()
+        for point, (value, quality, reason) in values.items():
+            sample = messages.SAMPLE.pack(
+                self.tags[point], quality, reason, 0, value, now_ns, utc_ns
+            )
+            samples += sample
+            if self._recording[point].wants(value, quality, reason, now_ns):
+                recorded += sample
+        self._deliver(bytes(samples), bytes(recorded))
 
 
 class _Recording:
@@ -290,3 +373,12 @@ class _Recording:
 
 def _same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def _total(totals: Totals, tag: "Tag") -> Total:
+    """The memory of a counter; another point or scale is another counter."""
+    signal, point = tag.signal, tag.point or Point()
+    wrap = signal.wrap if signal else None
+    if signal is not None and signal.bits is not None:
+        wrap = 2.0**signal.bits * abs(point.scale)
+    return totals.of(tag.id, f"{tag.device} {point}", wrap)

@@ -220,7 +220,7 @@ class _Compiler:
             high=high,
             stale_after_ns=int(tag.stale_after or 0),
             settle_ns=int(device.settle),
-            stuck_ns=int(tag.stuck_after or 0),
+            stuck_ns=int(tag.stuck_after or 0) if fast else 0,
             owner=int(Owner.GUARD if fast else Owner.GATEWAY),
             record=int(_RECORD[tag.record or device.record]),
             flags=int(flags),

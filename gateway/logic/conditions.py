@@ -21,6 +21,7 @@ from gateway.site.draft import Draft
 from gateway.site.model import Config, Device, Interlock, Tag, by_id
 from gateway.site.places import Places, point_of
 from gateway.site.references import SYSTEM_PREFIX
+from gateway.site.signal_rules import reach_of
 
 GATEWAY_ALIVE: Final = f"{SYSTEM_PREFIX}gateway.alive"
 
@@ -161,7 +162,7 @@ def _scope_of_config(config: Config) -> Scope:
         if point_of(device, tag.point, None).boolean:
             symbols[tag.id] = Symbol(Kind.BOOLEAN, "")
         else:
-            symbols[tag.id] = Symbol(Kind.NUMBER, tag.unit, tag.range, tag.molar_mass)
+            symbols[tag.id] = Symbol(Kind.NUMBER, tag.unit, reach_of(tag), tag.molar_mass)
     return Scope(symbols)
 
 
@@ -199,7 +200,7 @@ def _symbol(entry: Entry[Tag], places: Places) -> Symbol:
     return Symbol(
         Kind.NUMBER,
         tag.unit if entry.ok("unit") else None,
-        tag.range if entry.ok("range") else None,
+        reach_of(tag) if entry.ok("range") else None,
         tag.molar_mass if entry.ok("molar_mass") else None,
     )
 

@@ -10,6 +10,7 @@ from gateway.logic.units import number_text
 from gateway.site.durations import exact_duration
 from gateway.site.model import Device, Interlock, Tag
 from gateway.site.places import point_of
+from gateway.site.signal_rules import signal_text
 
 
 def of_interlock(interlock: Interlock) -> list[str]:
@@ -48,4 +49,6 @@ def definition(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device
     }
     if tag.stuck_after is not None:
         facts["stuck_after"] = exact_duration(int(tag.stuck_after))
+    if tag.signal is not None:
+        facts["signal"] = signal_text(tag.signal)
     return "; ".join(f"{key}: {value}" for key, value in facts.items())

@@ -40,6 +40,7 @@ _EXAMPLES: Final = {
     "readback": "power.closed",
     "output": "power",
     "tags": "tags.csv",
+    "rate_max": "5 %CH4/s",
 }
 _LISTS: Final = {
     "Effect": '["siren", { output = "power", delay = "2s" }]',
@@ -203,6 +204,8 @@ def _expected_one(kind: Any, example: str) -> str:
             return "two numbers [low, high]"
         if isinstance(member, type) and issubclass(member, Struct):
             return f"a list such as {_LISTS.get(member.__name__, '[{ … }]')}"
+        if get_origin(member) is tuple:
+            return "a list of pairs such as [[4, 0], [20, 100]]"
         if get_origin(member) is Literal:
             return f"a list, {_expected_one(member, example).replace('one of', 'of')}"
         return 'a list of texts such as ["a", "b"]'

@@ -28,6 +28,7 @@ from gateway.site.model import (
     Site,
     Tag,
 )
+from gateway.site.signal_rules import folded
 from gateway.site.syntax import TomlText, read_toml
 
 HEARTBEAT_EVERY_NS_MIN: Final = 100_000_000
@@ -112,7 +113,7 @@ def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:
     device = devices[tag.device or ""]
     poll, stale = tag_times(tag, device)
     return structs.replace(
-        tag,
+        folded(tag) if device.fast else tag,
         poll=Duration(poll),
         stale_after=Duration(stale),
         record=tag.record or device.record,

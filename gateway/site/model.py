@@ -45,6 +45,22 @@ class Point(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     at: int | None = None
 
 
+class Signal(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a point's value (after its scale and offset) becomes the tag's.
+
+    4-20mA: from mA, by NAMUR NE 43; its zero and full scale are the tag's ``range``, or a table of
+    mA. counter: a total that never decreases. direct: as it is, or by a table.
+    """
+
+    kind: Literal["direct", "4-20mA", "counter"] = "direct"
+    sqrt: bool = False  # 4-20mA of a differential pressure: the flow is its root
+    cutoff: Annotated[float, Meta(ge=0, le=0.5)] = 0.0  # share of full flow that reads as none
+    table: tuple[tuple[float, float], ...] = ()  # [x, y] by rising x, straight between them
+    bits: Annotated[int, Meta(ge=8, le=53)] | None = None  # of a counter's register
+    wrap: Annotated[float, Meta(ge=1)] | None = None  # where a counter begins anew, in the unit
+    rate_max: str | None = None  # "5 %CH4/s": what changes faster is uncertain
+
+
 class Heartbeat(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Two registers of the PLC that the guard keeps moving; the PLC trips without them."""
 
@@ -124,6 +140,7 @@ class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     id: Ident
     device: str | None = None
     point: Point | None = None
+    signal: Signal | None = None  # resolved: None on a fast device, whose point and range say it
     value: str | None = None  # computed tag: an expression
     unit: str = ""
     molar_mass: Annotated[float, Meta(ge=1, le=1000)] | None = None  # g/mol: for mg/m3 and ppm

@@ -120,8 +120,8 @@ class Places:
         if device is None or point is None or not entry.ok("point.address"):
             return
         limits = entry.item.range if entry.ok("range") else None
-        if limits is not None and not limits[0] < limits[1]:
-            limits = None  # told by itself
+        if limits is not None and (not limits[0] < limits[1] or entry.item.signal is not None):
+            limits = None  # told by itself; what a signal makes of the point is
         try:
             DRIVERS[device.driver].check_point(device, point, limits)
         except PointError as error:

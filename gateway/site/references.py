@@ -16,6 +16,7 @@ from gateway.site.fallbacks import DEPTH_MAX, chains
 from gateway.site.load import heartbeat_every, tag_times
 from gateway.site.model import Device, Effect, Interlock, Limits, Output, Tag, Uplink
 from gateway.site.places import Places
+from gateway.site.signal_rules import flaws_of
 
 RESERVED: Final = frozenset(
     (
@@ -37,7 +38,7 @@ RESERVED: Final = frozenset(
 SYSTEM_PREFIX: Final = "sys."
 POLL_NS_MIN: Final = 5_000_000
 MEASURED_KEYS: Final = (
-    "device", "point", "range", "poll", "stale_after", "stuck_after", "molar_mass",
+    "device", "point", "signal", "range", "poll", "stale_after", "stuck_after", "molar_mass",
 )  # fmt: skip
 TICK_NS: Final = (1_000_000, 1_000_000_000)
 TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
@@ -188,6 +189,8 @@ class _Checker:
         self.between(entry, ("poll",), tag.poll, POLL_NS_MIN, None)
         self.between(entry, ("stale_after",), tag.stale_after, POLL_NS_MIN, None)
         self.stuck(entry)
+        if tag.signal is not None and entry.ok("signal", "range", "unit"):
+            self.signal(entry)
         self.places.check_tag(entry)
         if entry.ok("range") and tag.range is not None and not tag.range[0] < tag.range[1]:
             self.complain(entry, ("range",), f"found {shown(tag.range)}, expected low < high")
@@ -195,20 +198,22 @@ class _Checker:
             self.limits(entry, tag.limits)
 
     def stuck(self, entry: Entry[Tag]) -> None:
-        """Whoever reads a device watches its values: the guard does. One poll proves nothing."""
+        """One poll proves nothing."""
         tag = entry.item
         device = self.draft.by_id("device").get(tag.device or "")
         if tag.stuck_after is None or device is None or not device.ok("fast", "poll"):
             return
-        if not device.item.fast:
-            text = (
-                f"found it on a tag of {device.id}, which the gateway polls, expected a device "
-                f"with fast = true (the guard watches)"
-            )
-            self.complain(entry, ("stuck_after",), text)
-        elif entry.ok("poll"):
+        if entry.ok("poll"):
             least = 2 * tag_times(tag, device.item)[0]
             self.between(entry, ("stuck_after",), tag.stuck_after, least, None)
+
+    def signal(self, entry: Entry[Tag]) -> None:
+        device = self.draft.by_id("device").get(entry.item.device or "")
+        fast = device is not None and device.ok("fast") and device.item.fast
+        boolean = bool(self.places.is_boolean(entry))
+        for keys, text in flaws_of(entry.item, fast=fast, boolean=boolean):
+            if entry.ok(".".join(keys)):
+                self.complain(entry, keys, text)
 
     def computed(self, entry: Entry[Tag]) -> None:
         """A computed tag is read nowhere."""

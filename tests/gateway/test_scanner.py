@@ -4,16 +4,18 @@ import asyncio
 import math
 from array import array
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from drivers.kind import Surroundings, no_secrets
 from fastpath.codes import NONE_U32, Quality, Reason
 from gateway.apply import Running
 from gateway.scanner import _Recording
-from gateway.site.model import Config, Device, Duration, Point, Site, Tag
+from gateway.site.model import Config, Device, Duration, Point, Signal, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
@@ -31,7 +33,8 @@ def device(address: str, **fields: Any) -> Device:
 
 
 def tag(ident: str, address: str, **fields: Any) -> Tag:
-    point = Point(address=address, type=fields.pop("type", ""))
+    scale = fields.pop("scale", 1.0)
+    point = Point(address=address, type=fields.pop("type", ""), scale=scale)
     defaults: dict[str, Any] = {
         "poll": Duration(20 * MS),
         "stale_after": Duration(150 * MS),
@@ -190,6 +193,62 @@ async def test_the_guard_is_told_whether_a_device_is_connected(server: ModbusSer
     bench.scanner.tell_connected(newest_ns + within_ns + 1_001 * MS)
     assert _told(bench)[count:] == [0.0, 0.0]  # again, lest it goes stale there
     assert {program for program, _ in bench.link.sent} == {bench.running.number}
+
+
+async def test_signals_of_a_device_that_we_poll(server: ModbusServer, tmp_path: Path) -> None:
+    config = site(
+        server.address,
+        tag("level", "hr:20", signal=Signal(kind="4-20mA"), range=(0.0, 10.0), scale=0.001),
+        tag("passed", "hr:21", signal=Signal(kind="counter", bits=16)),
+        tag("still", "hr:22", stuck_after=Duration(200 * MS)),
+    )
+    server.set("hr", 20, 12_000)
+    server.set("hr", 21, 65_530)
+    server.set("hr", 22, 7)
+    await server.sync()
+    async with Bench(config, Surroundings(no_secrets, tmp_path)).scanning() as bench:
+        await bench.until(lambda: bench.value(0) == 5.0)
+        await bench.until(lambda: bench.value(1) == 65_530.0)
+        server.set("hr", 20, 2_100)
+        server.set("hr", 21, 4)
+        await bench.until(lambda: bench.quality(0) == (Quality.BAD, Reason.DEVICE_FAILURE))
+        await bench.until(lambda: bench.value(1) == 65_540.0)
+        await bench.until(lambda: bench.quality(2) == (Quality.BAD, Reason.STUCK))
+        server.set("hr", 22, 8)
+        await bench.until(lambda: bench.quality(2) == (Quality.GOOD, 0))
+        told = {problem.ident: problem.text for problem in bench.problems.active()}
+        assert told["level"] == "the signal has failed: 2.1 mA (NE 43: below 3.6 or above 21)"
+        assert told["still"].startswith("stands still")
+    async with Bench(config, Surroundings(no_secrets, tmp_path)).scanning() as bench:
+        server.set("hr", 21, 10)
+        await bench.until(lambda: bench.value(1) == 65_546.0)  # over a restart
+
+
+async def test_a_value_by_hand_is_uncertain_lasts_and_is_bad_for_the_guard(
+    server: ModbusServer,
+) -> None:
+    async with FaultProxy("127.0.0.1", server.port) as line:
+        config = site(line.address, tag("level", "hr:5", uncertain="use"))
+        async with Bench(config).scanning() as bench:
+            bench.running = Running(b"Q" * 32, {}, array("I"), array("I", [3]))
+            await bench.until(lambda: bench.quality(0) == (Quality.GOOD, 0))
+            bench.scanner.substitute(0, 4.5)
+            assert (bench.value(0), bench.quality(0)) == (4.5, BY_HAND)
+            line.down.drop = True  # it holds while the device is away, for longer than stale_after
+            begun = len(bench.samples)
+            await bench.until(lambda: len(bench.samples) >= begun + 5)
+            assert {sample[1:3] for sample in bench.samples[begun - 1 :]} == {BY_HAND}
+            assert {sample[1] for sample in bench.link.sent[-1][1]} == {Quality.BAD}
+            bench.scanner.resend()
+            assert {sample[1] for sample in bench.link.sent[-1][1]} == {Quality.BAD}
+            bench.scanner.substitute(0, None)
+            assert bench.quality(0) == (Quality.BAD, Reason.COMM_FAILURE)
+            line.heal()
+            await bench.until(lambda: bench.quality(0) == (Quality.GOOD, 0))
+    assert bench.value(0) == 7.0
+
+
+BY_HAND = (Quality.UNCERTAIN, Reason.SUBSTITUTED)
 
 
 def _told(bench: Bench) -> list[float]:
