@@ -6,7 +6,7 @@ of its own, so that no driver needs the gateway.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -64,6 +64,8 @@ class Surroundings:
 
     secrets: Callable[[str], Secrets]  # by the site file's name; raises LinkError
     state_dir: Path | None = None  # for what outlives a process (own certificates, trusted ones)
+    # What the drivers of one port share, by their own keys; one event loop's.
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
 def no_secrets(name: str) -> Secrets:

@@ -1,7 +1,8 @@
-"""Modbus TCP: planned reads, readings with quality, writes with their echo checked.
+"""One Modbus unit: planned reads, readings with quality, writes with their echo checked.
 
 Exceptions 1 to 3 part the read once to find the guilty points, 4 makes its points bad at once,
-5 and 6 are tried again inside the poll, 10 and 11 are a failed poll of this unit.
+5 and 6 are tried again inside the poll, 10 and 11 are a failed poll of this unit. On a line that
+is shared a request that failed is a failed poll at first; the third in a row ends the session.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ from typing import Final, TypeVar
 
 from drivers.base import Reading
 from drivers.blocks import Block
-from drivers.errors import DriverError, LinkError, ProtocolError, RequestError
-from drivers.modbus_link import ExceptionReply, ModbusLink, SilenceError
+from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError, RequestError
+from drivers.modbus_link import ExceptionReply, SilenceError
+from drivers.modbus_wire import Wire
 from drivers.plan import READ_REGISTERS_MAX, Request, plan
 from drivers.points import Area, ModbusPoint, describe, encode_registers
 
@@ -21,21 +23,23 @@ BUSY: Final = frozenset((5, 6))
 UNREACHABLE: Final = frozenset((10, 11))
 BUSY_TRIES: Final = 3
 BUSY_PAUSE_S: Final = 0.05  # longer with each try
+MISSES_UNTIL_DOWN: Final = 3  # in a row, on a shared line
 
 T = TypeVar("T")
 
 
-class ModbusTcp:
-    """One unit behind one TCP address. A plan is a tuple of blocks, made by :meth:`plan`."""
+class MissedError(DeviceError):
+    """No right reply on a line that is shared: the line stays open."""
+
+
+class ModbusUnit:
+    """One unit behind its wire. A plan is a tuple of blocks, made by :meth:`plan`."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        wire: Wire,
         points: Sequence[ModbusPoint],
         *,
-        unit: int = 1,
-        timeout_s: float = 1.0,
         request_delay_s: float = 0.0,
         max_registers: int = READ_REGISTERS_MAX,
         max_gap: int = 8,
@@ -46,7 +50,8 @@ class ModbusTcp:
         self._max_gap = max_gap
         self._request_delay_ns = int(request_delay_s * 1e9)
         self._monotonic_ns = monotonic_ns
-        self._link = ModbusLink(host, port, unit, timeout_s)
+        self._wire = wire
+        self._misses = 0  # in a row
         self._counts: Counter[str] = Counter()
         self._blocks: list[Block] = []
         self._quiet_until_ns = 0  # no request before, for devices that need a rest
@@ -66,7 +71,7 @@ class ModbusTcp:
     async def connect(self) -> None:
         """Open the connection. Raises LinkError."""
         try:
-            await self._link.open()
+            await self._wire.open()
         except LinkError:
             self._counts["connect"] += 1
             raise
@@ -74,7 +79,7 @@ class ModbusTcp:
     async def read(self, plan: Sequence[Block]) -> Sequence[Reading]:
         """Read every block once. Raises LinkError, ProtocolError, or DeviceError for no reading."""
         readings: list[Reading] = []
-        passing: ExceptionReply | None = None
+        passing: DeviceError | None = None
         for block in plan:
             try:
                 await block.read(self._ask, self._monotonic_ns(), readings)
@@ -82,6 +87,11 @@ class ModbusTcp:
                 passing = error
                 if error.code in UNREACHABLE:
                     break  # the unit is away: the other reads would wait for it too
+            except (SilenceError, ProtocolError) as error:
+                if not self._wire.shared or self._misses >= MISSES_UNTIL_DOWN:
+                    raise
+                passing = MissedError(str(error))
+                break
         if passing is not None and not readings:
             raise passing
         return readings
@@ -94,15 +104,15 @@ class ModbusTcp:
                 text = f"{describe(target)} takes 0 or 1, not {value}"
                 raise RequestError(text)
             await self._pace()
-            await self._counted(self._link.write_coil(target.address, value == 1.0))
+            await self._counted(self._wire.write_coil(target.address, value == 1.0))
             return
         registers = encode_registers(target, value)
         await self._pace()
-        await self._counted(self._link.write_registers(target.address, registers))
+        await self._counted(self._wire.write_registers(target.address, registers))
 
     async def close(self) -> None:
         """Drop the connection."""
-        self._link.close()
+        self._wire.close()
         await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
     def stats(self) -> Mapping[str, int]:
@@ -125,7 +135,7 @@ class ModbusTcp:
             await self._pace()
             try:
                 return await self._counted(
-                    self._link.read(request.function, request.address, request.count)
+                    self._wire.read(request.function, request.address, request.count)
                 )
             except ExceptionReply as error:
                 if error.code not in BUSY or tries >= BUSY_TRIES:
@@ -143,10 +153,12 @@ class ModbusTcp:
             result = await answer
         except DriverError as error:
             self._counts[_result_of(error)] += 1
+            self._misses = 0 if isinstance(error, ExceptionReply) else self._misses + 1
             raise
         finally:
             self._quiet_until_ns = self._monotonic_ns() + self._request_delay_ns
         self._counts["good"] += 1
+        self._misses = 0
         return result
 
 

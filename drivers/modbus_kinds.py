@@ -1,12 +1,13 @@
 """The Modbus drivers as a site file names them, and which keys each takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from drivers.errors import PointError
 from drivers.kind import (
     COMMON_DEVICE_KEYS,
     DriverKind,
+    Endpoint,
     Limits,
     Place,
     PlanningDriver,
@@ -14,11 +15,34 @@ from drivers.kind import (
     parse_endpoint,
     parse_tty,
 )
-from drivers.modbus import ModbusTcp
+from drivers.modbus import ModbusUnit
+from drivers.modbus_dial import Dial, RtuTcpDial, SerialDial, TcpDial, TlsDial
+from drivers.modbus_line import LineWire
+from drivers.modbus_wire import OwnWire, Wire
 from drivers.plan import request_cap
 from drivers.points import ModbusPoint, describe, parse_order, parse_point
 
 RTU_UNIT_MAX: Final = 247  # 0 is a broadcast, the rest is reserved
+
+
+class SerialLine(Protocol):
+    """How a serial port is set."""
+
+    @property
+    def baud(self) -> int:
+        """Bits per second."""
+
+    @property
+    def parity(self) -> str:
+        """none, even or odd."""
+
+    @property
+    def stop(self) -> int:
+        """Stop bits."""
+
+    @property
+    def rs485(self) -> bool:
+        """The kernel's driver switches the direction."""
 
 
 class ModbusDevice(Protocol):
@@ -56,6 +80,14 @@ class ModbusDevice(Protocol):
     def request_delay(self) -> int:
         """Rest between a reply and the next request, ns."""
 
+    @property
+    def line(self) -> SerialLine | None:
+        """Of a serial port; None: the defaults."""
+
+    @property
+    def credentials(self) -> str | None:
+        """By name, of Modbus TLS."""
+
 
 class ModbusTag(Protocol):
     """What the Modbus drivers read of a tag's point."""
@@ -81,17 +113,63 @@ class ModbusTag(Protocol):
         """In engineering units."""
 
 
-def _make_modbus_tcp(
+EndpointWire = Callable[[ModbusDevice, Endpoint, Surroundings], Wire]
+Make = Callable[[ModbusDevice, Sequence[tuple[ModbusTag, Limits]], Surroundings], PlanningDriver]
+
+
+def _own_wire(dial: Dial, device: ModbusDevice, around: Surroundings) -> Wire:
+    del around
+    return OwnWire(dial, device.unit, device.timeout / 1e9)
+
+
+def _line_wire(dial: Dial, device: ModbusDevice, around: Surroundings) -> Wire:
+    return LineWire(dial, device.unit, device.timeout / 1e9, around.shared)
+
+
+def _tcp(device: ModbusDevice, endpoint: Endpoint, around: Surroundings) -> Wire:
+    return _own_wire(TcpDial(endpoint.host, endpoint.port), device, around)
+
+
+def _tls(device: ModbusDevice, endpoint: Endpoint, around: Surroundings) -> Wire:
+    name = device.credentials or ""
+    dial = TlsDial(endpoint.host, endpoint.port, lambda: around.secrets(name))
+    return _own_wire(dial, device, around)
+
+
+def _rtu_tcp(device: ModbusDevice, endpoint: Endpoint, around: Surroundings) -> Wire:
+    return _line_wire(RtuTcpDial(endpoint.host, endpoint.port), device, around)
+
+
+def _serial(device: ModbusDevice, around: Surroundings) -> Wire:
+    line = device.line
+    if line is None:
+        dial = SerialDial(device.address)
+    else:
+        dial = SerialDial(device.address, line.baud, line.parity, line.stop, line.rs485)
+    return _line_wire(dial, device, around)
+
+
+def _over_endpoint(wire: EndpointWire) -> Make:
+    def make(
+        device: ModbusDevice, points: Sequence[tuple[ModbusTag, Limits]], around: Surroundings
+    ) -> PlanningDriver:
+        return _unit(wire(device, parse_endpoint(device.address), around), device, points)
+
+    return make
+
+
+def _over_tty(
     device: ModbusDevice, points: Sequence[tuple[ModbusTag, Limits]], around: Surroundings
 ) -> PlanningDriver:
-    del around
-    endpoint = parse_endpoint(device.address)
-    return ModbusTcp(
-        endpoint.host,
-        endpoint.port,
+    return _unit(_serial(device, around), device, points)
+
+
+def _unit(
+    wire: Wire, device: ModbusDevice, points: Sequence[tuple[ModbusTag, Limits]]
+) -> PlanningDriver:
+    return ModbusUnit(
+        wire,
         [_modbus_point(device, fields, limits) for fields, limits in points],
-        unit=device.unit,
-        timeout_s=device.timeout / 1e9,
         request_delay_s=device.request_delay / 1e9,
         max_registers=device.max_registers,
         max_gap=device.max_gap,
@@ -133,41 +211,71 @@ def _check_modbus_tcp(device: ModbusDevice) -> None:
     parse_order(device.order)
 
 
+def _check_modbus_tls(device: ModbusDevice) -> None:
+    _check_modbus_tcp(device)
+    if not device.credentials:
+        text = "found nothing, expected the name of credentials with ca.pem, cert.pem and key.pem"
+        raise PointError(key="credentials", text=text)
+
+
+def _check_rtu_tcp(device: ModbusDevice) -> None:
+    _check_modbus_tcp(device)
+    _check_unit(device)
+
+
 def _check_modbus_rtu(device: ModbusDevice) -> None:
     parse_tty(device.address)
     parse_order(device.order)
+    _check_unit(device)
+
+
+def _check_unit(device: ModbusDevice) -> None:
     if not 1 <= device.unit <= RTU_UNIT_MAX:
         text = f"found {device.unit}, expected 1 to {RTU_UNIT_MAX} on a serial line"
         raise PointError(key="unit", text=text)
 
 
-MODBUS_DEVICE_KEYS: Final = frozenset(
-    (
-        "unit", "base", "order", "max_registers", "max_gap", "request_delay", "fast", "heartbeat",
-        "watchdog_registers",
-    )
+UNIT_KEYS: Final = frozenset(
+    ("unit", "base", "order", "max_registers", "max_gap", "request_delay")
 )  # fmt: skip
-MODBUS_POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))
+GUARD_KEYS: Final = frozenset(("fast", "heartbeat", "watchdog_registers"))
+POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))
+
+
+def _kind(
+    name: str,
+    place: Place,
+    keys: frozenset[str],
+    make: Make,
+    check_device: Callable[[ModbusDevice], None],
+) -> DriverKind:
+    return DriverKind(
+        name=name,
+        place=place,
+        device_keys=COMMON_DEVICE_KEYS | UNIT_KEYS | keys,
+        point_keys=POINT_KEYS,
+        make=make,
+        check_point=_check_modbus_point,
+        check_device=check_device,
+        boolean=_boolean,
+    )
+
 
 KINDS: Final = (
-    DriverKind(
-        name="modbus-tcp",
-        place=Place.ENDPOINT,
-        device_keys=COMMON_DEVICE_KEYS | MODBUS_DEVICE_KEYS | {"lease"},
-        point_keys=MODBUS_POINT_KEYS,
-        make=_make_modbus_tcp,
-        check_point=_check_modbus_point,
-        check_device=_check_modbus_tcp,
-        boolean=_boolean,
+    _kind(
+        "modbus-tcp",
+        Place.ENDPOINT,
+        GUARD_KEYS | {"lease"},
+        _over_endpoint(_tcp),
+        _check_modbus_tcp,
     ),
-    DriverKind(
-        name="modbus-rtu",
-        place=Place.TTY,
-        device_keys=COMMON_DEVICE_KEYS | MODBUS_DEVICE_KEYS | {"line"},
-        point_keys=MODBUS_POINT_KEYS,
-        make=None,
-        check_point=_check_modbus_point,
-        check_device=_check_modbus_rtu,
-        boolean=_boolean,
+    _kind("modbus-rtu", Place.TTY, GUARD_KEYS | {"line"}, _over_tty, _check_modbus_rtu),
+    _kind(
+        "modbus-tls",
+        Place.ENDPOINT,
+        frozenset(("credentials",)),
+        _over_endpoint(_tls),
+        _check_modbus_tls,
     ),
+    _kind("modbus-rtu-tcp", Place.ENDPOINT, frozenset(), _over_endpoint(_rtu_tcp), _check_rtu_tcp),
 )

@@ -1,28 +1,24 @@
-"""One Modbus TCP connection: one request, one reply that was checked byte by byte.
+"""One Modbus connection: one request, one reply that was checked byte by byte.
 
-pymodbus carries the bytes. What it lets pass is refused here: any transaction id but the one
-asked (0 too), another unit, another function, a length that is not the asked one, an echo that
-differs, bytes that nobody asked for. Whatever is odd ends the connection, as does silence, so no
-late reply can ever meet a later request.
+pymodbus carries the bytes, ``modbus_frames`` judges them. Whatever is odd ends the connection, as
+does silence, so no late reply can ever meet a later request; a serial port has no end and stays
+open (``modbus_line`` keeps late replies apart there).
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.client.base import ModbusBaseClient
 from pymodbus.exceptions import ConnectionException, ModbusException
 
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError
-from drivers.resolve import error_text, resolve
+from drivers.modbus_dial import Dial, drop, refusal_text
+from drivers.modbus_frames import EXCEPTION_BIT, RtuFraming
 
-HEADER_BYTES: Final = 7  # transaction, protocol, length, unit
-EXCEPTION_BIT: Final = 0x80
-EXCEPTION_BODY: Final = 3  # unit, function, code
-ECHO_BODY: Final = 6  # unit, function, address, value or count
-RECEIVED_MAX: Final = 1 << 20  # pymodbus throws more than this away unseen; we end at one reply
-READ_FUNCTIONS: Final = (1, 2, 3, 4)
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
 EXCEPTION_NAMES: Final = {
     1: "illegal function",
     2: "illegal data address",
@@ -34,9 +30,6 @@ EXCEPTION_NAMES: Final = {
     10: "gateway path unavailable",
     11: "gateway target does not answer",
 }
-
-# Every failed request is an ERROR line there; the session counts them and logs once.
-logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
 
 
 class ExceptionReply(DeviceError):
@@ -51,58 +44,75 @@ class SilenceError(LinkError):
     """No whole reply within the timeout."""
 
 
+class Call(NamedTuple):
+    """One request. ``values`` are coils or registers to write."""
+
+    function: int
+    address: int
+    size: int = 0  # registers or bits
+    values: tuple[int, ...] = ()
+
+
 class ModbusLink:
     """A connection that is opened, used by one caller at a time, and closed by any failure."""
 
-    def __init__(self, host: str, port: int, unit: int, timeout_s: float) -> None:
-        self._host = host
-        self._port = port
-        self._unit = unit
-        self._timeout_s = timeout_s
-        self._client: AsyncModbusTcpClient | None = None
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._framing = dial.framing()
+        self._client: ModbusBaseClient | None = None
         self._ended: asyncio.Future[DriverError] | None = None  # why the connection ended
+        self._odd: asyncio.Future[ProtocolError] | None = None  # of this request
         self._transaction = 0  # newest id; goes on over reconnects, so that none comes twice soon
         self._request = b""  # as sent; empty: nothing is asked
-        self._reply = b""  # whole and checked
+        self._pdu = b""  # of the reply, checked
+        self.heard_ns = 0  # newest byte, monotonic
 
-    async def open(self) -> None:
+    @property
+    def dial(self) -> Dial:
+        """How it is made."""
+        return self._dial
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected, as far as anyone knows."""
+        return self._client is not None and self._ended is not None and not self._ended.done()
+
+    async def open(self, timeout_s: float) -> None:
         """Connect within the timeout. Raises LinkError."""
         self.close()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        addresses = await resolve(self._host, self._port, self._timeout_s)
+        deadline = loop.time() + timeout_s
+        addresses = await self._dial.addresses(timeout_s)
         failure = ""
         for tried, address in enumerate(addresses):
             share_s = (deadline - loop.time()) / (len(addresses) - tried)
-            failure = await self._connect(address, share_s)
+            failure = await self._connect(address, share_s, timeout_s)
             if not failure:
                 return
-        text = f"{self._host}:{self._port}: {failure}"
+        text = f"{self._dial.name}: {failure}"
         raise LinkError(text)
 
-    async def _connect(self, address: str, timeout_s: float) -> str:
+    async def _connect(self, address: str, share_s: float, timeout_s: float) -> str:
         """Try one address; empty when it is connected, else why not."""
-        client = AsyncModbusTcpClient(
-            address,
-            port=self._port,
-            timeout=self._timeout_s,
-            retries=0,
-            reconnect_delay=0,
-            trace_packet=self._on_packet,
-            trace_connect=self._on_connect,
-        )
-        client.ctx.max_buffer_size = RECEIVED_MAX
-        why: list[OSError] = []
+        client = await self._dial.client(address, self._on_packet, self._on_connect)
+        why: list[OSError | ValueError] = []
         client.ctx.call_create = _noting(client.ctx.call_create, why)
         self._client = client
+        self._framing = self._dial.framing()
         self._ended = asyncio.get_running_loop().create_future()
         self._request = b""
         connected = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(share_s):
                 connected = await client.connect()
+                await asyncio.sleep(0)  # a serial port begins to listen one turn later
+            if connected:
+                self._dial.connected(client)
         except TimeoutError:
-            pass
+            connected = False
+        except LinkError:
+            connected = False
+            raise
         finally:
             if not connected:
                 self.close()
@@ -110,7 +120,7 @@ class ModbusLink:
             client.ctx.next_tid = self._transaction
             client.ctx.call_create = _refused  # it would reconnect by itself inside a request
             return ""
-        return error_text(why[0]) if why else f"no connection within {self._timeout_s:g} s"
+        return refusal_text(why[0]) if why else f"no connection within {timeout_s:g} s"
 
     def close(self) -> None:
         """Drop the connection at once; nothing lingers."""
@@ -119,93 +129,102 @@ class ModbusLink:
         if client is None:
             return
         self._transaction = client.ctx.next_tid or self._transaction
-        _abort(client)
-        client.close()
+        drop(client)
 
-    async def read(self, function: int, address: int, count: int) -> bytes:
-        """The bytes after the byte count of a reply to functions 1 to 4.
+    async def ask(self, call: Call, unit: int, timeout_s: float) -> bytes:
+        """The PDU of the reply, checked.
 
-        Raises ExceptionReply (the connection stays), LinkError or ProtocolError (it is closed).
+        Raises ExceptionReply (the connection stays), LinkError or ProtocolError (it is closed,
+        but for a serial port that is still there).
         """
         client = self._open_client()
-        ask = {
-            1: client.read_coils,
-            2: client.read_discrete_inputs,
-            3: client.read_holding_registers,
-            4: client.read_input_registers,
-        }[function]
-        reply = await self._exchange(lambda: ask(address, count=count, device_id=self._unit))
-        return reply[HEADER_BYTES + 2 :]
+        self._odd = asyncio.get_running_loop().create_future()
+        task: asyncio.Future[Any] | None = None
+        answered = False
+        try:
+            task = asyncio.ensure_future(_request(client, self._sendable(call), unit))
+            await self._reply_of(task, timeout_s)
+            answered = True
+        except ConnectionException:
+            self._end(LinkError("the connection was lost"))
+            self._raise_end()
+        except ModbusException:
+            text = f"no reply within {timeout_s:g} s"
+            raise SilenceError(text) from None
+        finally:
+            self._request = b""
+            if not answered and not (self._dial.keeps and self.is_open):
+                self.close()
+            if task is not None and not answered:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._pdu[0] & EXCEPTION_BIT:
+            raise ExceptionReply(self._pdu[1])
+        return self._pdu
 
-    async def write_coil(self, address: int, on: bool) -> None:
-        """Write one coil; the device's echo must be the request. Raises as ``read``."""
-        client = self._open_client()
-        await self._exchange(lambda: client.write_coil(address, on, device_id=self._unit))
+    async def _reply_of(self, task: "asyncio.Future[Any]", timeout_s: float) -> None:
+        """Until pymodbus has the reply. Raises what came instead."""
+        ended, odd = self._ended, self._odd
+        if ended is None or odd is None:
+            return
+        any_of = (task, ended, odd)
+        await asyncio.wait(any_of, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._pdu and not task.done():  # it came in time, this loop was late
+            await asyncio.wait(any_of, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            self._raise_end()
+        if odd.done():
+            raise odd.result()
+        if not task.done():
+            text = f"no reply within {timeout_s:g} s"
+            raise SilenceError(text)
+        await task
 
-    async def write_registers(self, address: int, values: list[int]) -> None:
-        """Write one register (function 6) or several (16); the echo must fit. Raises alike."""
-        client, unit = self._open_client(), self._unit
-        if len(values) == 1:
-            await self._exchange(lambda: client.write_register(address, values[0], device_id=unit))
-        else:
-            await self._exchange(lambda: client.write_registers(address, values, device_id=unit))
+    def _sendable(self, call: Call) -> Call:
+        """Functions 15 and 16 for 5 and 6 while an echo could be taken for the reply."""
+        unknown = isinstance(self._framing, RtuFraming) and not self._framing.echo_known
+        if unknown and call.function in (5, 6):
+            return call._replace(function=call.function + 10)
+        return call
 
-    def _open_client(self) -> AsyncModbusTcpClient:
+    def _open_client(self) -> ModbusBaseClient:
         """The client of an open, clean connection. Raises what ended it otherwise."""
         if self._client is None or self._ended is None:
             text = "not connected"
             raise LinkError(text)
         if self._ended.done():
-            self._raise_end(self._ended.result())
+            self._raise_end()
         return self._client
 
-    async def _exchange(self, ask: Callable[[], Awaitable[Any]]) -> bytes:
-        """Ask, and await pymodbus's answer or the connection's end, whichever comes first."""
-        ended = self._ended
-        task: asyncio.Future[Any] | None = None
-        answered = False
-        try:
-            task = asyncio.ensure_future(ask())
-            if ended is not None:
-                await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    self._raise_end(ended.result())
-            await task
-            answered = True
-        except ConnectionException:
-            text = "the connection was lost"
-            raise LinkError(text) from None
-        except ModbusException:
-            text = f"no reply within {self._timeout_s:g} s"
-            raise SilenceError(text) from None
-        finally:
-            self._request = b""
-            if not answered:
-                self.close()
-            if task is not None and not answered:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        reply = self._reply
-        if reply[HEADER_BYTES] & EXCEPTION_BIT:
-            raise ExceptionReply(reply[HEADER_BYTES + 1])
-        return reply
-
-    def _raise_end(self, error: DriverError) -> NoReturn:
+    def _raise_end(self) -> NoReturn:
         self.close()
-        raise error
+        text = "not connected"
+        raise self._ended.result() if self._ended is not None else LinkError(text)
 
     def _on_packet(self, sending: bool, data: bytes) -> bytes:
         """Called by pymodbus: the request as sent, or all bytes received since."""
         if sending:
-            self._request, self._reply = data, b""
+            self._request, self._pdu = data, b""
             return data
+        self.heard_ns = time.monotonic_ns()
+        if not self._request and self._dial.keeps:
+            return b""  # late, or noise: pymodbus forgets it with the next request
         try:
-            if reply_is_whole(self._request, data):
-                self._request, self._reply = b"", data
+            reply = self._framing.reply(self._request, data)
         except ProtocolError as error:
-            self._end(error)
+            self._request = b""
+            self._refuse(error)
             return b""
-        return data
+        if reply is None:
+            return b""
+        self._request, self._pdu = b"", reply.pdu
+        return reply.frame
+
+    def _refuse(self, error: ProtocolError) -> None:
+        if not self._dial.keeps:
+            self._end(error)
+        elif self._odd is not None and not self._odd.done():
+            self._odd.set_result(error)
 
     def _on_connect(self, connected: bool) -> None:
         if not connected:
@@ -216,87 +235,30 @@ class ModbusLink:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(error)
         if self._client is not None:
-            _abort(self._client)
+            drop(self._client)
 
 
-def reply_is_whole(request: bytes, data: bytes) -> bool:
-    """Whether ``data`` is the whole reply to ``request``; False while it is a right beginning.
-
-    Both are ADUs with their header. Raises ProtocolError at the first byte that cannot belong to
-    a right reply, and for bytes beyond it. An empty request means that nothing was asked.
-    """
-    if not request:
-        text = f"{len(data)} bytes that were not asked for"
-        raise ProtocolError(text)
-    _check_header(request, data)
-    if len(data) <= HEADER_BYTES:
-        return False
-    body = _body_bytes(request, data[HEADER_BYTES])
-    length = int.from_bytes(data[4:6], "big")
-    if length != body:
-        text = f"reply length {length}, expected {body}"
-        raise ProtocolError(text)
-    whole = HEADER_BYTES - 1 + body
-    if len(data) > whole:
-        text = f"{len(data) - whole} bytes after the reply"
-        raise ProtocolError(text)
-    return len(data) == whole and _content_fits(request, data, body)
-
-
-def _check_header(request: bytes, data: bytes) -> None:
-    """Transaction, protocol and unit, as far as they have arrived."""
-    if data[:2] != request[: len(data[:2])]:
-        text = (
-            f"reply to transaction {int.from_bytes(data[:2], 'big')}, "
-            f"expected {int.from_bytes(request[:2], 'big')}"
-        )
-        raise ProtocolError(text)
-    if any(data[2:4]):
-        text = f"protocol id {int.from_bytes(data[2:4], 'big')}, expected 0"
-        raise ProtocolError(text)
-    if len(data) >= HEADER_BYTES and data[6] != request[6]:
-        text = f"reply of unit {data[6]}, expected {request[6]}"
-        raise ProtocolError(text)
-
-
-def _body_bytes(request: bytes, function: int) -> int:
-    """What the header's length must be, for the reply's function code."""
-    asked = request[HEADER_BYTES]
-    if function == asked | EXCEPTION_BIT:
-        return EXCEPTION_BODY
-    if function != asked:
-        text = f"reply to function {function}, expected {asked}"
-        raise ProtocolError(text)
-    if asked not in READ_FUNCTIONS:
-        return ECHO_BODY
-    return 3 + _payload_bytes(request)
-
-
-def _payload_bytes(request: bytes) -> int:
-    count = int.from_bytes(request[HEADER_BYTES + 3 : HEADER_BYTES + 5], "big")
-    return (count + 7) // 8 if request[HEADER_BYTES] in (1, 2) else 2 * count
-
-
-def _content_fits(request: bytes, data: bytes, body: int) -> bool:
-    """Byte count of a read, echo of a write. Raises ProtocolError; True otherwise."""
-    if data[HEADER_BYTES] & EXCEPTION_BIT:
-        return True
-    if request[HEADER_BYTES] in READ_FUNCTIONS:
-        if data[HEADER_BYTES + 1] != body - 3:
-            text = f"byte count {data[HEADER_BYTES + 1]}, expected {body - 3}"
-            raise ProtocolError(text)
-        return True
-    if data[HEADER_BYTES:] != request[HEADER_BYTES : HEADER_BYTES + 5]:
-        text = f"echo {data[HEADER_BYTES:].hex()}, expected {request[7:12].hex()}"
-        raise ProtocolError(text)
-    return True
-
-
-def _abort(client: AsyncModbusTcpClient) -> None:
-    """Drop what is unsent too: a graceful close would wait for a peer that does not read."""
-    transport = client.ctx.transport
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+async def _request(client: ModbusBaseClient, call: Call, unit: int) -> None:
+    """One request by pymodbus."""
+    function, address, size, values = call
+    answer: Awaitable[Any]
+    if function == 1:
+        answer = client.read_coils(address, count=size, device_id=unit)
+    elif function == 2:
+        answer = client.read_discrete_inputs(address, count=size, device_id=unit)
+    elif function == 3:
+        answer = client.read_holding_registers(address, count=size, device_id=unit)
+    elif function == 4:
+        answer = client.read_input_registers(address, count=size, device_id=unit)
+    elif function == 5:
+        answer = client.write_coil(address, bool(values[0]), device_id=unit)
+    elif function == 6:
+        answer = client.write_register(address, values[0], device_id=unit)
+    elif function == 15:
+        answer = client.write_coils(address, [bool(each) for each in values], device_id=unit)
+    else:
+        answer = client.write_registers(address, list(values), device_id=unit)
+    await answer
 
 
 async def _refused() -> NoReturn:
@@ -304,7 +266,7 @@ async def _refused() -> NoReturn:
     raise ConnectionError(text)
 
 
-def _noting(create: Any, why: list[OSError]) -> Any:
+def _noting(create: Any, why: list[OSError | ValueError]) -> Any:
     """Keep the reason of a failed connect, which pymodbus only logs."""
 
     async def noted() -> Any:
@@ -313,5 +275,8 @@ def _noting(create: Any, why: list[OSError]) -> Any:
         except OSError as error:
             why.append(error)
             raise
+        except ValueError as error:  # a serial port that cannot be set so
+            why.append(error)
+            raise ConnectionError(str(error)) from None
 
     return noted

@@ -105,8 +105,8 @@ class _Compiler:
         self.read = self._read_by_interlocks()
         self.device_order = Keyed("device", self._guard_devices())
         self.watched = self._watchdog_tags()
-        serial = {device.address for device in config.device if device.line is not None}
-        self.ttys = sorted(serial)
+        serial = (self.devices[ident] for ident in self.device_order.ids)
+        self.ttys = sorted({device.address for device in serial if device.line is not None})
         self.tag_order = Keyed("tag", self._guard_tags())
         self.output_order = Keyed("output", self.outputs)
         self.interlock_order = Keyed("interlock", self.interlocks)

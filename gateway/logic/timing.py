@@ -164,11 +164,12 @@ class Timing:
     def _write_ns(self, output: Output) -> int:
         """Until this output's device was written: behind all others of the same scan."""
         device = self._devices[output.device]
+        bus = self.buses.get(device.address)
         if output.via is not None:
-            running = int(device.timeout)  # a poll of the gateway's, on the same connection
+            # A poll of the gateway's, on the same connection or line.
+            running = int(device.timeout) if bus is None else bus.running_ns()
             requests = self._requests(output.device, through_gateway=True)
             return GATEWAY_TURN_NS + running + requests * int(device.timeout)
-        bus = self.buses.get(device.address)
         if bus is None:
             return self._requests(output.device) * WRITE_TIMEOUT_NS
         wait = bus.running_ns()

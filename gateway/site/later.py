@@ -9,7 +9,6 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
     "device": {
         "backup": "a second address of a device",
         "alive": "a register that proves a device live",
-        "credentials": "encrypted or authenticated devices",
         "security": _OPCUA,
         "mode": _OPCUA,
         "insecure": _OPCUA,
@@ -30,4 +29,4 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "point.at": _SERIAL,
     },
 }
-LATER_DRIVERS: Final = ("modbus-tls", "modbus-rtu-tcp", "opcua", "serial", "sim")
+LATER_DRIVERS: Final = ("opcua", "serial", "sim")

@@ -210,14 +210,10 @@ class Places:
                 self._complain(entry, (key,), text)
 
     def _check_serial(self, entry: Entry[Device]) -> None:
-        """A serial port belongs to the guard, and is set in one way for all devices on it."""
+        """A serial port has one master, and is set in one way for all devices on it."""
         device = entry.item
-        if not device.fast and entry.ok("fast"):
-            text = (
-                f"found {shown(device.driver)} without fast = true, which this version does not "
-                f"offer yet (serial devices that the gateway polls), expected fast = true"
-            )
-            self._complain(entry, ("driver",), text)
+        if entry.ok("fast"):
+            self._check_master(entry)
         if not entry.ok("line"):
             return
         line = device.line or Line()
@@ -229,6 +225,25 @@ class Places:
                     f"found {shown(own)}, expected {shown(others)} as device[{first}] on this line"
                 )
                 self._complain(entry, ("line", key), text)
+
+    def _check_master(self, entry: Entry[Device]) -> None:
+        """The guard or the gateway: two masters would talk into each other's requests."""
+        device = entry.item
+        others = (
+            other.id
+            for other in self._draft.device
+            if other.id in self._guard and other.ok("address", "driver", "fast")
+            if other.item.address == device.address
+        )
+        owner = next(others, None)
+        if owner is None or device.fast:
+            return
+        whose = "it writes outputs of it" if owner == entry.id else f"as of device[{owner}] there"
+        text = (
+            f"found a device that the gateway polls on the guard's port ({whose}), expected "
+            f'fast = true, or via = "gateway" on every output of this port'
+        )
+        self._complain(entry, ("fast",), text)
 
     def _check_lease(self, entry: Entry[Device], lease: Lease) -> None:
         device, keys = entry.item, ("lease", "address")

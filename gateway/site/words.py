@@ -28,7 +28,7 @@ WORDS: Final[dict[str, str]] = {
     "Location.lon": "Degrees east.",
     # devices
     "Device.id": "Its id; unique among devices.",
-    "Device.driver": "modbus-tcp, or modbus-rtu for a serial line of the guard.",
+    "Device.driver": "modbus-tcp, modbus-tls, modbus-rtu (a serial port) or modbus-rtu-tcp.",
     "Device.address": "host:port, numeric where the guard speaks to it; a serial port by its path.",
     "Device.poll": "How often its tags are read.",
     "Device.timeout": "Of connecting and of each request.",
@@ -44,6 +44,7 @@ WORDS: Final[dict[str, str]] = {
     "Device.order": "Byte order of points that name none.",
     "Device.max_registers": "Most registers of one read.",
     "Device.max_gap": "Most unused addresses that are read along between two points.",
+    "Device.credentials": "The name of its credentials; they are never in this file.",
     "Device.request_delay": "Rest between a reply and the next request.",
     "Heartbeat.address": 'Its first register, such as "hr:90".',
     "Heartbeat.watchdog": "The time after which the device trips, as it is set there.",

@@ -9,22 +9,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from drivers.base import Reading
-from drivers.modbus import ModbusTcp
+from drivers.modbus import ModbusUnit
 from drivers.points import ModbusPoint, parse_point
 from drivers.session import PollClass, Session
 from fastpath.codes import Quality, Reason
 from tests.drivers.test_session import Recorder
 from tests.helpers.device import Asked, Device, serving
 from tests.helpers.many import SlowDevice
+from tests.helpers.modbus_tcp import modbus_tcp
 
 MS = 1_000_000
 GOOD, BAD = Quality.GOOD, Quality.BAD
 
 
 @asynccontextmanager
-async def reading(port: int, *points: ModbusPoint) -> AsyncIterator[ModbusTcp]:
+async def reading(port: int, *points: ModbusPoint) -> AsyncIterator[ModbusUnit]:
     """A connected driver."""
-    driver = ModbusTcp("127.0.0.1", port, points, timeout_s=5.0)
+    driver = modbus_tcp("127.0.0.1", port, points, timeout_s=5.0)
     await driver.connect()
     try:
         yield driver
@@ -37,7 +38,7 @@ async def polling(
     port: int, sink: Recorder, period_ms: int = 20, timeout_s: float = 0.2, points: int = 1
 ) -> AsyncIterator[Session]:
     """A session over a real socket."""
-    driver = ModbusTcp(
+    driver = modbus_tcp(
         "127.0.0.1", port, [parse_point(f"ir:{100 * n}") for n in range(points)],
         timeout_s=timeout_s,
     )  # fmt: skip
@@ -53,7 +54,7 @@ async def polling(
             await task
 
 
-async def one(driver: ModbusTcp) -> Reading:
+async def one(driver: ModbusUnit) -> Reading:
     [found] = await driver.read(driver.plan([0]))
     return found
 

@@ -17,7 +17,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from drivers.base import Reading
 from drivers.blocks import RETRY_FIRST_NS, RETRY_MAX_NS
 from drivers.errors import DeviceError, LinkError, ProtocolError, RequestError
-from drivers.modbus import BUSY_TRIES, ModbusTcp
+from drivers.modbus import BUSY_TRIES, ModbusUnit
 from drivers.modbus_link import ExceptionReply
 from drivers.points import ModbusPoint, parse_point
 from fastpath.codes import Quality, Reason
@@ -32,6 +32,7 @@ from tests.drivers.scripted import (
     right,
     scripted,
 )
+from tests.helpers.modbus_tcp import modbus_tcp
 
 TIMEOUT_S = 5.0
 GOOD = (int(Quality.GOOD), 0)
@@ -51,10 +52,10 @@ class Clock:
 @asynccontextmanager
 async def driven(
     answer: Answer, points: Sequence[ModbusPoint], clock: Clock | None = None, max_gap: int = 8
-) -> AsyncIterator[tuple[ModbusTcp, Scripted]]:
+) -> AsyncIterator[tuple[ModbusUnit, Scripted]]:
     """A connected driver of a scripted device."""
     async with scripted(answer) as server:
-        driver = ModbusTcp(
+        driver = modbus_tcp(
             "127.0.0.1",
             server.port,
             points,
@@ -296,7 +297,7 @@ async def test_request_delay_leaves_the_device_its_rest() -> None:
 
     points = [parse_point(f"hr:{100 * n}") for n in range(4)]
     async with scripted(answer) as server:
-        driver = ModbusTcp(
+        driver = modbus_tcp(
             "127.0.0.1", server.port, points, timeout_s=TIMEOUT_S, request_delay_s=0.03
         )
         await driver.connect()
@@ -316,7 +317,7 @@ async def test_a_device_that_takes_no_connection_has_one_deadline() -> None:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(address)
-        driver = ModbusTcp("127.0.0.1", address[1], [parse_point("hr:0")], timeout_s=0.1)
+        driver = modbus_tcp("127.0.0.1", address[1], [parse_point("hr:0")], timeout_s=0.1)
         with pytest.raises(LinkError, match=r"no connection within 0\.1 s"):
             await driver.connect()
         assert driver.stats() == {"connect": 1}
@@ -325,7 +326,7 @@ async def test_a_device_that_takes_no_connection_has_one_deadline() -> None:
 
 async def test_writes_that_make_no_sense() -> None:
     points = [parse_point(text) for text in ("c:1", "di:1", "ir:1", "hr:1.2", "hr:1")]
-    driver = ModbusTcp("127.0.0.1", 1, points)
+    driver = modbus_tcp("127.0.0.1", 1, points)
     for point, value in ((0, 0.5), (1, 1.0), (2, 1.0), (3, 1.0), (4, 70_000.0)):
         with pytest.raises(RequestError):
             await driver.write(point, value)
@@ -362,14 +363,14 @@ async def test_reads_and_writes_of_the_simulator() -> None:
         for i, (address, kind, _) in enumerate(texts)
     ]
     async with simulated(device) as port:
-        driver = ModbusTcp("127.0.0.1", port, points, unit=5, timeout_s=TIMEOUT_S)
+        driver = modbus_tcp("127.0.0.1", port, points, unit=5, timeout_s=TIMEOUT_S)
         await driver.connect()
         for index in (0, 3, 4, 5, 6):
             await driver.write(index, texts[index][2])
         got = by_point(await driver.read(driver.plan(range(7))))
         assert [got[i] for i in range(7)] == [(value, *GOOD) for *_, value in texts]
         await driver.close()
-        other = ModbusTcp("127.0.0.1", port, points, unit=6, timeout_s=TIMEOUT_S)
+        other = modbus_tcp("127.0.0.1", port, points, unit=6, timeout_s=TIMEOUT_S)
         await other.connect()
         readings = await other.read(other.plan([3]))
         assert readings[0].quality == Quality.BAD, "the simulator knows no unit 6"
@@ -382,7 +383,7 @@ async def test_a_write_that_the_simulator_refuses() -> None:
 
     device = SimDevice(1, simdata=[SimData(0, count=4, datatype=DataType.REGISTERS)], action=refuse)
     async with simulated(device) as port:
-        driver = ModbusTcp("127.0.0.1", port, [parse_point("hr:0")], timeout_s=TIMEOUT_S)
+        driver = modbus_tcp("127.0.0.1", port, [parse_point("hr:0")], timeout_s=TIMEOUT_S)
         await driver.connect()
         with pytest.raises(DeviceError, match="exception 4"):
             await driver.write(0, 1.0)

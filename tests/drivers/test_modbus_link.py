@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.errors import DriverError, LinkError, ProtocolError
-from drivers.modbus_link import ExceptionReply, ModbusLink, SilenceError, reply_is_whole
+from drivers.modbus_dial import TcpDial
+from drivers.modbus_frames import reply_is_whole
+from drivers.modbus_link import ExceptionReply, SilenceError
+from drivers.modbus_wire import OwnWire
 from fastpath import modbus
 from fastpath.codes import Refusal
 from tests.drivers.scripted import (
@@ -32,7 +35,7 @@ RIGHT = bytes([0, 4, 0, 8])  # registers 4 and 8
 
 async def read(port: int, timeout_s: float = TIMEOUT_S) -> bytes:
     """Read three registers over a connection of its own."""
-    link = ModbusLink("127.0.0.1", port, 1, timeout_s)
+    link = OwnWire(TcpDial("127.0.0.1", port), 1, timeout_s)
     await link.open()
     try:
         return await link.read(3, 4, 3)
@@ -106,7 +109,7 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 async def test_a_wrong_reply_ends_the_connection(name: str) -> None:
     make, says = WRONG[name]
     async with scripted(sends(make)) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         await link.open()
         with pytest.raises(ProtocolError, match=says):
             await link.read(3, 4, 3)
@@ -118,7 +121,7 @@ async def test_a_wrong_reply_ends_the_connection(name: str) -> None:
 @pytest.mark.parametrize("code", range(256))
 async def test_every_exception_code_keeps_the_connection(code: int) -> None:
     async with scripted(sends(lambda r: exception_reply(r, code))) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         await link.open()
         for _ in range(2):
             with pytest.raises(ExceptionReply) as caught:
@@ -131,7 +134,7 @@ async def test_every_exception_code_keeps_the_connection(code: int) -> None:
 
 async def test_silence_ends_the_connection() -> None:
     async with scripted(silent) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, SHORT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, SHORT_S)
         await link.open()
         with pytest.raises(SilenceError, match=r"no reply within 0\.1 s"):
             await link.read(3, 4, 3)
@@ -177,7 +180,7 @@ async def test_a_late_reply_meets_no_later_request() -> None:
             await talk.send(late[0])
 
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, SHORT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, SHORT_S)
         await link.open()
         with pytest.raises(SilenceError):
             await link.read(3, 4, 3)
@@ -197,7 +200,7 @@ async def test_unasked_bytes_end_the_connection() -> None:
         told.set()
 
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         await link.open()
         await link.read(3, 4, 3)
         await told.wait()
@@ -214,7 +217,7 @@ async def test_a_cancelled_read_ends_the_connection() -> None:
         asked.set()
 
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         await link.open()
         task = asyncio.create_task(link.read(3, 4, 3))
         await asked.wait()
@@ -228,7 +231,7 @@ async def test_a_cancelled_read_ends_the_connection() -> None:
 async def test_nobody_listens() -> None:
     async with scripted(right) as server:
         port = server.port
-    link = ModbusLink("127.0.0.1", port, 1, TIMEOUT_S)
+    link = OwnWire(TcpDial("127.0.0.1", port), 1, TIMEOUT_S)
     with pytest.raises(LinkError, match=f"127.0.0.1:{port}: Connection refused"):
         await link.open()
 
@@ -236,7 +239,7 @@ async def test_nobody_listens() -> None:
 @pytest.mark.parametrize("host", ["a..b", "\udcff", "x" * 300])
 async def test_a_host_that_cannot_be(host: str) -> None:
     with pytest.raises(LinkError):
-        await ModbusLink(host, 502, 1, SHORT_S).open()
+        await OwnWire(TcpDial(host, 502), 1, SHORT_S).open()
 
 
 async def test_a_name_with_several_addresses_is_tried_through(
@@ -245,7 +248,7 @@ async def test_a_name_with_several_addresses_is_tried_through(
     async with scripted(right) as server:
         answers = [(2, 1, 6, "", (address, server.port)) for address in ("127.0.0.9", "127.0.0.1")]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
-        link = ModbusLink("plc.site", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("plc.site", server.port), 1, TIMEOUT_S)
         await link.open()
         assert len(await link.read(3, 4, 3)) == 6
         link.close()
@@ -265,11 +268,11 @@ async def test_a_name_service_that_hangs_costs_one_thread(
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     for _ in range(3):
         with pytest.raises(LinkError, match=r"plc\.site: no answer from the name service"):
-            await ModbusLink("plc.site", 502, 1, SHORT_S / 10).open()
+            await OwnWire(TcpDial("plc.site", 502), 1, SHORT_S / 10).open()
     assert lookups == ["plc.site"]
     asyncio.get_running_loop().call_later(0.01, release.set)
     with pytest.raises(LinkError, match="Temporary failure"):
-        await ModbusLink("plc.site", 502, 1, TIMEOUT_S).open()
+        await OwnWire(TcpDial("plc.site", 502), 1, TIMEOUT_S).open()
 
 
 async def test_writes_are_echoed() -> None:
@@ -277,7 +280,7 @@ async def test_writes_are_echoed() -> None:
         await talk.send(reply(request, request[7:12]))
 
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 9, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 9, TIMEOUT_S)
         await link.open()
         await link.write_coil(16, on=True)
         await link.write_coil(16, on=False)
@@ -302,13 +305,13 @@ async def test_a_wrong_echo_ends_the_connection(kind: str, byte: int) -> None:
         echo[byte] ^= 1
         await talk.send(bytes(echo))
 
-    calls: dict[str, Callable[[ModbusLink], Awaitable[None]]] = {
+    calls: dict[str, Callable[[OwnWire], Awaitable[None]]] = {
         "coil": lambda link: link.write_coil(16, on=True),
         "register": lambda link: link.write_registers(90, [7]),
         "registers": lambda link: link.write_registers(90, [7, 8]),
     }
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         await link.open()
         with pytest.raises(ProtocolError, match="echo"):
             await calls[kind](link)
@@ -375,7 +378,7 @@ async def test_random_bytes_are_never_a_reply() -> None:
         await talk.send(random.randbytes(random.randint(8, 4000)))
 
     async with scripted(answer) as server:
-        link = ModbusLink("127.0.0.1", server.port, 1, TIMEOUT_S)
+        link = OwnWire(TcpDial("127.0.0.1", server.port), 1, TIMEOUT_S)
         for _ in range(300):
             await link.open()
             with pytest.raises(DriverError):

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from drivers.modbus import ModbusTcp
 from drivers.points import parse_point
 from fastpath.codes import Quality
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.modbus_tcp import modbus_tcp
 from tests.helpers.programs import find
 
 # Where byte i on the wire comes from in the big-endian value, written out by hand.
@@ -85,7 +85,7 @@ async def test_every_type_and_order_as_mbpoll_and_struct_see_it(peer: ModbusServ
         for first in range(0, len(words), 100):
             raw += await words_of(peer, table, first, min(100, len(words) - first))
         points = [parse_point(f"{area}:{at}", kind, order) for kind, order, _, at in cases]
-        driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0)
+        driver = modbus_tcp("127.0.0.1", peer.port, points, timeout_s=5.0)
         await driver.connect()
         readings = {r.point: r for r in await driver.read(driver.plan(range(len(points))))}
         await driver.close()
@@ -106,7 +106,7 @@ async def test_bits_of_all_tables(peer: ModbusServer) -> None:
     await peer.sync()
     points = [parse_point(text) for text in texts]
     points += [parse_point(f"hr:7.{bit}", order="BADC") for bit in range(16)]
-    driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0)
+    driver = modbus_tcp("127.0.0.1", peer.port, points, timeout_s=5.0)
     await driver.connect()
     values = {r.point: r.value for r in await driver.read(driver.plan(range(len(points))))}
     await driver.close()
@@ -122,7 +122,7 @@ async def test_written_values_as_mbpoll_sees_them(peer: ModbusServer) -> None:
         parse_point("hr:13", "float64", "DCBA"),
         parse_point("c:16"),
     ]
-    driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0)
+    driver = modbus_tcp("127.0.0.1", peer.port, points, timeout_s=5.0)
     await driver.connect()
     for index, value in enumerate((1.5, -2.0, 1e-300, 1.0)):
         await driver.write(index, value)
@@ -139,7 +139,7 @@ async def test_the_largest_reads(peer: ModbusServer) -> None:
     peer.set("hr", 124, 4242)
     await peer.sync()
     points = [parse_point("hr:0"), parse_point("hr:124"), parse_point("c:0"), parse_point("c:1999")]
-    driver = ModbusTcp("127.0.0.1", peer.port, points, timeout_s=5.0, max_gap=2000)
+    driver = modbus_tcp("127.0.0.1", peer.port, points, timeout_s=5.0, max_gap=2000)
     await driver.connect()
     values = {r.point: r.value for r in await driver.read(driver.plan(range(4)))}
     await driver.close()

@@ -2,9 +2,9 @@
 
 import pytest
 
-from drivers.errors import PointError, RequestError
+from drivers.errors import PointError
 from drivers.kind import Surroundings, no_secrets, parse_endpoint
-from drivers.modbus import ModbusTcp
+from drivers.modbus import ModbusUnit
 from drivers.registry import DRIVERS, make_driver
 from gateway.site.model import Device, Point
 
@@ -42,7 +42,7 @@ def test_a_device_of_the_site_file_makes_a_driver() -> None:
     kind.check_point(device, point, (0.0, 4.0))
     points = [(point, (0.0, 4.0)), (Point(address="c:17"), None)]
     driver = make_driver("modbus-tcp", device, points, Surroundings(no_secrets))
-    assert isinstance(driver, ModbusTcp)
+    assert isinstance(driver, ModbusUnit)
     blocks = driver.plan([0, 1])
     assert len(blocks) == 2
 
@@ -89,12 +89,17 @@ def test_serial_ports_are_paths(address: str) -> None:
         DRIVERS["modbus-rtu"].check_device(bus)
 
 
-def test_the_gateway_has_no_driver_for_serial_devices() -> None:
-    bus = Device(id="bus", driver="modbus-rtu", address="/dev/ttyS0", unit=247)
-    DRIVERS["modbus-rtu"].check_device(bus)
-    with pytest.raises(RequestError, match="by the guard alone"):
-        make_driver("modbus-rtu", bus, [], Surroundings(no_secrets))
-    with pytest.raises(PointError, match="1 to 247"):
-        DRIVERS["modbus-rtu"].check_device(
-            Device(id="b", driver="modbus-rtu", address="/d", unit=0)
-        )
+def test_units_of_a_serial_line_are_1_to_247() -> None:
+    for name, address in (("modbus-rtu", "/dev/ttyS0"), ("modbus-rtu-tcp", "h:1")):
+        check = DRIVERS[name].check_device
+        check(Device(id="bus", driver=name, address=address, unit=247))
+        with pytest.raises(PointError, match="1 to 247"):
+            check(Device(id="bus", driver=name, address=address, unit=0))
+
+
+def test_modbus_tls_needs_credentials() -> None:
+    check = DRIVERS["modbus-tls"].check_device
+    check(Device(id="plc", driver="modbus-tls", address="plc:802", credentials="plc"))
+    with pytest.raises(PointError, match=r"ca\.pem, cert\.pem and key\.pem") as caught:
+        check(Device(id="plc", driver="modbus-tls", address="plc:802"))
+    assert caught.value.key == "credentials"

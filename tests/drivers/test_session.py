@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from drivers.base import Driver, Reading
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError, RequestError
-from drivers.modbus import ModbusTcp
 from drivers.points import parse_point
 from drivers.session import (
     FAILED_POLLS_UNTIL_DOWN,
@@ -21,6 +20,7 @@ from drivers.session import (
 )
 from fastpath.codes import DeviceState, Quality
 from tests.drivers.scripted import Conversation, right, scripted
+from tests.helpers.modbus_tcp import modbus_tcp
 
 MS = 1_000_000
 PERIOD_NS = 5 * MS
@@ -351,7 +351,7 @@ async def test_a_real_device_that_goes_and_returns() -> None:
 
     sink = Recorder()
     async with scripted(answer) as server:
-        driver = ModbusTcp("127.0.0.1", server.port, [parse_point("hr:7")], timeout_s=5.0)
+        driver = modbus_tcp("127.0.0.1", server.port, [parse_point("hr:7")], timeout_s=5.0)
         async with Running(
             session_of(driver, sink, classes=[PollClass(PERIOD_NS, driver.plan([0]))])
         ):

@@ -17,8 +17,8 @@ from drivers.mine_face import (
     WATCHDOG_NS,
     MineFace,
 )
-from drivers.modbus import ModbusTcp
 from drivers.points import parse_point
+from tests.helpers.modbus_tcp import modbus_tcp
 
 START_NS = 1_000 * SECOND_NS
 STEP_NS = SECOND_NS // 50
@@ -147,7 +147,7 @@ class Sim:
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self.process = process
         self.port = port
-        self.driver = ModbusTcp(
+        self.driver = modbus_tcp(
             "127.0.0.1",
             port,
             [parse_point(a, "float32" if a.startswith("ir") else "") for a in POINTS],

@@ -1,0 +1,200 @@
+"""A serial line with several units: one request at a time, and no reply taken for another's.
+
+RTU has no transaction: a reply is known by its unit and its shape alone. So after a request that
+failed the line stays silent for the longest late reply (twice the unit's timeout) and until it is
+quiet, and what arrives meanwhile is dropped. A unit that has been silent for long holds up the
+others no longer than its own timeout: then only it waits before it is asked again, since a late
+reply of it can be taken for no other unit's. Functions 5 and 6 go first and wait for quiet alone:
+a late reply to a read cannot look like their echo.
+"""
+
+import asyncio
+import heapq
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from drivers.errors import DriverError, LinkError, ProtocolError
+from drivers.modbus_dial import Dial
+from drivers.modbus_link import Call, ExceptionReply, ModbusLink
+from drivers.modbus_wire import Wire
+
+LATE_TIMEOUTS: Final = 2  # a reply comes no later than so many timeouts after ours ended
+SILENT_UNTIL_DEAD: Final = 3  # requests in a row; then the unit is asked by its session's backoff
+URGENT: Final = (5, 6)
+
+
+class Line:
+    """The port and who speaks over it."""
+
+    def __init__(self, dial: Dial) -> None:
+        self.link = ModbusLink(dial)
+        self.users = 0
+        self._turns = _Turns()
+        self._gap_ns = int(dial.gap_s * 1e9)
+        self._free_ns = 0  # no frame before: the gap after the last one
+        self._silent_ns = 0  # no request but urgent ones before: a late reply may come
+
+    async def open(self, timeout_s: float) -> None:
+        """Open the port if it is not. Raises LinkError."""
+        async with self._turns.turn(urgent=False):
+            await self._opened(timeout_s)
+
+    async def ask(self, call: Call, unit: int, timeout_s: float, *, alive: bool) -> bytes:
+        """One exchange in its turn. ``alive``: of a unit that answered lately."""
+        urgent = call.function in URGENT
+        async with self._turns.turn(urgent=urgent):
+            await self._quiet(timeout_s, urgent=urgent)
+            await self._opened(timeout_s)
+            good = False
+            try:
+                reply = await self.link.ask(call, unit, timeout_s)
+                good = True
+                return reply
+            except ExceptionReply:
+                good = True
+                raise
+            finally:
+                now_ns = time.monotonic_ns()
+                self._free_ns = now_ns + self._gap_ns
+                if not good and alive:
+                    self._silent_ns = now_ns + int(LATE_TIMEOUTS * timeout_s * 1e9)
+
+    def close(self) -> None:
+        """Nobody is left."""
+        self.link.close()
+
+    async def _opened(self, timeout_s: float) -> None:
+        if not self.link.is_open:
+            await self.link.open(timeout_s)
+
+    async def _quiet(self, timeout_s: float, *, urgent: bool) -> None:
+        """Wait until nothing was heard for a gap. Raises ProtocolError where noise never ends."""
+        begin_ns = time.monotonic_ns() if urgent else max(time.monotonic_ns(), self._silent_ns)
+        last_ns = begin_ns + int(timeout_s * 1e9)
+        while True:
+            now_ns = time.monotonic_ns()
+            until_ns = max(begin_ns, self._free_ns, self.link.heard_ns + self._gap_ns)
+            if now_ns >= until_ns:
+                return
+            if now_ns >= last_ns:
+                text = "the line is never quiet"
+                raise ProtocolError(text)
+            await asyncio.sleep((until_ns - now_ns) / 1e9)
+
+
+class LineWire(Wire):
+    """One unit of a line. ``lines`` are those that the gateway speaks over, by their name."""
+
+    def __init__(
+        self, dial: Dial, unit: int, timeout_s: float, lines: MutableMapping[Any, Any]
+    ) -> None:
+        self._dial = dial
+        self._unit = unit
+        self._timeout_s = timeout_s
+        self._lines = lines
+        self._line: Line | None = None
+        self._silent = 0  # requests in a row without a right reply
+        self._asked_again_ns = 0  # not before: a late reply of this unit may come
+
+    @property
+    def name(self) -> str:
+        """The port."""
+        return self._dial.name
+
+    @property
+    def shared(self) -> bool:
+        """By the units of the line."""
+        return True
+
+    async def open(self) -> None:
+        """Join the line; open its port where nobody has. Raises LinkError."""
+        self.close()
+        line: Line = self._lines.setdefault((Line, self.name), Line(self._dial))
+        line.users += 1
+        self._line = line
+        try:
+            await line.open(self._timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the line; the last one closes the port."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        line.users -= 1
+        if line.users == 0:
+            self._lines.pop((Line, self.name), None)
+            line.close()
+
+    async def ask(self, call: Call) -> bytes:
+        """One exchange on the line."""
+        line = self._line
+        if line is None:
+            text = "not connected"
+            raise LinkError(text)
+        rest_ns = 0 if call.function in URGENT else self._asked_again_ns - time.monotonic_ns()
+        if rest_ns > 0:
+            await asyncio.sleep(rest_ns / 1e9)
+        alive = self._silent < SILENT_UNTIL_DEAD
+        good = False
+        try:
+            reply = await line.ask(call, self._unit, self._timeout_s, alive=alive)
+            good = True
+            return reply
+        except ExceptionReply:
+            good = True
+            raise
+        except DriverError:
+            self._silent += 1
+            raise
+        finally:
+            if good:
+                self._silent = 0
+            else:
+                late_ns = int(LATE_TIMEOUTS * self._timeout_s * 1e9)
+                self._asked_again_ns = time.monotonic_ns() + late_ns
+
+
+class _Turns:
+    """A lock whose urgent waiters go first, each kind in the order of its coming."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._number = 0
+        self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def turn(self, *, urgent: bool) -> AsyncIterator[None]:
+        """Wait for it; the next one goes when it ends."""
+        if self._taken:
+            await self._wait(urgent=urgent)
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._taken = False
+            self._wake()
+
+    async def _wait(self, *, urgent: bool) -> None:
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._number += 1
+        heapq.heappush(self._waiting, (not urgent, self._number, mine))
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self._taken = False  # it was ours already
+                self._wake()
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting:
+            _, _, waiter = heapq.heappop(self._waiting)
+            if not waiter.done():
+                self._taken = True  # nobody comes between
+                waiter.set_result(None)
+                return
