@@ -1,4 +1,4 @@
-"""Boot times and spans in words: when a bypass or a silence ends, and how long that is."""
+"""Times and spans in words: when a bypass or a silence ends, how long that is, when a value was."""
 
 import time
 from datetime import UTC, datetime
@@ -16,6 +16,12 @@ def moment_words(stamp_boot_ns: int) -> str:
     """``2026-05-04 14:32:05 UTC`` of a boot-time stamp, by today's clock."""
     utc_ns = time.time_ns() + stamp_boot_ns - boot_ns()
     return f"{datetime.fromtimestamp(utc_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def utc_words(utc_ns: int) -> str:
+    """``2026-05-04T14:32:05.123Z``: UTC to the millisecond, for people who watch values change."""
+    stamp = datetime.fromtimestamp(utc_ns // _NS_PER_S, UTC)
+    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{utc_ns % _NS_PER_S // 1_000_000:03d}Z"
 
 
 def span_words(span_ns: int) -> str:

@@ -28,6 +28,11 @@ def show_json(value: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def show_json_line(value: Any) -> None:
+    """One JSON document on a line of its own, at once; NaN is null."""
+    print(msgspec.json.encode(value).decode(), flush=True)
+
+
 def cell_text(value: object) -> str:
     """A value as people read it; "-" for nothing."""
     if value is None or value == "":

@@ -15,14 +15,16 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from fastpath.journal import JournalError
+from gateway.apply import program_blob
 from gateway.commands import Commands, who_of
+from gateway.commission.holdings import all_holdings
 from gateway.errors import GatewayError
 from gateway.view import live
 from gateway.view.health import HealthWatch
@@ -50,6 +52,7 @@ HEADERS: Final = {
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid of the peer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_T = TypeVar("_T")
 
 
 class Order(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +67,17 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     for_ns: int = 0  # bypass: how long
     end: bool = False  # bypass: end it
     not_after_ns: int | None = None  # boot time at which the client gives up
+
+
+class Written(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a note on a write: before it without ``seq``, after it with the one given."""
+
+    target: str = ""
+    detail: dict[str, Any] = {}
+    seq: int = 0
+    code: int = 0  # 1: done
+    text: str = ""
+    not_after_ns: int | None = None  # boot time at which the client gives up, and does not write
 
 
 class Api:
@@ -92,6 +106,8 @@ class Api:
         application.router.add_get("/tags", self.tags)
         application.router.add_get("/interlocks", self.interlocks)
         application.router.add_get("/alarms", self.alarms)
+        application.router.add_get("/holdings", self.holdings)
+        application.router.add_post("/written", self.written)
         application.router.add_post("/trip", self.trip)
         application.router.add_post("/reset", self.reset)
         application.router.add_post("/release", self.release)
@@ -126,6 +142,28 @@ class Api:
     async def alarms(self, _request: web.Request) -> web.Response:
         """``alarms --json``."""
         return await self._read(live.alarms_of)
+
+    async def holdings(self, _request: web.Request) -> web.Response:
+        """What of the plant this site holds, by its site file and by the guard's program."""
+        gateway = self._gateway
+
+        def made() -> bytes:
+            program = program_blob(gateway.paths, gateway.running.program)
+            return msgspec.json.encode(all_holdings(gateway.config, program))
+
+        body = await asyncio.get_running_loop().run_in_executor(self._executor, made)
+        return web.Response(body=body, content_type=JSON)
+
+    async def written(self, request: web.Request) -> web.StreamResponse:
+        """A commissioning write into the audit: before it is made, and what became of it."""
+        note = await _body(request, Written)
+        _in_time(note.not_after_ns)
+        who = await self._who(request)
+        ledger = self._gateway.ledger
+        if note.seq:
+            await ledger.command_result(note.seq, note.code, note.text)
+            return _json({"seq": note.seq})
+        return _json({"seq": await ledger.command(who, "write", note.target, note.detail)})
 
     async def trip(self, request: web.Request) -> web.StreamResponse:
         """Trip an interlock."""
@@ -286,27 +324,36 @@ async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
 
 
-async def _order(request: web.Request) -> Order:
-    """The body of a command. Raises _Refusal."""
+async def _body(request: web.Request, kind: type[_T]) -> _T:
+    """The body of a POST. Raises _Refusal."""
     try:
         async with asyncio.timeout(READ_S):
             body = await request.read()
-        order = msgspec.json.decode(body, type=Order)
+        return msgspec.json.decode(body, type=kind)
     except TimeoutError as error:
         msg = "the request's body did not come in time"
         raise _Refusal(msg, status=408) from error
     except msgspec.MsgspecError as error:
         msg = f"the request's body is not understood: {error}"
         raise _Refusal(msg) from error
-    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    if order.not_after_ns is not None and now_ns > order.not_after_ns:
-        # It lay in the socket while this process stood still; whoever sent it has been told so.
-        text = "the command came too late and was not carried out; send it again"
-        raise _Refusal(text, status=408)
+
+
+async def _order(request: web.Request) -> Order:
+    """The body of a command. Raises _Refusal."""
+    order = await _body(request, Order)
+    _in_time(order.not_after_ns)
     if len(order.reason) > TEXT_CHARACTERS_MAX:
         msg = f"a reason has at most {TEXT_CHARACTERS_MAX} characters"
         raise _Refusal(msg)
     return order
+
+
+def _in_time(not_after_ns: int | None) -> None:
+    """Raises _Refusal for what lay in the socket while this process stood still."""
+    if not_after_ns is not None and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > not_after_ns:
+        # Whoever sent it has been told so.
+        text = "the command came too late and was not carried out; send it again"
+        raise _Refusal(text, status=408)
 
 
 def _need_reason(order: Order, text: str) -> None:

@@ -266,9 +266,14 @@ class Site:
         ledger = self.state / "ledger.db"
         if not ledger.exists():
             return []
-        with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT seq, body FROM alert ORDER BY seq").fetchall()
+        rows = self.ledger("SELECT seq, body FROM alert ORDER BY seq")
         return [json.loads(body) | {"seq": seq} for seq, body in rows]
+
+    def ledger(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the ledger, read beside the gateway."""
+        file = f"file:{self.state / 'ledger.db'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(file, uri=True)) as database:
+            return database.execute(query).fetchall()
 
     def trips_recorded(self) -> int:
         """How many trips the ledger has."""
