@@ -83,7 +83,7 @@ async def test_a_slow_device_is_never_asked_twice_at_once() -> None:
     async with serving(SlowDevice(delay_s=0.08)) as device:
         assert isinstance(device, SlowDevice)
         sink = Recorder()
-        async with polling(device.port, sink, timeout_s=0.1, points=3) as session:
+        async with polling(device.port, sink, timeout_s=2.0, points=3) as session:
             await sink.until(lambda: len(sink.got) >= 3)
             assert session.stats().polls_missed > 0
         assert device.most == 1

@@ -122,7 +122,8 @@ async def test_the_loser_is_passive_and_takes_over_when_the_owner_is_gone(
     await guard.start()
     await guard.until(lambda: flags(guard) == DeviceStatsFlag.LEASE_LOST)
     await second.until_interlock(InterlockState.READY_TO_RESET)
-    assert second.client().command(MessageType.RESET, reset(1)).code == ResultCode.DONE
+    generation = second.view.interlock(0).generation
+    assert second.client().command(MessageType.RESET, reset(generation)).code == ResultCode.DONE
     await second.until_output(OutputState.RELEASED)
     assert await server.get("c", BREAKER_COIL) == [1]
 

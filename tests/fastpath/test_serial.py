@@ -119,7 +119,7 @@ async def test_the_next_request_waits_until_the_last_exchange_has_ended(
             return b""
 
         bus.wire = slow
-        await protecting(guard, on_line(mine(1), bus.path))
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=300 * MS))
         await tripped(guard, device)
         assert early == []
         assert counted(guard, Counter.RTU_NOISE) == 0
