@@ -13,7 +13,10 @@ run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert
 	@.venv/bin/sitewarden demo
 
 test: lint ## lint, types, every test, and the fast path again with every check compiled in
-	@$(PY) -m pytest -q
+	@$(PY) -m tests.helpers.build
+	@$(PY) -m tests.helpers.inside
+	@$(PY) -m pytest -q -n 4 --dist load --maxschedchunk 1 -m "not campaign and not alone"
+	@$(PY) -m pytest -q -m "alone and not campaign"
 	@$(PY) -m tests.checked --short
 
 bench: .venv/.ready-test .venv/.built ## reactions, polling, evaluation beside bare C and asyncio (6 minutes)
@@ -25,10 +28,10 @@ bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, 
 checked: .venv/.ready-test .venv/.built ## the fast path with bounds checks, UBSan, failpoints; its coverage
 	@$(PY) -m tests.checked
 
-campaign: .venv/.ready-test .venv/.built ## the long form of the kill tests (1,000 kills of the guard, 200 of the gateway)
+campaign: .venv/.ready-test .venv/.built ## the long forms: 1,000 kills of the guard, 200 of the gateway, noise, random sites
 	@$(PY) -m pytest -q -m campaign --timeout=3600
 
-differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)
+differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (35 minutes)
 	@$(PY) -m pytest -q -m campaign --timeout=7200 tests/fastpath/test_differential.py
 
 fuzz: .venv/.ready-test .venv/.built ## hostile bytes against every decoder (FUZZ_SECONDS=1800)

@@ -22,6 +22,17 @@ def pytest_configure() -> None:
     os.environ[name] = value
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is still at one when the others have nothing left."""
+    items.sort(key=_limit_s, reverse=True)
+
+
+def _limit_s(item: pytest.Item) -> float:
+    """What the test itself says that it may take; 0 where it says nothing."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark and mark.args else 0.0
+
+
 def _descriptors() -> set[str]:
     found = set()
     for entry in os.listdir("/proc/self/fd"):

@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> int:
     jobs = str(os.cpu_count() or 1)
     if _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j", jobs):
         return 1
+    if _run(sys.executable, "-m", "tests.helpers.inside"):
+        return 1
     settings = COPY / "coverage.ini"
     settings.write_text(COVERAGE)
     for old in COPY.glob(".coverage*"):
@@ -83,6 +85,7 @@ def main(arguments: list[str]) -> int:
     short = arguments == ["--short"]
     files = [f"{TESTS}/test_{name}.py" for name in SHORT] if short else [TESTS]
     chosen = arguments if arguments and not short else ["-q", *files]
+    chosen += ["-n", jobs] if short else []
     code = _run(*measure, "run", ours, "-m", "pytest", "--timeout=180", *chosen)
     if not arguments:
         code = _run(sys.executable, "-m", "pytest", "-q", KILLED) or code

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 BIN = HERE / "bin"
+MODULES = ("inside", "stepper")
 
 
 def load(name: str = "inside") -> Any:
@@ -41,3 +42,8 @@ def _compile(source: Path, target: Path) -> None:
     flags = ["-O2", "-shared", "-fPIC", "-Wall", "-Wno-unused-function"]
     subprocess.run(["gcc", *flags, *includes, str(c_file), "-o", str(fresh)], check=True)
     fresh.replace(target)
+
+
+if __name__ == "__main__":
+    for module_name in MODULES:
+        load(module_name)

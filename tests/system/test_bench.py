@@ -14,6 +14,7 @@ TRIPS = 20
 SHORT = ("--rounds", "1", "--trips", str(TRIPS), "--samples", "300000", "--live", "1")
 
 
+@pytest.mark.alone
 @pytest.mark.system
 @pytest.mark.timeout(180)
 async def test_a_short_run_has_every_cell() -> None:

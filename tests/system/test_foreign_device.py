@@ -33,6 +33,7 @@ async def _trip(device: ModbusServer) -> int:
     return await device.trip_by("ir", GAS, LIMIT + 0.5, COIL)
 
 
+@pytest.mark.alone
 async def test_trips_beside_a_held_lock_and_a_busy_loop(
     device: ModbusServer, tmp_path: Path
 ) -> None:
