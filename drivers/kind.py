@@ -100,8 +100,10 @@ class DriverKind:
     # None: the guard alone speaks to such a device.
     make: Callable[[Any, Sequence[tuple[Any, Limits]], Surroundings], PlanningDriver] | None
     check_point: Callable[[Any, Any, Limits], None]  # (device, point, range); raises PointError
-    check_device: Callable[[Any], None]  # raises PointError
+    check_device: Callable[[Any], None]  # raises PointError, or an ExceptionGroup of them
     boolean: Callable[[Any, Any], bool | None]  # (device, point); None: cannot be told
+    describe: Callable[[Any, Any], str]  # (device, point), both checked; for people, and exact
+    writes: bool = True  # whether its devices can carry outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,11 @@ def _boolean(device: ModbusDevice, point: ModbusTag) -> bool | None:
         return None
 
 
+def _describe(device: ModbusDevice, point: ModbusTag) -> str:
+    parsed = _modbus_point(device, point, None)
+    return f"{describe(parsed)} {parsed.type.name.lower()} {parsed.order.name}"
+
+
 def _check_modbus_tcp(device: ModbusDevice) -> None:
     parse_endpoint(device.address)
     parse_order(device.order)
@@ -258,6 +263,7 @@ def _kind(
         check_point=_check_modbus_point,
         check_device=check_device,
         boolean=_boolean,
+        describe=_describe,
     )
 
 

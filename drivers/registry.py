@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from drivers import modbus_kinds
+from drivers import modbus_kinds, serial_kind
 from drivers.errors import RequestError
 from drivers.kind import DriverKind, Limits, PlanningDriver, Surroundings
 
-DRIVERS: Final[Mapping[str, DriverKind]] = {kind.name: kind for kind in modbus_kinds.KINDS}
+DRIVERS: Final[Mapping[str, DriverKind]] = {
+    kind.name: kind for kind in (*modbus_kinds.KINDS, *serial_kind.KINDS)
+}
 
 
 def make_driver(

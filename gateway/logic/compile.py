@@ -47,7 +47,7 @@ from gateway.site.model import (
     WatchdogRegister,
     by_id,
 )
-from gateway.site.places import packed_address, point_of
+from gateway.site.places import is_boolean, packed_address, point_of
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
 FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes: it tells it every second
@@ -206,7 +206,7 @@ class _Compiler:
         if tag.value is not None:
             return self._computed_tag(tag, key, flags)
         device = self.devices[tag.device or ""]
-        if tag.point is not None and point_of(device, tag.point, None).boolean:
+        if tag.point is not None and is_boolean(device, tag.point):
             flags |= TagFlag.BOOLEAN
         if tag.uncertain == "use":
             flags |= TagFlag.UNCERTAIN_USE

@@ -19,7 +19,7 @@ from gateway.site.complaints import Complaints
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.model import Config, Device, Interlock, Tag, by_id
-from gateway.site.places import Places, point_of
+from gateway.site.places import Places, is_boolean
 from gateway.site.references import SYSTEM_PREFIX
 from gateway.site.signal_rules import reach_of
 
@@ -159,7 +159,7 @@ def _scope_of_config(config: Config) -> Scope:
         device = devices.get(tag.device or "")
         if device is None or tag.point is None:
             continue
-        if point_of(device, tag.point, None).boolean:
+        if is_boolean(device, tag.point):
             symbols[tag.id] = Symbol(Kind.BOOLEAN, "")
         else:
             symbols[tag.id] = Symbol(Kind.NUMBER, tag.unit, reach_of(tag), tag.molar_mass)

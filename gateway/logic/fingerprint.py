@@ -5,11 +5,10 @@ The guard carries nodes and windows over a swap only where the fingerprint is th
 
 from collections.abc import Mapping
 
-from drivers.points import describe
+from drivers.registry import DRIVERS
 from gateway.logic.units import number_text
 from gateway.site.durations import exact_duration
 from gateway.site.model import Device, Interlock, Tag
-from gateway.site.places import point_of
 from gateway.site.signal_rules import signal_text
 
 
@@ -33,16 +32,16 @@ def definition(ident: str, tags: Mapping[str, Tag], devices: Mapping[str, Device
     if tag is None or tag.point is None:
         return ""
     device = devices[tag.device or ""]
-    point = point_of(device, tag.point, tag.range)
-    limits = f"[{number_text(point.low)}, {number_text(point.high)}]"
+    point = tag.point
+    limits = f"[{number_text(tag.range[0])}, {number_text(tag.range[1])}]" if tag.range else "none"
     facts = {
         "device": device.id,
         "device's address": f"{device.address} unit {device.unit}",
         "fast": "true" if device.fast else "false",
-        "point": f"{describe(point)} {point.type.name.lower()} {point.order.name}",
+        "point": DRIVERS[device.driver].describe(device, point),
         "scale": number_text(point.scale),
         "offset": number_text(point.offset),
-        "range": limits if point.has_range else "none",
+        "range": limits,
         "poll": exact_duration(int(tag.poll or 0)),
         "stale_after": exact_duration(int(tag.stale_after or 0)),
         "uncertain": tag.uncertain,

@@ -40,10 +40,18 @@ _EXAMPLES: Final = {
     "readback": "power.closed",
     "output": "power",
     "tags": "tags.csv",
+    "template": "nmea0183-wind",
+    "SerialField.name": "speed",
+    "pattern": "(?P<speed>[0-9.]+)",
+    "separator": ";",
+    "delimiter": "\\r\\n",
+    "start": "AA 55",
+    "field": "speed",
     "rate_max": "5 %CH4/s",
 }
 _LISTS: Final = {
     "Effect": '["siren", { output = "power", delay = "2s" }]',
+    "SerialField": '[{ name = "speed", group = 2, unit = "m/s" }]',
     "WatchdogRegister": '[{ address = "hr:4098", value = 30 }]',
 }
 _IDENT_EXPECTED: Final = 'an id such as "ch4.t1" (a small letter, then a-z 0-9 _ . -, at most 63)'
@@ -195,6 +203,9 @@ def expected(kind: Any, example: str = "x") -> str:
 def _expected_one(kind: Any, example: str) -> str:
     metas = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta)]
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(base) is dict:
+        value = "1.0" if get_args(base)[1] is float else '"A"'
+        return f"a table such as {{ name = {value} }}"
     if get_origin(base) is Literal:
         choices = [shown(choice) for choice in get_args(base)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"

@@ -3,7 +3,6 @@
 from typing import Final
 
 _OPCUA: Final = "OPC UA devices"
-_SERIAL: Final = "serial instruments"
 
 LATER_KEYS: Final[dict[str, dict[str, str]]] = {
     "device": {
@@ -16,8 +15,6 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "read": _OPCUA,
         "sampling": _OPCUA,
         "queue": _OPCUA,
-        "template": _SERIAL,
-        "protocol": _SERIAL,
     },
     "tag": {
         "point.length": "text tags",
@@ -25,8 +22,6 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "point.path": _OPCUA,
         "point.index": _OPCUA,
         "point.deadband": _OPCUA,
-        "point.field": _SERIAL,
-        "point.at": _SERIAL,
     },
 }
-LATER_DRIVERS: Final = ("opcua", "serial", "sim")
+LATER_DRIVERS: Final = ("opcua", "sim")

@@ -18,7 +18,7 @@ from gateway.site.draft import LISTED, SINGLE, Draft
 from gateway.site.later import LATER_KEYS
 from gateway.site.lines import LineIndex, index_lines
 from gateway.site.model import (
-    SERIAL_DRIVER,
+    TTY_DRIVERS,
     Config,
     Device,
     Duration,
@@ -28,6 +28,7 @@ from gateway.site.model import (
     Site,
     Tag,
 )
+from gateway.site.serial_templates import expand_templates
 from gateway.site.signal_rules import folded
 from gateway.site.syntax import TomlText, read_toml
 
@@ -62,6 +63,7 @@ def read_site(path: Path) -> Draft:
     reader.read_single()
     reader.read_listed()
     _read_csv(draft, path)
+    expand_templates(draft)
     return draft
 
 
@@ -102,7 +104,7 @@ def _resolve_device(device: Device) -> Device:
     if heartbeat is not None:
         every = Duration(heartbeat_every(heartbeat))
         heartbeat = structs.replace(heartbeat, every=every)
-    if line is None and device.driver == SERIAL_DRIVER:
+    if line is None and device.driver in TTY_DRIVERS:
         line = Line()
     return structs.replace(device, heartbeat=heartbeat, line=line)
 

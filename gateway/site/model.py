@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from drivers.serial_tables import SerialField, SerialProtocol
+
 IDENT_PATTERN: Final = r"^[a-z][a-z0-9_.-]{0,62}$"
 Ident = Annotated[str, Meta(pattern=IDENT_PATTERN)]
 Order = Literal["ABCD", "BADC", "CDAB", "DCBA"]
@@ -17,6 +19,7 @@ Level = Literal["red", "orange", "yellow", "blue"]
 Lane = Literal["alert", "live", "backfill"]
 Baud = Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800]
 SERIAL_DRIVER: Final = "modbus-rtu"
+TTY_DRIVERS: Final = frozenset((SERIAL_DRIVER, "serial"))  # what has a line
 SHORT_FORMS: Final = {"Effect": "output"}  # Structs that a text may stand for: their one key
 
 
@@ -107,7 +110,11 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     heartbeat: Heartbeat | None = None
     watchdog_registers: tuple[WatchdogRegister, ...] = ()
     lease: Lease | None = None
-    line: Line | None = None  # of modbus-rtu alone, where resolved it is never None
+    line: Line | None = None  # of a serial port alone, where resolved it is never None
+    template: str | None = None  # serial: stands for what it leaves out of the three below
+    protocol: SerialProtocol | None = None
+    fields: tuple[SerialField, ...] = ()
+    station: Annotated[int, Meta(ge=0, le=65535)] | str | None = None
     unit: Annotated[int, Meta(ge=0, le=255)] = 1
     base: Annotated[int, Meta(ge=0, le=1)] = 0
     order: Order = "ABCD"

@@ -15,6 +15,7 @@ from drivers.points import (
     parse_point,
 )
 from drivers.registry import DRIVERS
+from drivers.serial_kind import SERIAL, streams
 from gateway.site.complaints import Complaints, did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
@@ -60,6 +61,11 @@ def point_of(device: Device, point: Point, limits: tuple[float, float] | None) -
     )
 
 
+def is_boolean(device: Device, point: Point) -> bool:
+    """Whether a point of a checked site is a boolean, as its driver says."""
+    return DRIVERS[device.driver].boolean(device, point) is True
+
+
 def packed_address(host: str) -> bytes:
     """16 bytes: IPv6, or IPv4 mapped into it. Raises ValueError for a name."""
     address = ipaddress.ip_address(host)
@@ -77,6 +83,7 @@ class Places:
         self._devices: dict[str, Entry[Device]] = draft.by_id("device")
         self._guard = draft.guard_devices()
         self._written: dict[Wire, str] = {}
+        self._ports: dict[str, tuple[str, str]] = {}  # by port: the first device, how it speaks
         self._lines: dict[str, tuple[str, Line]] = {}  # by port: the first device on it
 
     def is_boolean(self, entry: Entry[Tag]) -> bool | None:
@@ -119,6 +126,7 @@ class Places:
         point = entry.item.point
         if device is None or point is None or not entry.ok("point.address"):
             return
+        self._check_point_keys(entry, DRIVERS[device.driver])
         limits = entry.item.range if entry.ok("range") else None
         if limits is not None and (not limits[0] < limits[1] or entry.item.signal is not None):
             limits = None  # told by itself; what a signal makes of the point is
@@ -128,6 +136,8 @@ class Places:
             keys = (error.key,) if error.key == "range" else ("point", error.key)
             if entry.ok(".".join(keys)):
                 self._complain(entry, keys, str(error))
+        except ExceptionGroup:
+            pass  # told of the device
         except RequestError as error:
             self._complain(entry, ("point",), str(error))
 
@@ -137,6 +147,10 @@ class Places:
         if device is None or not entry.ok("address"):
             return
         output = entry.item
+        if not DRIVERS[device.driver].writes:
+            text = f"found {shown(output.device)}, expected a device that can be written"
+            self._complain(entry, ("device",), text)
+            return
         address = self._writable(entry, ("address",), output.address, device)
         if address is None:
             return
@@ -183,14 +197,15 @@ class Places:
 
     def _check_address(self, entry: Entry[Device]) -> None:
         device = entry.item
-        try:
-            DRIVERS[device.driver].check_device(device)
-        except PointError as error:
+        errors = _errors_of(DRIVERS[device.driver], device)
+        for error in errors:
             if entry.ok(error.key):
-                self._complain(entry, (error.key,), str(error))
+                self._complain(entry, _keys_of(error), str(error))
+        if errors:
             return
         place = DRIVERS[device.driver].place
         if place is Place.TTY:
+            self._check_port(entry)
             self._check_serial(entry)
         if place is not Place.ENDPOINT:
             return
@@ -208,6 +223,32 @@ class Places:
             if key in entry.raw and key not in driver.device_keys and entry.ok(key):
                 text = f"found it with driver = {shown(driver.name)}, which does not take it"
                 self._complain(entry, (key,), text)
+
+    def _check_point_keys(self, entry: Entry[Tag], driver: DriverKind) -> None:
+        """Keys of a point that other drivers take."""
+        point = entry.raw.get("point")
+        if not isinstance(point, dict):
+            return
+        for key in Point.__struct_fields__:
+            taken = key in driver.point_keys or (entry.origin.row and key == "address")
+            if key in point and not taken and entry.ok(f"point.{key}"):
+                text = f"found it with driver = {shown(driver.name)}, which does not take it"
+                self._complain(entry, ("point", key), text)
+
+    def _check_port(self, entry: Entry[Device]) -> None:
+        """A port has one protocol: instruments that send by themselves, or such that are asked."""
+        how = "modbus" if entry.item.driver != SERIAL else "asked"
+        if entry.item.driver == SERIAL and streams(entry.item):
+            how = "streaming"
+        first, other = self._ports.setdefault(entry.item.address, (entry.id, how))
+        if how != other:
+            words = {
+                "modbus": "a Modbus device",
+                "asked": "an instrument that is asked",
+                "streaming": "an instrument that sends by itself",
+            }
+            text = f"found {words[how]} beside {words[other]} (device[{first}]), expected one kind"
+            self._complain(entry, ("address",), text)
 
     def _check_serial(self, entry: Entry[Device]) -> None:
         """A serial port has one master, and is set in one way for all devices on it."""
@@ -321,6 +362,24 @@ class Places:
             place = f"{address.area.value}:{address.number + device.base}"
             text = f"found {shown(place)}, which {other} writes, expected an address of its own"
             self._complain(entry, keys, text)
+
+
+def _errors_of(driver: DriverKind, device: Device) -> list[PointError]:
+    """What the driver says against the device."""
+    errors: list[PointError] = []
+    try:
+        driver.check_device(device)
+    except* PointError as group:
+        errors += [error for error in group.exceptions if isinstance(error, PointError)]
+    return errors
+
+
+def _keys_of(error: PointError) -> tuple[str | int, ...]:
+    """protocol.status.field, fields.2.when: each part a key, or a place in a list."""
+    parts: list[str | int] = [
+        int(part) if part.isdigit() else part for part in error.key.split(".") if part
+    ]
+    return tuple(parts)
 
 
 def server_of(address: str) -> str:

@@ -14,6 +14,7 @@ WARNINGS = ("-O2", "-g", "-Wall", "-Wextra")
 PROGRAMS = {
     "modbus_server": (HERE / "modbus_server.c", ("-I/usr/include/modbus", "-lmodbus")),
     "rtu_server": (HERE / "rtu_server.c", ("-I/usr/include/modbus", "-lmodbus")),
+    "instrument": (HERE / "instrument.c", ()),
     "mangler": (HERE / "mangler.c", ()),
     "bare_loop": (BENCHMARKS / "bare_loop.c", ()),
     "bare_polls": (BENCHMARKS / "bare_polls.c", ()),

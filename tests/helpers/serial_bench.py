@@ -36,7 +36,8 @@ class Peer:
 
 
 @asynccontextmanager
-async def _running(*command: str | Path) -> AsyncIterator[Peer]:
+async def running(*command: str | Path) -> AsyncIterator[Peer]:
+    """A program, until the end; it ends with its standard input."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -56,7 +57,7 @@ async def _running(*command: str | Path) -> AsyncIterator[Peer]:
 async def rtu_server(tty: str, *, unit: int = 1, baud: int = 115_200) -> AsyncIterator[Peer]:
     """libmodbus as a device; its commands are in rtu_server.c."""
     program = await asyncio.to_thread(build, "rtu_server")
-    async with _running(program, tty, str(unit), str(baud)) as server:
+    async with running(program, tty, str(unit), str(baud)) as server:
         assert await server.answer() == ["ready"]
         yield server
 
@@ -65,7 +66,7 @@ async def rtu_server(tty: str, *, unit: int = 1, baud: int = 115_200) -> AsyncIt
 async def mangler(seed: int) -> AsyncIterator[tuple[Peer, str, str]]:
     """(the cable, the guard's tty, the device's tty); its commands are in mangler.c."""
     program = await asyncio.to_thread(build, "mangler")
-    async with _running(program, str(seed)) as cable:
+    async with running(program, str(seed)) as cable:
         near, far = await cable.answer()
         yield cable, near, far
 
