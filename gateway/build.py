@@ -24,6 +24,7 @@ from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
 from gateway.store.recorder import Recorder
+from gateway.substitutions import Substitutions
 from gateway.tags import TagTable
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
@@ -115,6 +116,8 @@ def build_gateway(
         problems.follow(item.subject for item in ledger.active())
     around = surroundings(paths, credentials)
     scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems, around)
+    substitutions = Substitutions(config, ledger, problems, scanner.substitute)
+    commands.substitutions = substitutions
     gateway = Gateway(
         config=config,
         checked=checked,
@@ -136,6 +139,7 @@ def build_gateway(
         pumps=make_pumps(config, ledger, history, problems, credentials),
         credentials=credentials,
         commands=commands,
+        substitutions=substitutions,
         slow_outputs=SlowOutputs(
             config,
             lambda: GuardBoard.read(view(), commands.programs),

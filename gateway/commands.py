@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fastpath.messages import Result
     from gateway.guardlink import GuardLink
     from gateway.store.ledger import Ledger
+    from gateway.substitutions import Substitutions
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ async def _nobody() -> None:
 
 
 class Commands:
-    """Trip, reset, release, stop; bypasses and drills. Each gives an Outcome and raises nothing.
+    """Trip, reset, release, stop; bypasses, drills, substitutions.
 
-    ``view`` gives the mapped guard.shm or None, ``program`` the blob of a program's hash or None.
+    Each gives an Outcome and raises nothing. ``view`` gives the mapped guard.shm or None,
+    ``program`` the blob of a program's hash or None.
     ``answered`` is awaited as soon as the guard has answered, before the outputs confirm.
     ``not_after_ns`` (boot time) is when whoever asks gives up: nothing weakens after that.
     """
@@ -75,6 +77,7 @@ class Commands:
         self._orders = orders = GuardOrders(ledger, link)
         self._hands = hands = Hands()
         self.bypasses: Final = Bypasses(orders, confirmation)
+        self.substitutions: Substitutions | None = None  # of a gateway that scans
         self.drills: Final = Drills(orders, ledger, confirmation, hands)
 
     @property

@@ -239,6 +239,8 @@ class Daemon:
         self._tasks.start("program", applier.run)
         for name, job in gateway.scanner.jobs().items():
             self._tasks.start(name, job)
+        if gateway.substitutions is not None:
+            self._tasks.start("substitutions", gateway.substitutions.run)
         points = FastPoints(gateway.config, self._view, lambda: gateway.running, self._problems)
         self._tasks.start("fast points", points.run)
         proofs = ProofWatch(gateway.config, gateway.ledger, self._problems)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
     from gateway.store.recorder import Recorder
+    from gateway.substitutions import Substitutions
     from gateway.supervise import GuardSupervisor
     from gateway.tags import TagTable
     from gateway.uplink.pump import Pump
@@ -50,6 +51,7 @@ class Gateway:
     recorder: "Recorder"
     scanner: "Scanner"
     slow_outputs: "SlowOutputs"
+    substitutions: "Substitutions | None" = None
     pumps: "tuple[Pump, ...]" = ()
     credentials: "Path | None" = None  # the directory that was given
     commands: "Commands | None" = None  # set before the view starts

@@ -92,7 +92,7 @@ class Scanner:
         self._asked_by: Running | None = None  # the program that _asked is of
         self._asked: list[tuple[_Device, int]] = []  # whose connection it reads, in which slot
         self._devices: dict[str, _Device] = {}
-        self._substituted = 0  # tags
+        self._by_hand = False  # a value was given by hand in this life
         counters = any(is_counter(tag) for tag in config.tag)
         directory = around.state_dir
         self._totals = Totals(directory / FILE if directory and counters else None)
@@ -128,7 +128,7 @@ class Scanner:
         running = self._running()
         wanted = columns.remap(samples, running.slots)
         if wanted:
-            told = unsubstituted(wanted) if self._substituted else wanted
+            told = unsubstituted(wanted) if self._by_hand else wanted
             self._link.send_samples(told, running.number)
         self._sink(samples, recorded)
 
@@ -137,10 +137,10 @@ class Scanner:
 
         The guard gets it as BAD: no value by hand is an input of an interlock.
         """
+        self._by_hand = True
         for each in self._devices.values():
             if tag in each.tags:
                 each.substitute(each.tags.index(tag), value, self._monotonic_ns(), self._utc_ns())
-        self._substituted = sum(len(each.substitutes) for each in self._devices.values())
 
     def resend(self) -> None:
         """Give a new guard, or a new program, the newest sample of every tag that it reads."""

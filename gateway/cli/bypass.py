@@ -39,7 +39,7 @@ def bypass(args: argparse.Namespace) -> int:
     paths = paths_of(args)
     if args.end:
         return _end(args, paths)
-    duration_ns = _duration_ns(args)
+    duration_ns = duration_ns_of(args, "a bypass")
     if duration_ns is None:
         return Exit.USAGE
     if not args.yes and not args.json and sys.stdin.isatty() and not _agreed(args, paths):
@@ -67,14 +67,14 @@ def _end(args: argparse.Namespace, paths: Paths) -> int:
     return tell(args, end_bypass_directly(paths, args.id, tag=args.tag))
 
 
-def _duration_ns(args: argparse.Namespace) -> int | None:
-    """The time that is asked for; None where something is missing, which it says."""
+def duration_ns_of(args: argparse.Namespace, what: str) -> int | None:
+    """The time that is asked for; None where it or a reason is missing, which it says."""
     from gateway.site.durations import near_duration, parse_duration
 
     wrong = []
     duration_ns = 0
     if args.duration is None:
-        wrong.append("a bypass needs its time, such as --for 2h")
+        wrong.append(f"{what} needs its time, such as --for 2h")
     else:
         try:
             duration_ns = int(parse_duration(args.duration))
@@ -86,7 +86,7 @@ def _duration_ns(args: argparse.Namespace) -> int | None:
             if duration_ns == 0:
                 wrong.append("--for: found 0, expected a time such as 2h")
     if not args.reason.strip():
-        wrong.append("a bypass needs a reason, such as --reason 'changing the sensor'")
+        wrong.append(f"{what} needs a reason, such as --reason 'changing the sensor'")
     for text in wrong:
         complain(text)
     return None if wrong else duration_ns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from gateway.cli.bypass_table import print_bypasses, print_proofs
+from gateway.cli.bypass_table import print_bypasses, print_proofs, print_substitutions
 from gateway.cli.client import NotReached, get, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
@@ -59,8 +59,9 @@ def tags(args: argparse.Namespace) -> int:
     else:
         headings = ("tag", "device", "value", "unit", "quality", "reason", "time", "notes")
         cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, moment(r.time),
-                  "BYPASSED" if r.bypass else "") for r in rows]  # fmt: skip
+                  _tag_notes(r)) for r in rows]  # fmt: skip
         show_table("tags", headings, cells)
+        print_substitutions((row.id, row.value, row.substitution) for row in rows)
         print_bypasses((row.id, row.bypass) for row in rows)
     return Exit.DONE
 
@@ -213,6 +214,11 @@ def _output_notes(row: OutputRow) -> str:
     if row.via != "guard":
         notes.append(f"via {row.via}")
     return ", ".join(notes)
+
+
+def _tag_notes(row: TagRow) -> str:
+    words = (("BYPASSED", row.bypass), ("BY HAND", row.substitution))
+    return ", ".join(word for word, so in words if so)
 
 
 def _device_notes(row: DeviceRow) -> str:

@@ -10,6 +10,8 @@ from aiosqlite import Connection
 
 COMMAND: Final = "command"
 PROOF: Final = "proof"  # the result of a proof test
+SUBSTITUTE: Final = "substitute"  # a command: a tag's value by hand
+SUBSTITUTE_END: Final = "substitute_end"
 ORDERS_MAX: Final = 4_096  # commands whose words are kept at hand, the newest
 
 _PROOFS: Final = (
@@ -19,6 +21,10 @@ _PROOFS: Final = (
 _ORDERS: Final = (
     "SELECT * FROM (SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit "
     "WHERE kind = ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
+)
+_SUBSTITUTIONS: Final = (
+    "SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit "
+    "WHERE kind = ? AND action IN (?, ?) ORDER BY seq"
 )
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -73,17 +79,26 @@ class AuditMemory:
         self._orders: OrderedDict[int, Order] = OrderedDict()  # by seq, oldest first
         self._by_ident: dict[str, int] = {}
         self._proofs: dict[str, ProofTest] = {}
+        self._substitutions: dict[str, AuditEntry] = {}  # the newest word by tag
 
     async def load(self, connection: Connection) -> None:
         """Read what is at hand again after a start."""
-        for query, arguments in ((_PROOFS, (PROOF,)), (_ORDERS, (COMMAND, ORDERS_MAX))):
+        queries: tuple[tuple[str, tuple[Any, ...]], ...] = (
+            (_PROOFS, (PROOF,)),
+            (_ORDERS, (COMMAND, ORDERS_MAX)),
+        )
+        for query, arguments in queries:
             for row in await connection.execute_fetchall(query, arguments):
                 self.take(AuditEntry(*row))
+        words = (COMMAND, SUBSTITUTE, SUBSTITUTE_END)
+        for row in await connection.execute_fetchall(_SUBSTITUTIONS, words):
+            self._take_substitution(AuditEntry(*row))
 
     def take(self, entry: AuditEntry) -> None:
         """One entry that is durable now."""
         if entry.kind == COMMAND:
             self._take_order(entry)
+            self._take_substitution(entry)
         elif entry.kind == PROOF:
             before = self._proofs.get(entry.target, ProofTest(0, False, 0, 0))
             passed = bool(_detail(entry).get("passed"))
@@ -102,6 +117,18 @@ class AuditMemory:
     def proofs(self) -> dict[str, ProofTest]:
         """By interlock; those that were never tested are left out."""
         return dict(self._proofs)
+
+    def substitutions(self) -> list[tuple[str, dict[str, Any], str]]:
+        """(tag, detail, who) of those that nobody has ended; their time may be over."""
+        return [
+            (target, _detail(entry), entry.who)
+            for target, entry in self._substitutions.items()
+            if entry.action == SUBSTITUTE
+        ]
+
+    def _take_substitution(self, entry: AuditEntry) -> None:
+        if entry.action in (SUBSTITUTE, SUBSTITUTE_END):
+            self._substitutions[entry.target] = entry
 
     def _take_order(self, entry: AuditEntry) -> None:
         detail = _detail(entry)

@@ -64,8 +64,9 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     site: str = ""  # reload: another file than the one that runs
     guard: bool = False  # stop: the guard, not the gateway
     tag: bool = False  # bypass: of a tag, not of an interlock
-    for_ns: int = 0  # bypass: how long
-    end: bool = False  # bypass: end it
+    for_ns: int = 0  # bypass, substitute: how long
+    end: bool = False  # bypass, substitute: end it
+    value: float | None = None  # substitute
     not_after_ns: int | None = None  # boot time at which the client gives up
 
 
@@ -112,6 +113,7 @@ class Api:
         application.router.add_post("/reset", self.reset)
         application.router.add_post("/release", self.release)
         application.router.add_post("/bypass", self.bypass)
+        application.router.add_post("/substitute", self.substitute)
         application.router.add_post("/drill", self.drill)
         application.router.add_post("/stop", self.stop)
         application.router.add_post("/reload", self.reload)
@@ -208,6 +210,26 @@ class Api:
             tag=order.tag,
             not_after_ns=order.not_after_ns,
         )
+        return await self._act(request, begin)
+
+    async def substitute(self, request: web.Request) -> web.StreamResponse:
+        """Begin or end a tag's value by hand."""
+        order = await _order(request)
+        who = await self._who(request)
+        substitutions = self._commands.substitutions
+        if substitutions is None:
+            msg = "the gateway is still starting; try again"
+            raise _Refusal(msg, status=503)
+        if order.end:
+            return await self._act(request, partial(substitutions.end, order.id, order.reason, who))
+        if order.value is None or order.for_ns <= 0:
+            msg = "a substitution needs its value and its time (value, for_ns)"
+            raise _Refusal(msg)
+        _need_reason(order, "a substitution needs a reason")
+        begin = partial(
+            substitutions.begin, order.id, order.value, order.for_ns, order.reason, who,
+            not_after_ns=order.not_after_ns,
+        )  # fmt: skip
         return await self._act(request, begin)
 
     async def drill(self, request: web.Request) -> web.StreamResponse:

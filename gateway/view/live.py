@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from gateway.guard_board import GuardBoard
+from gateway.times import boot_ns
 from gateway.view.instant import Instant, rfc3339
 from gateway.view.shapes import (
     BacklogRow,
@@ -20,6 +21,7 @@ from gateway.view.shapes import (
     InterlockRow,
     ProblemRow,
     Status,
+    SubstitutionRow,
     TagRow,
     UplinkRow,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from gateway.store.history import HistoryStats
     from gateway.store.ledger import LedgerStats
     from gateway.store.recorder import RecorderStats
+    from gateway.substitutions import Substitution
     from gateway.uplink.pump import PumpStats
 
 _PRIORITIES = ("critical", "high", "medium", "low")
@@ -71,6 +74,7 @@ class Moment:
     background: Background
     writes: "Mapping[tuple[str, str], int]"  # (output, result), of those that we write
     dropped: "Mapping[tuple[str, str], int]"  # (part, reason)
+    substitutions: "Mapping[str, Substitution]"  # by tag
 
     @classmethod
     def of(cls, gateway: "Gateway") -> Self:
@@ -104,6 +108,7 @@ class Moment:
             background=_background(gateway),
             writes=gateway.slow_outputs.stats(),
             dropped=dropped | gateway.dropped,
+            substitutions=gateway.substitutions.live() if gateway.substitutions else {},
         )
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -154,9 +159,16 @@ def tags_of(moment: Moment) -> list[TagRow]:
     values = table.read_all(moment.view, time.monotonic_ns())
     board = moment.board()
     bypassed = bypassed_tags(board, moment.now, moment.background) if board else {}
-    return [
+    rows = [
         tag_row(tag.id, tag.device, tag.unit, value, bypassed.get(tag.id))
         for tag, value in zip(moment.gateway.config.tag, values, strict=True)
+    ]
+    by_hand = moment.substitutions
+    return [
+        msgspec.structs.replace(row, substitution=_by_hand(by_hand[row.id], moment.now))
+        if row.id in by_hand
+        else row
+        for row in rows
     ]
 
 
@@ -179,6 +191,16 @@ def _background(gateway: "Gateway") -> Background:
     audit = gateway.ledger.audit
     every = {item.id: int(item.test_every) for item in gateway.config.interlock if item.test_every}
     return Background(audit.order, audit.proofs(), every)
+
+
+def _by_hand(made: "Substitution", now: Instant) -> SubstitutionRow:
+    return SubstitutionRow(
+        until=now.of_boot(made.until_ns),
+        since=now.of_boot(made.since_ns),
+        left_s=max(0, made.until_ns - boot_ns()) // 1_000_000_000,
+        by=made.by,
+        reason=made.reason,
+    )
 
 
 def _uplink_row(stats: "PumpStats") -> UplinkRow:

@@ -36,6 +36,16 @@ class ProofRow(Struct, frozen=True, kw_only=True):
     overdue: bool
 
 
+class SubstitutionRow(Struct, frozen=True, kw_only=True):
+    """A value by hand in the place of a tag's readings."""
+
+    until: str | None
+    since: str | None
+    left_s: int
+    by: str
+    reason: str
+
+
 class TagRow(Struct, frozen=True, kw_only=True):
     """One tag; ``value`` is null where there is none, ``reason`` null for a GOOD one."""
 
@@ -48,6 +58,7 @@ class TagRow(Struct, frozen=True, kw_only=True):
     time: str | None
     source_time: str | None
     bypass: BypassRow | None = None  # its comparisons abstain
+    substitution: SubstitutionRow | None = None  # its value is by hand
 
 
 class LegRow(Struct, frozen=True, kw_only=True):
