@@ -48,10 +48,28 @@ class Driver(Protocol):
 
 @runtime_checkable
 class Subscribing(Protocol):
-    """What a driver has besides when its device pushes (OPC UA, streaming instruments)."""
+    """What a driver has besides when its device sends by itself (streaming instruments)."""
 
     def readings(self) -> AsyncIterator[Sequence[Reading]]:
         """Batches as they arrive, until the link ends (then LinkError)."""
 
-    def proven(self) -> AsyncIterator[int]:
-        """Monotonic ns at which the source proved that what it did not send is unchanged."""
+
+class Batch(NamedTuple):
+    """What a device that is monitored told at once."""
+
+    readings: Sequence[Reading]
+    proven: Sequence[int] = ()  # points that are as they were told last, or are told here
+
+
+@runtime_checkable
+class Monitoring(Protocol):
+    """What a driver has besides when its device tells changes alone (OPC UA)."""
+
+    async def subscribe(self, classes: Sequence[tuple[int, Any]]) -> None:
+        """Ask for (period ns, plan) each; after ``connect``, once. Raises DriverError."""
+
+    async def pushed(self) -> Batch:
+        """What came next; may be empty. Raises LinkError or ProtocolError when the link ended.
+
+        Returns or raises within the silence that the device's own proof of life allows.
+        """

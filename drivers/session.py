@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Never, Protocol
 
-from drivers.base import Driver, Reading, Subscribing
+from drivers.base import Driver, Monitoring, Reading, Subscribing
 from drivers.errors import DeviceError, DriverError, LinkError, RequestError
 from fastpath.codes import DeviceState
 
@@ -48,6 +48,9 @@ class Sink(Protocol):
 
     def failed(self, plan_index: int, mono_ns: int, utc_ns: int) -> None:
         """One poll that was tried and brought nothing."""
+
+    def proven(self, mono_ns: int, utc_ns: int, points: Sequence[int]) -> None:
+        """The device has proved that these points are as they were told last."""
 
     def state(self, up: bool, error: DriverError | None) -> None:
         """The device went up or down; told once each time, first when the first attempt ended."""
@@ -146,6 +149,8 @@ class Session:
             self._connected()
             if isinstance(self._driver, Subscribing):
                 await self._receive(self._driver)
+            if isinstance(self._driver, Monitoring):
+                await self._follow(self._driver)
             while True:
                 await self._poll_next()
         except DriverError as error:
@@ -179,6 +184,21 @@ class Session:
             self._poll_good(0, self._monotonic_ns(), self._utc_ns(), readings)
         text = "the device sends no more"
         raise LinkError(text)
+
+    async def _follow(self, device: Monitoring) -> Never:
+        """Take what the device pushes until the link ends.
+
+        It is asked only when it has settled: what it tells first is not told again.
+        """
+        await asyncio.sleep(max(0, self._settled_ns - self._monotonic_ns()) / 1e9)
+        await device.subscribe([(each.period_ns, each.plan) for each in self._classes])
+        while True:
+            batch = await device.pushed()
+            self._stats.polls += 1
+            mono_ns, utc_ns = self._monotonic_ns(), self._utc_ns()
+            self._poll_good(0, mono_ns, utc_ns, batch.readings)
+            if batch.proven:
+                self._deliver(self._sink.proven, mono_ns, utc_ns, batch.proven)
 
     async def _poll_next(self) -> None:
         """Wait for the class that is due first and poll it once."""

@@ -6,7 +6,7 @@ A site is refused as a whole or taken as a whole.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastpath import blob
 from fastpath.program import BlobRefused, verify
@@ -27,6 +27,9 @@ from gateway.site.load import read_site, resolve, tag_times
 from gateway.site.model import Config
 from gateway.site.places import Places
 from gateway.site.references import check_references
+
+if TYPE_CHECKING:
+    from gateway.site.convert import Entry
 
 GATEWAY_STALE_AFTER_NS_MIN: Final = 15_000_000_000  # a restart of the gateway takes that long
 
@@ -157,7 +160,8 @@ def _check_alert_lane(draft: Draft) -> None:
 
 
 def _check_credentials(draft: Draft, directory: Path | None) -> None:
-    for entry in draft.uplink:
+    entries: list[Entry[Any]] = [*draft.device, *draft.uplink]
+    for entry in entries:
         name = entry.item.credentials
         if name is None or not entry.ok("credentials"):
             continue

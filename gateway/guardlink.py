@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -213,6 +213,20 @@ class GuardLink:
         self._outbox.samples(samples, program)
         self._flush()
 
+    def touch(self, slots: Sequence[int], mono_ns: int, program: int) -> None:
+        """The values of these slots of ``program`` (ascending) still hold at ``mono_ns``.
+
+        Never waits, and says nothing while samples wait: it would make them look old.
+        """
+        if not self._state.connected or not self._outbox.idle:
+            return
+        ranges = _ranges(slots)
+        for start in range(0, len(ranges), messages.RANGES_PER_TOUCH_MAX):
+            part = ranges[start : start + messages.RANGES_PER_TOUCH_MAX]
+            body = messages.TOUCH.pack(mono_ns, len(part))
+            body += b"".join(messages.RANGE.pack(*each) for each in part)
+            self._put(messages.pack(MessageType.TOUCH, body, program=program))
+
     def ack(self, journal_id: int, event_tail: int) -> None:
         """Tell the guard that every event below ``event_tail`` is in the ledger. Never waits."""
         if not self._state.connected:
@@ -369,3 +383,14 @@ class GuardLink:
         if self._socket is not None:
             asyncio.get_running_loop().remove_writer(self._socket)
             self._flush()
+
+
+def _ranges(slots: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending slots as (first, count) of those that follow each other."""
+    found: list[tuple[int, int]] = []
+    for slot in slots:
+        if found and slot == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((slot, 1))
+    return found

@@ -33,6 +33,11 @@ class Outbox:
         """True where no further command may wait."""
         return len(self._queue) >= QUEUED_MESSAGES_MAX
 
+    @property
+    def idle(self) -> bool:
+        """True where nothing waits."""
+        return not (self._queue or self._ack or self._fresh or self._kept)
+
     def message(self, message: bytes) -> None:
         """One message that must arrive, in order."""
         self._queue.append(message)

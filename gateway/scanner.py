@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 EXPIRE_S: Final = 0.1  # how often staleness is looked for
+RENEW_NS: Final = 5_000_000_000  # how often unchanged values of a device that pushes are delivered
 _FAULTS_TOLD_MAX: Final = 5
 _NS_PER_S: Final = 1_000_000_000
 _LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
@@ -103,7 +104,7 @@ class Scanner:
             tags = by_device.get(device.id, [])
             if tags and not device.fast:
                 self._devices[device.id] = _Device(
-                    device, tags, self.deliver, problems, around, self._totals
+                    device, tags, self.deliver, self.touch, problems, around, self._totals
                 )
 
     def jobs(self) -> "dict[str, Callable[[], Coroutine[Any, Any, None]]]":
@@ -142,14 +143,22 @@ class Scanner:
             if tag in each.tags:
                 each.substitute(each.tags.index(tag), value, self._monotonic_ns(), self._utc_ns())
 
+    def touch(self, tags: Sequence[int], mono_ns: int) -> None:
+        """These tags of a device that pushes still have the values that they had."""
+        running = self._running()
+        slots = sorted(slot for tag in tags if (slot := running.slot_of(tag)) != NONE_U32)
+        if slots:
+            self._link.touch(slots, mono_ns, running.number)
+
     def resend(self) -> None:
         """Give a new guard, or a new program, the newest sample of every tag that it reads."""
         running = self._running()
         newest = bytearray()
         for each in self._devices.values():
-            for tag in each.tags:
+            for point, tag in enumerate(each.tags):
                 slot = running.slot_of(tag)
                 value, quality, reason, mono_ns, utc_ns, _ = self._image.get(tag)
+                mono_ns = max(mono_ns, each.known_ns(point))
                 if slot != NONE_U32 and mono_ns:
                     newest += messages.SAMPLE.pack(slot, quality, reason, 0, value, mono_ns, utc_ns)
         if newest:
@@ -198,6 +207,7 @@ class _Device:
         device: "Device",
         tags: "Sequence[tuple[int, Tag]]",
         deliver: SamplesSink,
+        touch: Callable[[Sequence[int], int], None],
         problems: "Problems",
         around: Surroundings,
         totals: Totals,
@@ -206,10 +216,13 @@ class _Device:
         self.tags = array("I", [index for index, _ in tags])
         self._ids = [tag.id for _, tag in tags]
         self._deliver = deliver
+        self._touch = touch
         self._problems = problems
         self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
-        self._read_ns = [0] * len(tags)  # newest reading, 0: none or told stale
+        self._read_ns = [0] * len(tags)  # newest reading or proof, 0: none or told stale
+        self._newest: list[Reading | None] = [None] * len(tags)
+        self._renewed_ns = 0  # when what such a device leaves out was delivered last
         self.system_tag = connected_tag(device.id)
         self._connected_within_ns = 3 * device.poll + device.timeout
         self._good_ns = 0  # newest poll that was answered
@@ -247,8 +260,10 @@ class _Device:
         pack, tags = messages.SAMPLE.pack, self.tags
         conditioners, substitutes = self._conditioners, self.substitutes
         samples, recorded = bytearray(), bytearray()
-        for point, value, quality, reason, source_utc_ns in readings:
+        for reading in readings:
+            point, value, quality, reason, source_utc_ns = reading
             self._read_ns[point] = mono_ns
+            self._newest[point] = reading
             if conditioners is not None and (conditioner := conditioners[point]) is not None:
                 value, quality, reason = conditioner.take(value, quality, reason, mono_ns)
                 self._alerts.look(point, conditioner.trouble, mono_ns)
@@ -261,6 +276,35 @@ class _Device:
                 recorded += sample
         if samples:
             self._deliver(bytes(samples), bytes(recorded))
+
+    def proven(self, mono_ns: int, utc_ns: int, points: "Sequence[int]") -> None:
+        """What a device that pushes has not told is as it was.
+
+        The guard is told so; now and then the values themselves are delivered again, so that who
+        called them stale meanwhile (a pause, a restart) has them back.
+        """
+        self._good_ns = max(self._good_ns, mono_ns)
+        renew = mono_ns - self._renewed_ns >= RENEW_NS
+        if renew:
+            self._renewed_ns = mono_ns
+        renewed, touched = [], []
+        for point in points:
+            newest = self._newest[point]
+            if newest is None or self._read_ns[point] == mono_ns:
+                continue
+            if renew or not self._read_ns[point]:
+                renewed.append(newest._replace(source_utc_ns=0))
+            elif point not in self.substitutes:
+                touched.append(self.tags[point])
+            self._read_ns[point] = mono_ns
+        if renewed:
+            self.readings(0, mono_ns, utc_ns, renewed)
+        if touched:
+            self._touch(touched, mono_ns)
+
+    def known_ns(self, point: int) -> int:
+        """When this point was read or proved to be as it was; 0: not known, or stale."""
+        return self._read_ns[point]
 
     def tells_connected(self, now_ns: int) -> bool | None:
         """Whether it answered within three polls and a timeout; None: not to be told now."""

@@ -277,7 +277,8 @@ class _Compiler:
         """Of one through the gateway the guard knows the values alone, not the place."""
         device = self.devices[output.device]
         own = output.via is None
-        address = parse_address(output.address, base=device.base)
+        address = parse_address(output.address, base=device.base) if own else None
+        coil = isinstance(output.trip, bool) if address is None else address.area is Area.COIL
         readback = readback_of(output.readback) if output.readback is not None else None
         flags = OutputFlag(0)
         if output.normal is not None:
@@ -291,12 +292,12 @@ class _Compiler:
             silence_ns=int(output.silence),
             device=self.device_order.index[device.id] if own else NONE_U32,
             readback=self.tag_order.index[readback[0]] if readback is not None else NONE_U32,
-            address=address.number if own else 0,
+            address=address.number if address is not None else 0,
             trip=int(output.trip),
             normal=int(output.normal or 0),
             unit=(device.unit if output.unit is None else output.unit) if own else 0,
             path=int(OutputPath.MODBUS if own else OutputPath.GATEWAY),
-            kind=int(OutputKind.COIL if address.area is Area.COIL else OutputKind.REGISTER),
+            kind=int(OutputKind.COIL if coil else OutputKind.REGISTER),
             flags=int(flags),
         )
 

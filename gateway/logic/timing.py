@@ -181,14 +181,18 @@ class Timing:
     def _requests(self, name: str, *, through_gateway: bool = False) -> int:
         """The write requests of one scan to a device, when all its outputs trip."""
         device = self._devices[name]
-        places: dict[tuple[int, Area], set[int]] = {}
-        for output in self._outputs.values():
-            if output.device == name and (output.via is not None) == through_gateway:
-                address = parse_address(output.address, base=device.base)
-                unit = device.unit if output.unit is None else output.unit
-                places.setdefault((unit, address.area), set()).add(address.number)
+        outputs = [
+            output
+            for output in self._outputs.values()
+            if output.device == name and (output.via is not None) == through_gateway
+        ]
         if through_gateway:
-            return sum(len(numbers) for numbers in places.values())
+            return len(outputs)  # one by one
+        places: dict[tuple[int, Area], set[int]] = {}
+        for output in outputs:
+            address = parse_address(output.address, base=device.base)
+            unit = device.unit if output.unit is None else output.unit
+            places.setdefault((unit, address.area), set()).add(address.number)
         return sum(_runs(area, numbers) for (_, area), numbers in places.items())
 
 

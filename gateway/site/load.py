@@ -69,7 +69,8 @@ def read_site(path: Path) -> Draft:
 
 def resolve(draft: Draft) -> Config:
     """Put every default in its place. For a draft without complaints only."""
-    devices = tuple(_resolve_device(entry.item) for entry in draft.device)
+    folder = Path(draft.file).parent
+    devices = tuple(_resolve_device(entry.item, folder) for entry in draft.device)
     by_id = {device.id: device for device in devices}
     site: Site = draft.site.item
     return Config(
@@ -99,14 +100,17 @@ def heartbeat_every(heartbeat: Heartbeat) -> int:
     return max(heartbeat.watchdog // 10, HEARTBEAT_EVERY_NS_MIN)
 
 
-def _resolve_device(device: Device) -> Device:
+def _resolve_device(device: Device, folder: Path) -> Device:
     heartbeat, line = device.heartbeat, device.line
     if heartbeat is not None:
         every = Duration(heartbeat_every(heartbeat))
         heartbeat = structs.replace(heartbeat, every=every)
     if line is None and device.driver in TTY_DRIVERS:
         line = Line()
-    return structs.replace(device, heartbeat=heartbeat, line=line)
+    pinned = device.server_certificate
+    if pinned is not None:
+        pinned = str((folder / pinned).absolute())
+    return structs.replace(device, heartbeat=heartbeat, line=line, server_certificate=pinned)
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:

@@ -122,6 +122,15 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_gap: Annotated[int, Meta(ge=0, le=124)] = 8
     request_delay: Duration = Duration(0)
     credentials: str | None = None
+    security: Literal["Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "None"] = (
+        "Basic256Sha256"
+    )
+    mode: Literal["Sign", "SignAndEncrypt"] = "SignAndEncrypt"
+    insecure: bool = False
+    server_certificate: str | None = None  # resolved: beside the site file
+    read: Literal["subscribe", "poll"] = "subscribe"
+    sampling: Duration | None = None  # None: as the poll period
+    queue: Annotated[int, Meta(ge=1, le=10_000)] | None = None
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

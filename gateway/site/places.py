@@ -82,7 +82,7 @@ class Places:
         self._complaints: Complaints = draft.complaints
         self._devices: dict[str, Entry[Device]] = draft.by_id("device")
         self._guard = draft.guard_devices()
-        self._written: dict[Wire, str] = {}
+        self._written: dict[tuple[object, ...], str] = {}
         self._ports: dict[str, tuple[str, str]] = {}  # by port: the first device, how it speaks
         self._lines: dict[str, tuple[str, Line]] = {}  # by port: the first device on it
 
@@ -151,6 +151,9 @@ class Places:
             text = f"found {shown(output.device)}, expected a device that can be written"
             self._complain(entry, ("device",), text)
             return
+        if DRIVERS[device.driver].place is Place.URL:
+            self._check_node_output(entry, device)
+            return
         address = self._writable(entry, ("address",), output.address, device)
         if address is None:
             return
@@ -167,6 +170,29 @@ class Places:
             text = f"found {unit}, expected 1 to {RTU_UNIT_MAX} on a serial line"
             self._complain(entry, ("unit",), text)
         self._claim(entry, ("address",), device, unit, address)
+
+    def _check_node_output(self, entry: Entry[Output], device: Device) -> None:
+        """A node of a server: the gateway alone can write it, the server knows its type."""
+        output = entry.item
+        if output.via is None and entry.ok("via"):
+            text = (
+                f'found nothing on an output of {device.id}, expected via = "gateway": the guard '
+                f"does not speak {device.driver}"
+            )
+            self._complain(entry, ("via",), text)
+        try:
+            DRIVERS[device.driver].check_point(device, Point(address=output.address), None)
+        except PointError as error:
+            self._complain(entry, ("address",), str(error))
+            return
+        if entry.ok("trip", "normal") and output.normal is not None:
+            if isinstance(output.normal, bool) is not isinstance(output.trip, bool):
+                text = f"found {shown(output.normal)}, expected the same type as trip"
+                self._complain(entry, ("normal",), text)
+            elif output.normal == output.trip:
+                text = f"found {shown(output.normal)}, expected another value than trip"
+                self._complain(entry, ("normal",), text)
+        self._claim_place(entry, ("address",), (device.address, output.address), output.address)
 
     def check_listen(self, entry: Entry[View]) -> None:
         """``[view] listen``: host and port, port 0 for any."""
@@ -354,12 +380,16 @@ class Places:
         self, entry: Entry[Any], keys: tuple[str, ...], device: Device, unit: int, address: Address
     ) -> None:
         """Each place that is written belongs to one output, heartbeat or lease alone."""
-        server = server_of(device.address)
-        wire = Wire(server, unit, address.area, address.number)
+        wire = Wire(server_of(device.address), unit, address.area, address.number)
+        place = f"{address.area.value}:{address.number + device.base}"
+        self._claim_place(entry, keys, wire, place)
+
+    def _claim_place(
+        self, entry: Entry[Any], keys: tuple[str, ...], wire: tuple[object, ...], place: str
+    ) -> None:
         name = entry.origin.name(keys[:-1])
         other = self._written.setdefault(wire, name)
         if other != name:
-            place = f"{address.area.value}:{address.number + device.base}"
             text = f"found {shown(place)}, which {other} writes, expected an address of its own"
             self._complain(entry, keys, text)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.base import Driver, Reading
+from drivers.base import Batch, Driver, Reading
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError, RequestError
 from drivers.points import parse_point
 from drivers.session import (
@@ -75,6 +75,7 @@ class Recorder:
     def __init__(self) -> None:
         self.got: list[tuple[int, int, int, list[Reading]]] = []
         self.failures: list[int] = []
+        self.proofs: list[tuple[int, int, list[int]]] = []
         self.states: list[tuple[bool, DriverError | None]] = []
         self._news = asyncio.Event()
 
@@ -82,6 +83,10 @@ class Recorder:
         self, plan_index: int, mono_ns: int, utc_ns: int, readings: Sequence[Reading]
     ) -> None:
         self.got.append((plan_index, mono_ns, utc_ns, list(readings)))
+        self._news.set()
+
+    def proven(self, mono_ns: int, utc_ns: int, points: Sequence[int]) -> None:
+        self.proofs.append((mono_ns, utc_ns, list(points)))
         self._news.set()
 
     def failed(self, plan_index: int, _mono_ns: int, _utc_ns: int) -> None:
@@ -376,10 +381,6 @@ class PushingDriver(FakeDriver):
             yield [Reading(0, float(len(self.reads)), int(Quality.GOOD), 0, 0)]
         self._act("end", self.connects)
 
-    async def proven(self) -> AsyncIterator[int]:
-        await asyncio.Event().wait()
-        yield 0
-
 
 async def test_what_a_device_pushes_reaches_the_sink_and_its_end_reconnects() -> None:
     def script(call: str, number: int) -> object:
@@ -407,3 +408,38 @@ async def test_what_is_pushed_while_the_device_settles_is_dropped() -> None:
         dropped = session.stats().dropped["settle"]
     assert 30 <= dropped <= 40
     assert sink.got[0][3][0].value == dropped + 1
+
+
+class MonitoredDriver(FakeDriver):
+    """A device that tells its one point at first, and then only that it is as it was."""
+
+    def __init__(self, script: Callable[[str, int], object] = lambda _call, _n: None) -> None:
+        super().__init__(script)
+        self.asked: list[list[tuple[int, object]]] = []
+
+    async def subscribe(self, classes: Sequence[tuple[int, object]]) -> None:
+        assert self.open, "asked without a link"
+        self.asked.append(list(classes))
+
+    async def pushed(self) -> Batch:
+        await asyncio.sleep(0)
+        self.reads.append("pushed")
+        self._act("pushed", len(self.reads))
+        if len(self.reads) == 1:
+            return Batch([Reading(0, 5.0, int(Quality.GOOD), 0, 0)])
+        return Batch([], (0,))
+
+
+async def test_what_is_told_once_is_proven_afterwards() -> None:
+    def script(call: str, number: int) -> object:
+        return LinkError("silent") if (call, number) == ("pushed", 4) else None
+
+    driver, sink = MonitoredDriver(script), Recorder()
+    async with Running(session_of(driver, sink, settle_ns=20 * MS)) as session:
+        await sink.until(lambda: len(sink.proofs) >= 5)
+        assert not session.stats().dropped, "it is asked when it has settled: nothing is dropped"
+    assert sink.got[0][3] == [Reading(0, 5.0, int(Quality.GOOD), 0, 0)]
+    assert {tuple(points) for _, _, points in sink.proofs} == {(0,)}
+    assert [mono_ns for mono_ns, _, _ in sink.proofs] == sorted(p[0] for p in sink.proofs)
+    assert len(driver.asked) == driver.connects == 2, "after a loss it is asked anew"
+    assert driver.closes == driver.connects

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from drivers.kind import Surroundings, no_secrets
@@ -21,9 +21,13 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, list[tuple[Any, ...]]]] = []
+        self.touched: list[tuple[int, int, list[int]]] = []  # program, mono_ns, slots
 
     def send_samples(self, samples: bytes, program: int) -> None:
         self.sent.append((program, list(messages.SAMPLE.iter_unpack(samples))))
+
+    def touch(self, slots: Sequence[int], mono_ns: int, program: int) -> None:
+        self.touched.append((program, mono_ns, list(slots)))
 
 
 class Bench:

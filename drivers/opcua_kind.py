@@ -1,0 +1,178 @@
+"""The OPC UA driver as a site file names it, and which keys it takes.
+
+The library (60 MB) is imported when a driver is made, never for a site without such a device.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from drivers.errors import PointError
+from drivers.kind import (
+    COMMON_DEVICE_KEYS,
+    PORT_MAX,
+    DriverKind,
+    Limits,
+    Place,
+    PlanningDriver,
+    Surroundings,
+)
+from drivers.opcua_points import OpcUaTag, parse_opcua_point
+
+QUEUE_MAX: Final = 10_000
+SECURITIES: Final = ("Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "None")
+
+
+class OpcUaDevice(Protocol):
+    """What the OPC UA driver reads of a device; durations in nanoseconds."""
+
+    @property
+    def id(self) -> str:
+        """Names its trust list."""
+
+    @property
+    def address(self) -> str:
+        """``opc.tcp://host:port/path``."""
+
+    @property
+    def timeout(self) -> int:
+        """Of each request, ns."""
+
+    @property
+    def poll(self) -> int:
+        """Of publishing, or of reads, ns."""
+
+    @property
+    def security(self) -> str:
+        """One of SECURITIES, or empty."""
+
+    @property
+    def mode(self) -> str:
+        """Sign or SignAndEncrypt."""
+
+    @property
+    def insecure(self) -> bool:
+        """The site's word that no security is meant."""
+
+    @property
+    def server_certificate(self) -> str | None:
+        """The path of the one certificate that the server may show."""
+
+    @property
+    def credentials(self) -> str | None:
+        """Name or certificate of the user."""
+
+    @property
+    def read(self) -> str:
+        """How: ``subscribe`` or ``poll``."""
+
+    @property
+    def sampling(self) -> int | None:
+        """Of the server, ns; None: the poll period."""
+
+    @property
+    def queue(self) -> int | None:
+        """Values that the server keeps per item; None: as many as sampling needs."""
+
+
+def _make(
+    device: OpcUaDevice, points: Sequence[tuple[OpcUaTag, Limits]], around: Surroundings
+) -> PlanningDriver:
+    from drivers.opcua import OpcUa, OpcUaSubscribing, Pace
+    from drivers.opcua_link import LinkSettings
+
+    pinned = device.server_certificate
+    settings = LinkSettings(
+        device=device.id,
+        url=device.address,
+        timeout_s=device.timeout / 1e9,
+        security=device.security or SECURITIES[0],
+        mode=device.mode,
+        server_certificate=Path(pinned) if pinned is not None else None,
+        credentials=device.credentials,
+    )
+    parsed = [parse_opcua_point(point, limits) for point, limits in points]
+    if device.read == "poll":
+        return OpcUa(settings, parsed, around)
+    pace = Pace(int(device.sampling or 0), device.queue or 0)
+    return OpcUaSubscribing(settings, parsed, around, pace)
+
+
+def _check_point(device: OpcUaDevice, point: OpcUaTag, limits: Limits) -> None:
+    parsed = parse_opcua_point(point, limits)
+    if parsed.deadband is not None and device.read == "poll":
+        text = 'found it with read = "poll", expected it with read = "subscribe"'
+        raise PointError(key="deadband", text=text)
+
+
+def _check_device(device: OpcUaDevice) -> None:
+    check_url(device.address)
+    if device.security == "None" and not device.insecure:
+        text = (
+            'found "None" without insecure = true: everybody on the network could read and write '
+            "there, or stand in for the server"
+        )
+        raise PointError(key="security", text=text)
+    if device.insecure and device.security != "None":
+        text = 'found true beside a secure connection, expected it with security = "None" alone'
+        raise PointError(key="insecure", text=text)
+    if device.security == "None" and device.server_certificate is not None:
+        text = 'found it with security = "None", which checks no certificate'
+        raise PointError(key="server_certificate", text=text)
+
+
+def check_url(text: str) -> None:
+    """Whether ``text`` is an OPC UA server's address without a name in it. Raises PointError."""
+    expected = 'expected a server such as "opc.tcp://192.168.10.20:4840"'
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "opc.tcp" and bool(parts.hostname)
+        good = good and parts.port is not None and 0 < parts.port <= PORT_MAX
+    except ValueError:
+        good = False
+    if not good or any(letter.isspace() for letter in text):
+        raise PointError(key="address", text=f'found "{text}", {expected}')
+    if parts.username is not None:
+        said = "found a name in the URL, expected credentials by name"
+        raise PointError(key="address", text=said)
+
+
+def _boolean(device: OpcUaDevice, point: OpcUaTag) -> bool | None:
+    del device
+    return point.type == "bool"
+
+
+def _describe(device: OpcUaDevice, point: OpcUaTag) -> str:
+    del device
+    parsed = parse_opcua_point(point, None)
+    kind = "bool" if parsed.boolean else "number"
+    deadband = "" if point.deadband is None else f" deadband {point.deadband!r}"
+    return f"{parsed} {kind}{deadband}"
+
+
+KINDS: Final = (
+    DriverKind(
+        name="opcua",
+        place=Place.URL,
+        device_keys=COMMON_DEVICE_KEYS
+        | {
+            "security",
+            "mode",
+            "insecure",
+            "server_certificate",
+            "credentials",
+            "read",
+            "sampling",
+            "queue",
+        },
+        point_keys=frozenset(
+            ("address", "node", "path", "index", "deadband", "type", "scale", "offset")
+        ),
+        make=_make,
+        check_point=_check_point,
+        check_device=_check_device,
+        boolean=_boolean,
+        describe=_describe,
+    ),
+)

@@ -1,0 +1,247 @@
+"""One OPC UA subscription: its monitored items, what they tell, and the proof that they live.
+
+Made by requests of our own, not by the library's Subscription: that one keeps a queue which drops
+its oldest entries unseen, recreates itself behind its owner and forgets refused items. Here the
+server's queue is the only one, and its overflow bit is counted. A subscription is never mended:
+when it falls silent its session ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from asyncua import ua
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.ua_binary import struct_from_binary
+
+from drivers.base import Reading
+from drivers.errors import LinkError
+from drivers.opcua_client import OpcUaClient, mapped
+from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id
+from drivers.opcua_points import OpcUaPoint
+from drivers.opcua_status import overflowed, quality_of, status_text
+from drivers.opcua_values import bad, code_of, reading_of, utc_ns_of
+from fastpath.codes import Quality, Reason
+
+NOTIFICATIONS_MAX: Final = 500  # of one message: decoding more would hold the event loop
+LIFE_NS: Final = 60_000_000_000  # the server forgets us after this long without a request of ours
+SILENT_PERIODS: Final = 3
+RETRY_NS: Final = 30_000_000_000  # refused items are asked for again so often
+CLOCK: Final = 0  # client handle of the server's own clock; a point's is its index + 1
+_CLOCK_NODE: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
+
+
+@dataclass(slots=True)
+class Told:
+    """What one message of the server's said."""
+
+    readings: list[Reading] = field(default_factory=list)
+    proven: bool = False  # what it did not tell of is as it was
+    gaps: int = 0  # values that it had no room for
+    server_utc_ns: int = 0  # its clock as it sent this; 0: it did not say
+
+
+class Subscription:
+    """The points of one period. ``nodes`` are their node ids, or the status why there is none."""
+
+    def __init__(
+        self,
+        client: OpcUaClient,
+        points: Sequence[OpcUaPoint],
+        members: Sequence[int],
+        nodes: Sequence[ua.NodeId | int],
+        *,
+        period_ns: int,
+        sampling_ns: int,
+        queue: int,
+        timeout_ns: int,
+    ) -> None:
+        self.members = tuple(members)
+        self.id = 0
+        self.refused: dict[int, int] = {}  # point: the status it was refused with
+        self.unreadable: dict[int, int] = {}  # point: its newest status, where people must act
+        self._client = client
+        self._points = points
+        self._nodes = dict(zip(members, nodes, strict=True))
+        self._period_ns = period_ns
+        self._sampling_ns = sampling_ns
+        self._queue = queue
+        self._timeout_ns = timeout_ns
+        self._sent_ns = 0  # the server's clock, by its newest message; 0: it tells none
+        self._proven_ns = 0  # ours, when that had moved last
+        self._clock_every_ns = 0  # how often the server samples its clock for us; 0: it does not
+        self._clock_ns = 0  # ours, when the sampled clock had moved last
+        self._retry_ns = 0
+        self._sequence = 0  # of the newest message with notifications
+        self._untold = set(members)  # of this session: a proof says nothing of them
+
+    async def create(self, limits: Limits, now_ns: int) -> None:
+        """Create it with all its items. Raises LinkError or ProtocolError."""
+        request = ua.CreateSubscriptionRequest()
+        period_ms = self._period_ns / 1e6
+        request.Parameters.RequestedPublishingInterval = period_ms
+        request.Parameters.RequestedMaxKeepAliveCount = 1
+        request.Parameters.RequestedLifetimeCount = max(10, LIFE_NS // self._period_ns)
+        request.Parameters.MaxNotificationsPerPublish = NOTIFICATIONS_MAX
+        with mapped("subscription"):
+            data = await self._client.transport.request(request)
+            response = struct_from_binary(ua.CreateSubscriptionResponse, data)
+            response.ResponseHeader.ServiceResult.check()
+        self.id = int(response.Parameters.SubscriptionId)
+        self._period_ns = max(
+            self._period_ns, int(response.Parameters.RevisedPublishingInterval * 1e6)
+        )
+        self._proven_ns = self._clock_ns = now_ns
+        self._retry_ns = now_ns + RETRY_NS
+        self.refused = {i: node for i, node in self._nodes.items() if isinstance(node, int)}
+        clock = self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)
+        items = [clock] + [self._point_item(i) for i in self.members if i not in self.refused]
+        await self._create_items(items, limits)
+
+    async def retry(self, limits: Limits, now_ns: int) -> list[Reading]:
+        """Ask again for what was refused, once in a while; what is to be told of it."""
+        if now_ns < self._retry_ns or not self.refused:
+            return []
+        self._retry_ns = now_ns + RETRY_NS
+        again = [i for i in self.refused if not isinstance(self._nodes[i], int)]
+        for index in again:
+            del self.refused[index]
+        self._untold.update(again)
+        await self._create_items([self._point_item(i) for i in again], limits)
+        return self.refusals()
+
+    def refusals(self) -> list[Reading]:
+        """A reading without a value for each refused point."""
+        return [bad(i, quality_of(code | StatusCodes.Bad)[1]) for i, code in self.refused.items()]
+
+    def provable(self) -> Sequence[int]:
+        """The points that a proof speaks of: told in this session, or refused."""
+        if not self._untold:
+            return self.members
+        return [i for i in self.members if i not in self._untold]
+
+    def deadline_ns(self) -> int:
+        """Our monotonic time at which this subscription counts as dead."""
+        silent_ns = self._proven_ns + SILENT_PERIODS * self._period_ns + self._timeout_ns
+        if not self._clock_every_ns:
+            return silent_ns
+        every_ns = max(self._period_ns, self._clock_every_ns)
+        return min(silent_ns, self._clock_ns + SILENT_PERIODS * every_ns + self._timeout_ns)
+
+    def silent(self, now_ns: int) -> str:
+        """Why it counts as dead; empty while it lives."""
+        if now_ns < self.deadline_ns():
+            return ""
+        quiet_s = (now_ns - self._proven_ns) / 1e9
+        if quiet_s * 1e9 > SILENT_PERIODS * self._period_ns:
+            return f"a subscription said nothing for {quiet_s:.1f} s while its session lived"
+        stood_s = (now_ns - self._clock_ns) / 1e9
+        return f"the server's clock has stood still for {stood_s:.1f} s"
+
+    def take(self, response: ua.PublishResponse, now_ns: int, utc_ns: int) -> Told:
+        """One message of this subscription's. Raises LinkError when it says that it ended."""
+        message = response.Parameters.NotificationMessage
+        told = Told(gaps=self._missing(message))
+        sent_ns = _server_time_ns(response)
+        if sent_ns != self._sent_ns:  # one that stands still proves nothing
+            self._sent_ns = told.server_utc_ns = sent_ns
+            self._proven_ns = now_ns
+            told.proven = not response.Parameters.MoreNotifications
+        for each in message.NotificationData or []:
+            if isinstance(each, ua.StatusChangeNotification):
+                text = f"the server ended a subscription: {status_text(int(each.Status.value))}"
+                raise LinkError(text)
+            if isinstance(each, ua.DataChangeNotification):
+                for item in each.MonitoredItems:
+                    self._take_item(int(item.ClientHandle), item.Value, told, now_ns, utc_ns)
+        return told
+
+    def _take_item(
+        self, handle: int, data: ua.DataValue, told: Told, now_ns: int, utc_ns: int
+    ) -> None:
+        if handle == CLOCK:
+            self._clock_ns = now_ns
+            return
+        index = handle - 1
+        if index not in self._nodes:
+            return
+        code = code_of(data)
+        told.gaps += overflowed(code)
+        if quality_of(code) == (Quality.BAD, Reason.UNREADABLE):
+            self.unreadable[index] = code
+        else:
+            self.unreadable.pop(index, None)
+        self._untold.discard(index)
+        told.readings.append(reading_of(index, self._points[index], data, utc_ns))
+
+    def _missing(self, message: ua.NotificationMessage) -> int:
+        """How many messages are missing before this one; a keep-alive uses up no number."""
+        if not message.NotificationData:
+            return 0
+        number = int(message.SequenceNumber)
+        missing = number - self._sequence - 1 if self._sequence else 0
+        self._sequence = number
+        return max(0, missing)  # less than 0: it began again at 1
+
+    def _point_item(self, index: int) -> ua.MonitoredItemCreateRequest:
+        point = self._points[index]
+        return self._item(
+            index + 1, self._nodes[index], point.index, point.deadband, queue=self._queue
+        )
+
+    def _item(
+        self, handle: int, node: Any, index: int | None, deadband: float | None, *, queue: int
+    ) -> ua.MonitoredItemCreateRequest:
+        item = ua.MonitoredItemCreateRequest()
+        item.ItemToMonitor = read_value_id(node, index)
+        item.MonitoringMode = ua.MonitoringMode.Reporting
+        parameters = item.RequestedParameters
+        parameters.ClientHandle = handle
+        parameters.SamplingInterval = self._sampling_ns / 1e6 if handle else self._period_ns / 1e6
+        parameters.QueueSize = queue
+        parameters.DiscardOldest = True
+        if deadband is not None:
+            parameters.Filter = ua.DataChangeFilter(
+                Trigger=ua.DataChangeTrigger.StatusValue,
+                DeadbandType=int(ua.DeadbandType.Absolute),
+                DeadbandValue=deadband,
+            )
+        return item
+
+    async def _create_items(
+        self, items: Sequence[ua.MonitoredItemCreateRequest], limits: Limits
+    ) -> None:
+        """Create items in batches; whoever is refused is remembered with its status."""
+
+        async def create(
+            batch: Sequence[ua.MonitoredItemCreateRequest],
+        ) -> list[ua.MonitoredItemCreateResult]:
+            parameters = ua.CreateMonitoredItemsParameters()
+            parameters.SubscriptionId = self.id
+            parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
+            parameters.ItemsToCreate = list(batch)
+            with mapped("monitored items"):
+                answers = await self._client.uaclient.create_monitored_items(parameters)
+                return checked_count(answers, len(batch))
+
+        results: list[ua.MonitoredItemCreateResult] = []
+        async for answers in in_batches(items, limits.items, create):
+            results += answers
+        for item, result in zip(items, results, strict=True):
+            handle = int(item.RequestedParameters.ClientHandle)
+            if handle == CLOCK:
+                good = result.StatusCode.is_good()
+                self._clock_every_ns = int(result.RevisedSamplingInterval * 1e6) if good else 0
+            elif not result.StatusCode.is_good():
+                self.refused[handle - 1] = int(result.StatusCode.value)
+        self._untold -= self.refused.keys()
+
+
+def _server_time_ns(response: ua.PublishResponse) -> int:
+    """The server's clock as it sent this; some leave the message's own time empty."""
+    stamps = (
+        response.Parameters.NotificationMessage.PublishTime,
+        response.ResponseHeader.Timestamp,
+    )
+    times = [utc_ns_of(stamp) for stamp in stamps if stamp is not None]
+    return next((each for each in times if each > 0), 0)
