@@ -184,8 +184,7 @@ def encode_registers(point: ModbusPoint, value: float) -> list[int]:
     Raises RequestError for what cannot be written: a bit of a register (no atomic way), a value
     that the type cannot hold or, for integers, not hold exactly.
     """
-    layout = _STRUCT.get(point.type)
-    if layout is None or point.area is not Area.HOLDING_REGISTER:
+    if point.boolean or point.area is not Area.HOLDING_REGISTER:
         msg = f"{describe(point)} cannot be written as registers"
         raise RequestError(msg)
     raw = (value - point.offset) / point.scale
@@ -197,10 +196,19 @@ def encode_registers(point: ModbusPoint, value: float) -> list[int]:
         msg = f"{describe(point)} holds whole steps of {point.scale}, not {value}"
         raise RequestError(msg)
     try:
-        data = struct.pack(layout, round(raw) if integer else raw)
+        return pack_registers(point, raw)
     except (struct.error, OverflowError):
         msg = f"{describe(point)} cannot hold {value}"
         raise RequestError(msg) from None
+
+
+def pack_registers(point: ModbusPoint, raw: float) -> list[int]:
+    """The registers of a number as it stands in the device, rounded where it is an integer.
+
+    Raises struct.error or OverflowError for one that the type cannot hold.
+    """
+    integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
+    data = struct.pack(_STRUCT[point.type], round(raw) if integer else raw)
     return list(struct.unpack(f">{len(data) // 2}H", reorder(data, point.order)))
 
 

@@ -8,7 +8,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gateway.cli import bypass, check, hands, points, receive, reload, run, show, substitute, write
+from gateway.cli import (
+    bypass,
+    check,
+    hands,
+    points,
+    receive,
+    reload,
+    run,
+    show,
+    simulate,
+    substitute,
+    write,
+)
 from gateway.cli.client import NotReached
 from gateway.cli.options import add_directories
 from gateway.cli.table import complain, plain, show_json
@@ -70,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, receive, reload, points, write):
+    for family in (show, hands, bypass, substitute, receive, reload, points, write, simulate):
         family.register(commands)
     return top
 

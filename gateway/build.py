@@ -40,14 +40,18 @@ if TYPE_CHECKING:
     from gateway.paths import Paths
     from gateway.problems import Problems
     from gateway.sharedview import SharedView
+    from gateway.simulation import Simulation
     from gateway.site.model import Config
     from gateway.store.audit import Order
     from gateway.supervise import GuardSupervisor
 
 
-async def open_stores(config: "Config", paths: "Paths") -> tuple[Ledger, History]:
+async def open_stores(
+    config: "Config", paths: "Paths", *, exercise: bool = False
+) -> tuple[Ledger, History]:
     """The two databases; a disk that does not take them now is told later, by their state.
 
+    ``exercise``: every alert says that it is one.
     Raises StoreError for a file of a newer version.
     """
     uplinks = [uplink.id for uplink in config.uplink]
@@ -57,6 +61,7 @@ async def open_stores(config: "Config", paths: "Paths") -> tuple[Ledger, History
         site=config.site.id,
         uplinks=uplinks,
         clock_synced=clock.synchronised,
+        exercise=exercise,
     )
     try:
         history = await History.open(
@@ -83,6 +88,7 @@ def build_gateway(
     *,
     credentials: Path | None,
     observers: "Sequence[Callable[[Event], None]]",
+    simulation: "Simulation | None" = None,
 ) -> Gateway:
     """Every part, nothing running yet."""
     config, (ledger, history) = checked.config, stores
@@ -136,7 +142,9 @@ def build_gateway(
         history=history,
         recorder=recorder,
         scanner=scanner,
-        pumps=make_pumps(config, ledger, history, problems, credentials),
+        pumps=make_pumps(
+            config, ledger, history, problems, credentials, exercise=simulation is not None
+        ),
         credentials=credentials,
         commands=commands,
         substitutions=substitutions,
@@ -148,6 +156,7 @@ def build_gateway(
             problems,
             around,
         ),
+        simulation=simulation,
     )
     return gateway
 
@@ -187,6 +196,8 @@ def make_pumps(
     history: History,
     problems: "Problems",
     credentials: Path | None,
+    *,
+    exercise: bool = False,
 ) -> tuple[Pump, ...]:
     """One pump per uplink of the site; its credentials are read when it connects."""
 
@@ -195,7 +206,12 @@ def make_pumps(
 
     pumps = []
     for uplink in config.uplink:
-        sender = Sender(gateway=gateway_name(config), site=config.site.id, uplink=uplink.id)
+        sender = Sender(
+            gateway=gateway_name(config),
+            site=config.site.id,
+            uplink=uplink.id,
+            exercise=exercise,
+        )
         link = CredentialedUplink(uplink, sender, load)
         pumps.append(Pump(uplink, link, ledger, history, problems, sender))
     return tuple(pumps)

@@ -22,13 +22,23 @@ from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
-from gateway.paths import InstanceLock, Paths, is_tmpfs, prepare, read_endpoints, site_paths
+from gateway.paths import (
+    SIMULATED,
+    InstanceLock,
+    Paths,
+    is_tmpfs,
+    paths_beside,
+    prepare,
+    read_endpoints,
+    site_paths,
+)
 from gateway.problems import Problems
 from gateway.proof_tests import ProofWatch
 from gateway.reload import Reloader
 from gateway.sd_notify import Notifier
 from gateway.sharedview import SharedView
-from gateway.supervise import GuardSupervisor
+from gateway.simulation import Simulation
+from gateway.supervise import GuardSupervisor, simulated_guard_command
 from gateway.tasks import Tasks
 from gateway.view.reactions import Reactions
 from gateway.view.server import ViewServer
@@ -57,8 +67,13 @@ def main(
     state_dir: Path | None = None,
     credentials_dir: Path | None = None,
     attach: bool = False,
+    simulate: bool = False,
+    uplinks: bool = True,
 ) -> int:
-    """Run a site until SIGINT or SIGTERM; the exit code. Refusals go to stderr, a line each."""
+    """Run a site until SIGINT or SIGTERM; the exit code. Refusals go to stderr, a line each.
+
+    ``simulate``: over simulated devices, in directories of its own; ``uplinks`` is asked for then.
+    """
     given = credentials_dir or os.environ.get("CREDENTIALS_DIRECTORY")
     credentials = Path(given) if given else None
     try:
@@ -66,15 +81,28 @@ def main(
     except ConfigError as error:
         return _refused(error.errors, 2)
     paths = site_paths(runtime_dir, state_dir)
+    if simulate:
+        paths = paths_beside(SIMULATED, runtime_dir, state_dir)
     os.umask(UMASK)
     try:
         prepare(paths)
         lock = InstanceLock(paths).acquire()
     except GatewayError as error:
         return _refused([f"sitewarden: {error}"], 1)
+    simulation = Simulation(paths, uplinks=uplinks) if simulate else None
     try:
-        code = _run_loop(_serve(Daemon(site, checked, paths, credentials, attach=attach)))
+        if simulation is not None:
+            checked = simulation.begin(checked)
+        elif paths.simulated:
+            text = f"{paths.state} and {paths.runtime} are of simulated runs; name others"
+            return _refused([f"sitewarden: {text}"], 1)
+        daemon = Daemon(site, checked, paths, credentials, attach=attach, simulation=simulation)
+        code = _run_loop(_serve(daemon))
+    except GatewayError as error:
+        return _refused([f"sitewarden: {error}"], 1)
     finally:
+        if simulation is not None:
+            simulation.close()
         lock.release()
     _leave_threads(code)
     return code
@@ -91,7 +119,9 @@ class Daemon:
         credentials: Path | None,
         *,
         attach: bool = False,
+        simulation: Simulation | None = None,
     ) -> None:
+        self._simulation = simulation
         self._reloader = Reloader(site, credentials, self._parts, self._exchange_soon)
         self._exchanging: asyncio.Task[None] | None = None
         self._checked = checked
@@ -104,7 +134,12 @@ class Daemon:
         self._view = SharedView(paths.guard_shm)
         self._link = GuardLink(paths.guard_sock, on_nudge=self._nudged, on_state=self._linked)
         self._supervisor = GuardSupervisor(
-            paths, self._view, self._problems, attach=attach, on_scans=self._link.retry
+            paths,
+            self._view,
+            self._problems,
+            attach=attach,
+            on_scans=self._link.retry,
+            command=None if simulation is None else simulated_guard_command(paths),
         )
         self._stores: tuple[Ledger, History] | None = None
         self._applier: Applier | None = None
@@ -174,7 +209,8 @@ class Daemon:
                 return gateway
 
     async def _start_parts(self) -> "Gateway":
-        self._stores = await open_stores(self._checked.config, self._paths)
+        simulated = self._simulation is not None
+        self._stores = await open_stores(self._checked.config, self._paths, exercise=simulated)
         reactions = Reactions()
         gateway = build_gateway(
             self._checked,
@@ -186,6 +222,7 @@ class Daemon:
             self._problems,
             credentials=self._credentials,
             observers=(reactions.observe,),
+            simulation=self._simulation,
         )
         self.gateway = gateway
         view = ViewServer(gateway, reactions)

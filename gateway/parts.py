@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.problems import Problems
     from gateway.reload import Reloader
     from gateway.scanner import Scanner
+    from gateway.simulation import Simulation
     from gateway.site.model import Config
     from gateway.slow_outputs import SlowOutputs
     from gateway.store.history import History
@@ -56,6 +57,7 @@ class Gateway:
     credentials: "Path | None" = None  # the directory that was given
     commands: "Commands | None" = None  # set before the view starts
     reloader: "Reloader | None" = None
+    simulation: "Simulation | None" = None  # no device is real
     http: str = ""  # base URL with the real port; "" while the port is not bound
     stopping: bool = False
     dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, reason): count

@@ -19,6 +19,7 @@ _LOGGER = logging.getLogger(__name__)
 
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path is 108 bytes with its final zero
 DIRECTORY_MODE: Final = 0o750
+SIMULATED: Final = "simulated"  # a file: this directory is of simulated runs alone
 
 _RUNTIME_VARIABLE: Final = "SITEWARDEN_RUNTIME_DIR"
 _STATE_VARIABLE: Final = "SITEWARDEN_STATE_DIR"
@@ -85,6 +86,11 @@ class Paths:
         return self.state / "guard" / "last-good"
 
     @property
+    def simulated(self) -> bool:
+        """Whether a simulated run lives here, or lived."""
+        return any((directory / SIMULATED).exists() for directory in (self.runtime, self.state))
+
+    @property
     def clean_stop(self) -> Path:
         """Left by a guard that was stopped on purpose."""
         return self.state / "guard" / "clean-stop"
@@ -115,6 +121,19 @@ def site_paths(
 ) -> Paths:
     """The paths of a site from the command line's arguments; nothing is created."""
     return Paths(runtime_dir(runtime), state_dir(state))
+
+
+def paths_beside(
+    suffix: str,
+    runtime: str | os.PathLike[str] | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> Paths:
+    """Directories that are not the site's: those given, else the site's with ``-suffix`` behind."""
+
+    def chosen(given: str | os.PathLike[str] | None, usual: Path) -> Path:
+        return Path(given).absolute() if given else usual.with_name(f"{usual.name}-{suffix}")
+
+    return Paths(chosen(runtime, runtime_dir()), chosen(state, state_dir()))
 
 
 def prepare(paths: Paths) -> None:

@@ -55,6 +55,8 @@ class Reloader:
         """
         if self._busy.locked():
             return _failed("another reload is under way; look with 'sitewarden status'")
+        if self._gateway().simulation is not None:
+            return _failed("a simulated run takes another site file when it is started again")
         async with self._busy:
             outcome = await self._reload(Path(site) if site else self._path, weakens, who)
         problems = self._gateway().problems

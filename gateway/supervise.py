@@ -38,6 +38,10 @@ TERM_S: Final = 1.5
 KILL_S: Final = 0.5
 GUARD_MODULE: Final = "fastpath.guard"
 _EXIT_ALREADY_RUNNING: Final = 3
+_SIMULATED_GUARD: Final = f"""import logging, sys
+logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="SIMULATED guard: %(message)s")
+from {GUARD_MODULE} import main
+sys.exit(main())"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class GuardSupervisor:
             handle = os.pidfd_open(pid)
         except OSError:
             return False  # not there any more, or not yet in the header
-        if not _is_guard(pid):
+        if not is_guard(pid):
             os.close(handle)  # an earlier guard's pid, taken by another process since
             return False
         self._handle = handle
@@ -302,7 +306,14 @@ def guard_command(paths: "Paths") -> list[str]:
     ]
 
 
-def _is_guard(pid: int) -> bool:
+def simulated_guard_command(paths: "Paths") -> list[str]:
+    """The same for a simulated run: each line of its log says so."""
+    command = guard_command(paths)
+    return [command[0], "-c", _SIMULATED_GUARD, *command[3:]]
+
+
+def is_guard(pid: int) -> bool:
+    """Whether a process is a guard, not one that took an earlier guard's pid."""
     try:
         return GUARD_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

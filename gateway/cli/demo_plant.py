@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from gateway.cli.client import NotReached, get, post
 from gateway.errors import GatewayError
-from gateway.paths import Paths, read_endpoints, runtime_dir, state_dir
+from gateway.paths import Paths, paths_beside, read_endpoints
 
 SITE: Final = "mine-face.toml"
 START_S: Final = 20.0
@@ -33,13 +33,7 @@ MARK: Final = "demo-site.toml"  # a directory that has it is the demo's and may 
 
 def demo_paths(runtime: Path | None, state: Path | None) -> Paths:
     """The demo's own directories: those of a site with ``-demo`` behind."""
-    own_runtime = runtime or _beside(runtime_dir())
-    own_state = state or _beside(state_dir())
-    return Paths(own_runtime.absolute(), own_state.absolute())
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}-demo")
+    return paths_beside("demo", runtime, state)
 
 
 class Plant:

@@ -16,11 +16,15 @@ _PRIORITIES: Final = (
     (logging.DEBUG, 7),
 )
 # Libraries whose info lines are one per message or request.
+SIMULATED_MARK: Final = "SIMULATED "
 _QUIET: Final = ("aiohttp", "aiosqlite", "asyncio", "mqtt")
 
 
 class JournalFormatter(logging.Formatter):
     """One line per record for journald, which adds time and unit itself."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(f"{mark}%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """``<4>text``; a traceback's lines keep the priority."""
@@ -32,19 +36,20 @@ class JournalFormatter(logging.Formatter):
 class PlainFormatter(logging.Formatter):
     """Time, level and text for a terminal or a file."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    def __init__(self, mark: str) -> None:
+        super().__init__(f"%(asctime)s {mark}%(levelname)-7s %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         """Control characters of devices' texts are shown, not sent."""
         return "\n".join(plain(line) for line in super().format(record).splitlines())
 
 
-def configure(*, verbose: bool = False) -> None:
+def configure(*, verbose: bool = False, simulated: bool = False) -> None:
     """Set the root logger up; called once, before anything logs."""
+    mark = SIMULATED_MARK if simulated else ""
     handler = logging.StreamHandler(sys.stderr)
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
-    handler.setFormatter(JournalFormatter() if journal else PlainFormatter())
+    handler.setFormatter(JournalFormatter(mark) if journal else PlainFormatter(mark))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)

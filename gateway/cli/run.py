@@ -5,6 +5,8 @@ from pathlib import Path
 
 from gateway.cli.logs import configure
 from gateway.cli.options import add_credentials, add_directories
+from gateway.cli.table import complain
+from gateway.outcome import Exit
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -12,8 +14,17 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     text = "run a site: the gateway here, the guard beside it"
     parser = commands.add_parser("run", help=text, description=text)
     parser.add_argument("site", type=Path, metavar="SITE.toml")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--attach", action="store_true", help="wait for a guard; never start or stop one"
+    )
+    how.add_argument(
+        "--simulate",
+        action="store_true",
+        help="over simulated devices: opens no device, output or uplink of the site file",
+    )
+    parser.add_argument(
+        "--uplinks", action="store_true", help="with --simulate: send, everything as an exercise"
     )
     parser.add_argument("--verbose", action="store_true", help="log every step")
     add_directories(parser)
@@ -25,11 +36,16 @@ def run(args: argparse.Namespace) -> int:
     """Run until SIGINT or SIGTERM. Raises ConfigError for a site file that is refused."""
     from gateway.daemon import main
 
-    configure(verbose=args.verbose)
+    if args.uplinks and not args.simulate:
+        complain("--uplinks goes with --simulate")
+        return Exit.USAGE
+    configure(verbose=args.verbose, simulated=args.simulate)
     return main(
         args.site,
         runtime_dir=args.runtime_dir,
         state_dir=args.state_dir,
         credentials_dir=args.credentials_dir,
         attach=args.attach,
+        simulate=args.simulate,
+        uplinks=args.uplinks,
     )

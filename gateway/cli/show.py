@@ -6,7 +6,7 @@ The gateway answers where it lives; where not, guard.shm and the names in the st
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagR
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
     from gateway.guard_board import GuardBoard
+
+SIMULATED_TEXT: Final = "SIMULATED: no device and no output is real"
 
 _T = TypeVar("_T")
 Offline = Callable[["GuardView", "GuardBoard | None", str], _T]  # the map, its names, why
@@ -57,6 +59,7 @@ def tags(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
     else:
+        _tell_simulated(args)
         headings = ("tag", "device", "value", "unit", "quality", "reason", "time", "notes")
         cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, moment(r.time),
                   _tag_notes(r)) for r in rows]  # fmt: skip
@@ -72,6 +75,7 @@ def interlocks(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
         return Exit.DONE
+    _tell_simulated(args)
     _print_interlocks(rows)
     cells = [(row.id, leg.text, leg.result, leg.value) for row in rows for leg in row.legs]
     show_table("legs", ("interlock", "leg", "result", "value"), cells)
@@ -86,8 +90,14 @@ def alarms(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
     else:
+        _tell_simulated(args)
         _print_alarms(rows)
     return Exit.DONE
+
+
+def _tell_simulated(args: argparse.Namespace) -> None:
+    if paths_of(args).simulated:
+        print(SIMULATED_TEXT)
 
 
 def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _T:
@@ -109,7 +119,8 @@ def _offline_status(
     from gateway.view.instant import Instant
     from gateway.view.snapshot import offline_status
 
-    return offline_status(view, board, Instant.now(), why, running_pid(paths))
+    found = offline_status(view, board, Instant.now(), why, running_pid(paths))
+    return msgspec.structs.replace(found, simulated=paths.simulated)
 
 
 def _offline_tags(view: "GuardView", board: "GuardBoard | None", why: str) -> list[TagRow]:
@@ -139,6 +150,8 @@ def _known(board: "GuardBoard | None") -> "GuardBoard":
 
 def _print_status(found: Status) -> None:
     guard, process = found.guard, found.gateway_process
+    if found.simulated:
+        print(SIMULATED_TEXT)
     print(plain(f"site {found.site or '?'}, gateway {found.gateway or '?'}"))
     print(f"guard: {_guard_words(found)}")
     if process.alive:

@@ -64,6 +64,7 @@ class Ledger:
         site: str = "",
         uplinks: Sequence[str] = (),
         clock_synced: Callable[[], bool] = lambda: False,
+        exercise: bool = False,
         utc_ns: Callable[[], int] = time.time_ns,
         max_bytes: int = MAX_BYTES,
         reserve_bytes: int = RESERVE_BYTES,
@@ -71,10 +72,11 @@ class Ledger:
         """Open or begin the ledger of a gateway.
 
         A disk that does not take it now is no error here: calls raise StoreError until it does.
-        ``uplinks`` are those whose delivery alerts wait for. Raises StoreError for a file of a
+        ``uplinks`` are those whose delivery alerts wait for. ``exercise``: every alert says that
+        it is one. Raises StoreError for a file of a
         newer version.
         """
-        stamp = Stamp(gateway, site or gateway, utc_ns, clock_synced)
+        stamp = Stamp(gateway, site or gateway, utc_ns, clock_synced, exercise=exercise)
         ledger = cls(path, stamp, uplinks, (max_bytes, reserve_bytes))
         await ledger._db.start()
         return ledger

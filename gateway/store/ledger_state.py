@@ -44,6 +44,7 @@ class Stamp:
     clock_synced: Callable[[], bool] = lambda: False
     program: str | None = None
     unarmed_count: int | None = None
+    exercise: bool = False  # nothing of this ledger is about a real plant
 
 
 @dataclass(slots=True)
@@ -269,7 +270,7 @@ class LedgerState:
             guidance=draft.guidance,
             armed=draft.armed,
             unarmed_count=stamp.unarmed_count,
-            exercise=draft.exercise,
+            exercise=draft.exercise or stamp.exercise,
             program=draft.program or stamp.program,
         )
 

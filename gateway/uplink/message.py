@@ -32,6 +32,7 @@ class Sender(Struct, frozen=True):
     gateway: str
     site: str
     uplink: str
+    exercise: bool = False  # everything that it sends is one
 
 
 class Head(Struct, frozen=True):
@@ -50,10 +51,14 @@ def encode(sender: Sender, lane: str, out: Outgoing) -> bytes:
     if isinstance(item, AlertItem):
         return _alert(item, out)
     if isinstance(item, SampleItem):
-        return _samples(sender, lane, item, out.epoch)
-    if lane == ALERT:
-        return _gap_alert(sender, item, out)
-    return _gap_samples(sender, lane, item, out.epoch)
+        message = _samples(sender, lane, item, out.epoch)
+    elif lane == ALERT:
+        message = _gap_alert(sender, item, out)
+    else:
+        message = _gap_samples(sender, lane, item, out.epoch)
+    if sender.exercise:
+        message["exercise"] = True
+    return msgspec.json.encode(message)
 
 
 def alerts_body(sender: Sender, alerts: Sequence[bytes]) -> bytes:
@@ -91,7 +96,7 @@ def _alert(item: AlertItem, out: Outgoing) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> bytes:
+def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> dict[str, Any]:
     message = {
         "gateway": sender.gateway,
         "epoch": epoch,
@@ -106,48 +111,44 @@ def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> bytes:
     if not (_all_good(qualities) and _all_finite(item.values)):
         # quality + 4 x reason (fastpath.codes), null where the tag has no sample at that time
         message["q"] = [[None if q == ABSENT else q for q in row] for row in qualities]
-    return msgspec.json.encode(message)
+    return message
 
 
-def _gap_alert(sender: Sender, item: GapItem, out: Outgoing) -> bytes:
+def _gap_alert(sender: Sender, item: GapItem, out: Outgoing) -> dict[str, Any]:
     now = rfc3339(item.utc_ns)
     ident = f"{sender.gateway}/{out.epoch}/{item.seq}"
-    return msgspec.json.encode(
-        {
-            "id": f"{ident}/gap",
-            "gateway": sender.gateway,
-            "epoch": out.epoch,
-            "seq": item.seq,
-            "kind": "gap",
-            "state": "event",
-            "site": sender.site,
-            "source": {"kind": "uplink", "id": sender.uplink},
-            "time": now,
-            "recorded": now,
-            "clock_synced": False,
-            "priority": "medium",
-            "cause": f"{_missing(item, 'alert')} will not come: {item.reason}",
-            "gap": _gap(item),
-            "historical": out.historical,
-            "audit_head": out.audit_head,
-        }
-    )
+    return {
+        "id": f"{ident}/gap",
+        "gateway": sender.gateway,
+        "epoch": out.epoch,
+        "seq": item.seq,
+        "kind": "gap",
+        "state": "event",
+        "site": sender.site,
+        "source": {"kind": "uplink", "id": sender.uplink},
+        "time": now,
+        "recorded": now,
+        "clock_synced": False,
+        "priority": "medium",
+        "cause": f"{_missing(item, 'alert')} will not come: {item.reason}",
+        "gap": _gap(item),
+        "historical": out.historical,
+        "audit_head": out.audit_head,
+    }
 
 
-def _gap_samples(sender: Sender, lane: str, item: GapItem, epoch: int) -> bytes:
-    return msgspec.json.encode(
-        {
-            "gateway": sender.gateway,
-            "epoch": epoch,
-            "seq": item.seq,
-            "historical": lane == BACKFILL,
-            "t0_ns": item.utc_ns,
-            "dt_ms": [],
-            "tags": [],
-            "v": [],
-            "gap": _gap(item),
-        }
-    )
+def _gap_samples(sender: Sender, lane: str, item: GapItem, epoch: int) -> dict[str, Any]:
+    return {
+        "gateway": sender.gateway,
+        "epoch": epoch,
+        "seq": item.seq,
+        "historical": lane == BACKFILL,
+        "t0_ns": item.utc_ns,
+        "dt_ms": [],
+        "tags": [],
+        "v": [],
+        "gap": _gap(item),
+    }
 
 
 def _gap(item: GapItem) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from gateway.apply import program_blob
 from gateway.commands import Commands, who_of
 from gateway.commission.holdings import all_holdings
 from gateway.errors import GatewayError
+from gateway.simulation import simulate
 from gateway.view import live
 from gateway.view.health import HealthWatch
 
@@ -65,8 +66,10 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     guard: bool = False  # stop: the guard, not the gateway
     tag: bool = False  # bypass: of a tag, not of an interlock
     for_ns: int = 0  # bypass, substitute: how long
-    end: bool = False  # bypass, substitute: end it
-    value: float | None = None  # substitute
+    end: bool = False  # bypass, substitute, simulate: end it
+    value: float | None = None  # substitute; simulate: where to drive the tag
+    over_s: float = 0.0  # simulate: how long it takes to get there
+    bad: bool = False  # simulate: make the tag bad
     not_after_ns: int | None = None  # boot time at which the client gives up
 
 
@@ -117,6 +120,7 @@ class Api:
         application.router.add_post("/drill", self.drill)
         application.router.add_post("/stop", self.stop)
         application.router.add_post("/reload", self.reload)
+        application.router.add_post("/simulate", self.simulate)
         return application
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -239,6 +243,15 @@ class Api:
         return await self._act(
             request, partial(self._commands.drills.run, order.id, order.reason, who)
         )
+
+    async def simulate(self, request: web.Request) -> web.StreamResponse:
+        """Drive a tag of a simulated site."""
+        order = await _order(request)
+        who = await self._who(request)
+        outcome = await simulate(
+            self._gateway, order.id, order.value, order.over_s, who, bad=order.bad, end=order.end
+        )
+        return _json(outcome)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         """End the guard for a reason, or this gateway."""

@@ -25,6 +25,7 @@ class Health(Struct, frozen=True, kw_only=True):
     scan: int
     uptime_s: float
     problems: int  # what else is wrong; status names it
+    simulated: bool = False  # no device is real
 
 
 class HealthWatch:
@@ -55,6 +56,7 @@ class HealthWatch:
             scan=scan,
             uptime_s=(now_ns - gateway.started_mono_ns) / 1e9,
             problems=len(gateway.problems.active()),
+            simulated=gateway.simulation is not None,
         )
 
     def _guard(self, now_ns: int) -> tuple[bool, int, list[str]]:

@@ -150,6 +150,7 @@ def status_of(moment: Moment) -> Status:
         ],
         notes=notes if guard.alive else [*notes, GUARD_DEAD],
         bypassed_tags=tag_bypass_rows(board, now, moment.background) if board else [],
+        simulated=gateway.simulation is not None,
     )
 
 

@@ -46,6 +46,11 @@ METRICS: Final = (
         ("version",),
     ),
     MetricSpec(
+        "simulated",
+        "1 where every device is simulated and nothing here is about a real plant.",
+        "gauge",
+    ),
+    MetricSpec(
         "start_time_seconds",
         "When this gateway process started, in seconds of Unix time.",
         "gauge",

@@ -106,6 +106,7 @@ def version() -> str:
 def _gateway(sheet: Sheet, moment: Moment) -> None:
     gateway = moment.gateway
     sheet.put("build_info", 1, version())
+    sheet.put("simulated", gateway.simulation is not None)
     sheet.put("start_time_seconds", gateway.started_utc_ns / 1e9)
     sheet.put("runtime_tmpfs", is_tmpfs(gateway.paths.runtime))
     sheet.put("clock_synchronised", synchronised())

@@ -183,3 +183,4 @@ class Status(Struct, frozen=True, kw_only=True):
     problems: list[ProblemRow] | None = None
     notes: list[str] = []
     bypassed_tags: list[TagBypassRow] = []
+    simulated: bool = False  # no device is real

@@ -157,14 +157,14 @@ class Site:
 
     # ---- life ----
 
-    async def start(self, *, hogs: Sequence[str] | None = None) -> None:
+    async def start(self, *options: str, hogs: Sequence[str] | None = None) -> None:
         """Start the gateway; ``hogs``: through the launcher, with these options."""
         program = ["-m", "gateway"]
         if hogs is not None:
             program = ["-m", "tests.helpers.launcher", *hogs, "--"]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, *program, "run", str(self.file), *self.directories,
+                sys.executable, *program, "run", str(self.file), *options, *self.directories,
                 cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -291,6 +291,15 @@ class Site:
         out, err = await asyncio.wait_for(process.communicate(), wait_s)
         assert process.returncode is not None
         return Answer(process.returncode, out.decode(), err.decode())
+
+    async def get(self, path: str) -> Any:
+        """What gateway.sock serves there."""
+        connector = aiohttp.UnixConnector(str(self.runtime / "gateway.sock"))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"http://site{path}") as answer,
+        ):
+            return await answer.json()
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """A command over gateway.sock, which is faster than a process per command."""

@@ -1,0 +1,174 @@
+"""A simulated plant behind Modbus TCP on loopback: one port for each device, every unit behind it.
+
+``PlantServers.obey`` takes commands as JSON tables, one answer each: drive a tag, make it bad, let
+it go, stop a final element, make a device silent, busy or cut off.
+"""
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from drivers.errors import DriverError, LinkError, RequestError
+from drivers.plant import Plant, PlantText, ServerText
+from drivers.plant_unit import Unit
+
+HOST: Final = "127.0.0.1"
+CONNECTIONS_MAX: Final = 64  # of one device
+PDU_BYTES_MAX: Final = 253
+BUSY: Final = 6
+NO_SUCH_UNIT: Final = 11
+_MBAP: Final = struct.Struct(">HHHB")  # transaction, protocol, length, unit
+
+Fault = Literal["none", "silent", "busy", "cut"]
+
+
+class Command(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line to a plant. What a command does not need is left out."""
+
+    do: Literal["drive", "bad", "end", "driven", "value", "stick", "fault"]
+    tag: str = ""
+    value: float = 0.0
+    over_s: float = 0.0  # how long a drive takes to get there
+    output: str = ""
+    stuck: bool = True
+    device: str = ""
+    fault: Fault = "none"
+
+
+class DeviceServer:
+    """One simulated device."""
+
+    def __init__(self, text: ServerText, plant: Plant, monotonic_ns: Callable[[], int]) -> None:
+        numbers = {tag.unit for tag in text.tags} | {output.unit for output in text.outputs}
+        numbers |= {beat.unit for beat in text.heartbeats}
+        numbers |= {register.unit for register in text.registers}
+        self.text = text
+        self.fault: Fault = "none"
+        self._units = {number: Unit(number, text, plant) for number in numbers}
+        self._monotonic_ns = monotonic_ns
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> int:
+        """Listen; the port. Raises LinkError."""
+        try:
+            self._server = await asyncio.start_server(self._serve, HOST, self.text.port)
+        except OSError as error:
+            text = f"{HOST}:{self.text.port}: cannot listen: {error.strerror}"
+            raise LinkError(text) from error
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        """End every connection and listen no more."""
+        if self._server is not None:
+            self._server.close()
+            self.cut()
+            await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """End every connection; new ones are taken."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def answer(self, unit: int, request: bytes) -> bytes | None:
+        """The reply's PDU; None: no answer."""
+        if self.fault == "silent":
+            return None
+        if self.fault == "busy":
+            return bytes((request[0] | 0x80, BUSY))
+        found = self._units.get(unit)
+        if found is None:
+            return bytes((request[0] | 0x80, NO_SUCH_UNIT))
+        return found.answer(request, self._monotonic_ns())
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.fault == "cut" or len(self._writers) >= CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._exchange(reader, writer):
+                    pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request and its answer; False where it is no Modbus."""
+        head = await reader.readexactly(_MBAP.size)
+        transaction, protocol, length, unit = _MBAP.unpack(head)
+        if protocol or not 2 <= length <= PDU_BYTES_MAX + 1:
+            return False
+        reply = self.answer(unit, await reader.readexactly(length - 1))
+        if reply is not None:
+            writer.write(_MBAP.pack(transaction, 0, len(reply) + 1, unit) + reply)
+            await writer.drain()
+        return True
+
+
+class PlantServers:
+    """Every device of a plant, and the one who obeys."""
+
+    def __init__(
+        self, text: PlantText, *, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._plant = Plant(text, monotonic_ns())
+        self._servers = {
+            server.name: DeviceServer(server, self._plant, monotonic_ns) for server in text.servers
+        }
+
+    async def start(self) -> Mapping[str, int]:
+        """Listen everywhere; the ports by device. Raises LinkError."""
+        return {name: await server.start() for name, server in self._servers.items()}
+
+    async def close(self) -> None:
+        """End everything."""
+        for server in self._servers.values():
+            await server.close()
+
+    def obey(self, line: bytes) -> dict[str, Any]:
+        """Carry out one command: ``text`` says what was done, ``error`` why not."""
+        try:
+            command = msgspec.json.decode(line, type=Command)
+            return self._carry_out(command)
+        except (msgspec.MsgspecError, DriverError) as error:
+            return {"error": str(error)}
+
+    def _carry_out(self, command: Command) -> dict[str, Any]:
+        plant, now_ns = self._plant, self._monotonic_ns()
+        match command.do:
+            case "drive":
+                over_ns = int(max(command.over_s, 0.0) * 1e9)
+                text = plant.drive(command.tag, command.value, over_ns, now_ns)
+            case "bad":
+                text = plant.spoil(command.tag, now_ns)
+            case "end":
+                text = plant.end(command.tag)
+            case "stick":
+                text = plant.stick(command.output, stuck=command.stuck)
+            case "fault":
+                text = self._fault(command.device, command.fault)
+            case "value":
+                return {"value": plant.shown(command.tag, now_ns)}
+            case "driven":
+                return {"driven": plant.driven()}
+        return {"text": text}
+
+    def _fault(self, name: str, fault: Fault) -> str:
+        server = self._servers.get(name)
+        if server is None:
+            text = f"there is no device {name} here"
+            raise RequestError(text)
+        server.fault = fault
+        if fault == "cut":
+            server.cut()
+        return f"{name}: {'as it should be' if fault == 'none' else fault}"
