@@ -113,6 +113,18 @@ class ModbusTag(Protocol):
         """In engineering units."""
 
 
+def dial_of(driver: str, device: ModbusDevice, around: Surroundings) -> Dial:
+    """The way to the address of a Modbus device, for who asks any unit there. Raises PointError."""
+    if driver == "modbus-rtu":
+        return _serial_dial(device)
+    endpoint = parse_endpoint(device.address)
+    if driver == "modbus-tls":
+        name = device.credentials or ""
+        return TlsDial(endpoint.host, endpoint.port, lambda: around.secrets(name))
+    kind = RtuTcpDial if driver == "modbus-rtu-tcp" else TcpDial
+    return kind(endpoint.host, endpoint.port)
+
+
 EndpointWire = Callable[[ModbusDevice, Endpoint, Surroundings], Wire]
 Make = Callable[[ModbusDevice, Sequence[tuple[ModbusTag, Limits]], Surroundings], PlanningDriver]
 
@@ -141,12 +153,14 @@ def _rtu_tcp(device: ModbusDevice, endpoint: Endpoint, around: Surroundings) -> 
 
 
 def _serial(device: ModbusDevice, around: Surroundings) -> Wire:
+    return _line_wire(_serial_dial(device), device, around)
+
+
+def _serial_dial(device: ModbusDevice) -> SerialDial:
     line = device.line
     if line is None:
-        dial = SerialDial(device.address)
-    else:
-        dial = SerialDial(device.address, line.baud, line.parity, line.stop, line.rs485)
-    return _line_wire(dial, device, around)
+        return SerialDial(device.address)
+    return SerialDial(device.address, line.baud, line.parity, line.stop, line.rs485)
 
 
 def _over_endpoint(wire: EndpointWire) -> Make:

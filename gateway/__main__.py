@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from gateway.cli import (
     bypass,
     check,
+    commission,
     hands,
-    points,
     receive,
     reload,
     run,
     show,
     simulate,
     substitute,
-    write,
 )
 from gateway.cli.client import NotReached
 from gateway.cli.options import add_directories
@@ -82,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, receive, reload, points, write, simulate):
+    for family in (show, hands, bypass, substitute, receive, reload, commission, simulate):
         family.register(commands)
     return top
 

@@ -16,6 +16,9 @@
  *                                                 -> "reaction SENT_NS TRIP_NS DUE_NS" xN, "cycle end"
  *              watch COIL                         -> "coil ADDRESS VALUE NS" at every write
  *              get hr|ir|c|di ADDRESS COUNT       -> "got V V V"
+ *              only UNIT...                       other units are not answered
+ *              window hr|ir FIRST LAST            reads of that table beyond its windows are refused
+ *              longest COUNT                      reads of more registers are refused
  *              sync TOKEN                         -> "sync TOKEN", the log is on disk
  *              reset                              all zero, nothing armed
  */
@@ -43,6 +46,7 @@
 #define CONNECTIONS_MAX 1024
 #define LINKS_MAX 64
 #define RAMPS_MAX 16
+#define WINDOWS_MAX 16
 #define LINE_MAX_BYTES 65536
 
 struct ramp {
@@ -84,6 +88,13 @@ static int counted_from, counted_to;
 static struct link links[LINKS_MAX];
 static int link_count;
 static struct arm arm;
+static bool some_units, unit_there[256]; /* false: every unit answers */
+static struct window {
+    uint16_t *cells;
+    int first, last;
+} windows[WINDOWS_MAX];
+static int window_count;
+static int longest = MODBUS_MAX_READ_REGISTERS;
 static bool watched[CELLS];
 static uint64_t random_state = 88172645463325252u;
 
@@ -212,6 +223,22 @@ static int word_at(const uint8_t *bytes)
     return bytes[0] << 8 | bytes[1];
 }
 
+/* Whether a device with such a table, or such a limit, refuses this read. */
+static bool refused(const uint16_t *cells, int address, int count)
+{
+    bool bounded = false;
+    if (cells == NULL)
+        return false;
+    for (int i = 0; i < window_count; i++) {
+        if (windows[i].cells != cells)
+            continue;
+        bounded = true;
+        if (address >= windows[i].first && address + count - 1 <= windows[i].last)
+            return count > longest;
+    }
+    return bounded || count > longest;
+}
+
 static void answer_read(int fd, const uint8_t *query, int length, int64_t now)
 {
     const uint8_t *pdu = query + modbus_get_header_length(context);
@@ -225,6 +252,13 @@ static void answer_read(int fd, const uint8_t *query, int length, int64_t now)
         cells = map->tab_input_registers;
     move_ramps(now);
     move_links(now);
+    if (refused(cells, address, count)) {
+        modbus_reply_exception(context, query, MODBUS_EXCEPTION_ILLEGAL_DATA_ADDRESS);
+        if (request_log && log_reads)
+            fprintf(request_log, "r %" PRId64 " %" PRId64 " %d %d %d %" PRId64 "\n", now,
+                    connection_of[fd], pdu[0], address, count, now);
+        return;
+    }
     carries = cells != NULL && arm_read(cells, address, count, now);
     int64_t reply_ns = now_ns();
     if (carries)
@@ -292,6 +326,8 @@ static void serve(int fd)
         drop(fd);
     } else if (length > 0) {
         uint8_t fc = query[modbus_get_header_length(context)];
+        if (some_units && !unit_there[query[modbus_get_header_length(context) - 1]])
+            return;
         if (fc >= MODBUS_FC_READ_COILS && fc <= MODBUS_FC_READ_INPUT_REGISTERS)
             answer_read(fd, query, length, now);
         else if (fc == MODBUS_FC_WRITE_SINGLE_COIL || fc == MODBUS_FC_WRITE_SINGLE_REGISTER ||
@@ -415,6 +451,25 @@ static bool set_arm(const char *line)
     return true;
 }
 
+static void set_units(char *values)
+{
+    some_units = true;
+    for (char *v = strtok(values, " "); v; v = strtok(NULL, " "))
+        unit_there[strtol(v, NULL, 0) & 0xff] = true;
+}
+
+static bool add_window(const char *line)
+{
+    char area[8];
+    struct window w = {0};
+    if (window_count == WINDOWS_MAX ||
+        sscanf(line, "window %7s %d %d", area, &w.first, &w.last) != 3)
+        return false;
+    w.cells = registers_of(area);
+    windows[window_count++] = w;
+    return true;
+}
+
 static bool command(char *line)
 {
     char area[8], token[128];
@@ -438,6 +493,12 @@ static bool command(char *line)
         counted_to = address + count < CELLS ? address + count : CELLS;
     } else if (sscanf(line, "watch %d", &address) == 1 && address < CELLS) {
         watched[address] = true;
+    } else if (strncmp(line, "only ", 5) == 0) {
+        set_units(line + 5);
+    } else if (strncmp(line, "window ", 7) == 0) {
+        return add_window(line);
+    } else if (sscanf(line, "longest %d", &count) == 1) {
+        longest = count;
     } else if (strcmp(line, "reset") == 0) {
         reset_all();
     } else if (strncmp(line, "ramp ", 5) == 0) {

@@ -1,0 +1,212 @@
+"""``scan``: which units answer at an address, what of them can be read. Reads only, politely."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
+
+from drivers.errors import DriverError
+from drivers.modbus_kinds import RTU_UNIT_MAX, dial_of
+from drivers.points import ADDRESS_MAX, Area
+from gateway.cli.options import paths_of
+from gateway.cli.points import point_command, surroundings_of
+from gateway.cli.running_sites import owners, running_sites
+from gateway.cli.table import complain, plain, show_json, show_table
+from gateway.commission.devices import said
+from gateway.commission.scan import Scan
+from gateway.commission.stanza import SITE, scanned
+from gateway.commission.target import target_of
+from gateway.errors import ConfigError, GatewayError
+from gateway.outcome import Exit
+
+if TYPE_CHECKING:
+    from gateway.commission.target import Target
+
+UNIT_MAX: Final = 255
+UNITS: Final = "1-20"
+ADDRESSES: Final = "0-999"
+TELL_EVERY: Final = 25  # requests, where nobody watches
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this family to the parser."""
+    text = "find units and what can be read of them; reads only, five requests a second"
+    parser = point_command(commands, "scan", text, scan)
+    parser.add_argument("--units", default=UNITS, metavar="1-20,255", help=f"default: {UNITS}")
+    parser.add_argument(
+        "--registers",
+        nargs="?",
+        const=ADDRESSES,
+        metavar="0-999",
+        help=f"look for readable addresses too, zero-based (without a range: {ADDRESSES})",
+    )
+    parser.add_argument(
+        "--tables", default="hr,ir,c,di", metavar="hr,ir,c,di", help="where to look for them"
+    )
+    add_emit(parser, "what was found as tables of a site file")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def add_emit(parser: argparse.ArgumentParser, text: str) -> None:
+    """``--emit [FILE]``."""
+    parser.add_argument(
+        "--emit", nargs="?", const="-", metavar="FILE", help=f"{text}, into a new file or to stdout"
+    )
+
+
+def scan(args: argparse.Namespace) -> int:
+    """Scan; 1 where nothing answered. Raises GatewayError where the address is away."""
+    target = target_of(args.device, [], args.site)
+    if not target.modbus:
+        raise ConfigError(
+            [f"{args.device}: found {target.device.driver}, expected a Modbus device"]
+        )
+    most = UNIT_MAX if target.device.driver in ("modbus-tcp", "modbus-tls") else RTU_UNIT_MAX
+    units = numbers_of("--units", args.units, most)
+    areas = _areas(args.tables) if args.registers else []
+    first, last = _range("--registers", args.registers or ADDRESSES, ADDRESS_MAX)
+    new_file(args.emit)
+    if not _allowed(args, target):
+        return Exit.USAGE
+    dial = dial_of(target.device.driver, target.device, surroundings_of(args))
+    scanning = Scan(dial, target.device.timeout / 1e9, _Progress().tell)
+    code = Exit.DONE
+    trouble = None
+    try:
+        asyncio.run(scanning.run(units, areas, first, last))
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
+        complain(f"interrupted while {scanning.doing}; this is what was found until then")
+    except DriverError as error:
+        trouble = GatewayError(said(target, error))
+        if not scanning.found:
+            raise trouble from None
+        complain(f"{trouble}; this is what was found until then")
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    _show(args, target, scanning)
+    if trouble is not None or (code == Exit.DONE and not scanning.found):
+        return Exit.FAILED
+    return code
+
+
+def numbers_of(option: str, text: str, most: int) -> list[int]:
+    """``1-20,255`` in order, each once. Raises ConfigError."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        first, last = _range(option, part, most)
+        found |= dict.fromkeys(range(first, last + 1))
+    return list(found)
+
+
+def new_file(emit: str | None) -> None:
+    """Raises ConfigError where ``--emit`` names a file that is there."""
+    if emit not in (None, "-") and Path(str(emit)).exists():
+        raise ConfigError([f"--emit: {emit} is there already, expected a new file"])
+
+
+def emitted(emit: str, tables: str) -> None:
+    """Give the tables to stdout, or as a whole site file to a new file. Raises GatewayError."""
+    if emit == "-":
+        print(tables)
+        return
+    try:
+        with Path(emit).open("x", encoding="utf-8") as file:
+            file.write(f"{SITE}\n{tables}")
+    except OSError as error:
+        msg = f"{emit} cannot be written: {error.strerror}"
+        raise GatewayError(msg) from error
+    print(plain(f"written to {emit}; look with: sitewarden check {emit}"))
+
+
+class _Progress:
+    """One line that changes for people, one now and then for logs."""
+
+    def __init__(self) -> None:
+        self._watched = sys.stderr.isatty()
+
+    def tell(self, scanning: Scan) -> None:
+        """Before each request."""
+        units = len(scanning.found)
+        text = f"{scanning.doing}; {units} found, {scanning.requests} requests"
+        if self._watched:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif scanning.requests % TELL_EVERY == 0:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _allowed(args: argparse.Namespace, target: "Target") -> bool:
+    """Whether it may be done: somebody is asked where a running site has a device there."""
+    sites = running_sites(paths_of(args))
+    own = [*owners(target.device.address, sites), *(s for s in sites if s.holdings is None)]
+    if args.yes or not own:
+        return True
+    names = " and ".join(site.name for site in own)
+    text = f"{target.device.address} belongs to the running site {names}, which polls it"
+    if not sys.stdin.isatty():
+        complain(f"not scanned: {text}; say --yes if it is meant")
+        return False
+    try:
+        return input(plain(f"{text}. Scan it besides? [y/N] ")).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _show(args: argparse.Namespace, target: "Target", scanning: Scan) -> None:
+    if args.json:
+        show_json([_as_json(one) for one in scanning.found])
+    elif args.emit != "-":
+        rows: list[tuple[object, ...]] = []
+        for one in scanning.found:
+            notes = "; ".join(one.notes)
+            places: list[tuple[object, ...]] = [
+                (f"{b.area.value}:{b.first}-{b.last}", len(b.values), b.used) for b in one.blocks
+            ]
+            first, *rest = places or [(None, None, None)]
+            rows.append((one.unit, one.said, *first, notes))
+            rows += [("", "", *place, "") for place in rest]
+        headings = ("unit", "answer", "readable", "count", "not zero", "notes")
+        show_table(f"units at {target.device.address}", headings, rows)
+        if len(scanning.found) > 1 and _alike(scanning):
+            print("note: all of them hold the same: this device may not look at the unit")
+    if args.emit and scanning.found:
+        device = structs.replace(target.device, id="unit-1")
+        emitted(args.emit, scanned(device, scanning.found))
+
+
+def _alike(scanning: Scan) -> bool:
+    seen = [[(b.area, b.first, len(b.values)) for b in one.blocks] for one in scanning.found]
+    return bool(seen[0]) and all(one == seen[0] for one in seen)
+
+
+def _as_json(found: Any) -> dict[str, Any]:
+    return {
+        "unit": found.unit,
+        "answer": found.said,
+        "blocks": [
+            {"area": b.area.value, "first": b.first, "last": b.last, "values": b.values}
+            for b in found.blocks
+        ],
+        "notes": found.notes,
+    }
+
+
+def _areas(text: str) -> list[Area]:
+    try:
+        return [Area(word.strip()) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError([f'--tables: found "{text}", expected some of hr,ir,c,di']) from None
+
+
+def _range(option: str, text: str, most: int) -> tuple[int, int]:
+    first, dash, last = text.strip().partition("-")
+    try:
+        found = int(first), int(last if dash else first)
+    except ValueError:
+        found = (1, 0)
+    if not 0 <= found[0] <= found[1] <= most:
+        raise ConfigError([f'{option}: found "{text}", expected numbers up to {most} such as 1-20'])
+    return found
