@@ -1,8 +1,12 @@
 """The first day at a plant: ``read``, ``watch``, ``write``, ``scan``."""
 
-import argparse
+
+from typing import TYPE_CHECKING
 
 from gateway.cli import points, scan, write
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
