@@ -1,6 +1,5 @@
 """The first day at a plant: ``read``, ``watch``, ``write``, ``scan``."""
 
-
 from typing import TYPE_CHECKING
 
 from gateway.cli import points, scan, write
