@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,8 +78,15 @@ class SessionStats:
     polls_missed: int = 0  # due while another one ran or the device was down
     lateness_ns: int = 0  # of the newest poll: begin - due
     lateness_ns_max: int = 0
+    round_trip_ns: int = 0  # of the newest poll, all its requests
+    bursts: int = 0  # times that the rate was raised
     requests: Mapping[str, int] = field(default_factory=dict)  # the driver's own, by result
     dropped: Counter[str] = field(default_factory=Counter)  # readings, by reason
+
+
+def phase_of(name: str, period_ns: int) -> int:
+    """Where in its period a device is polled: the same for a name at each start, ns."""
+    return zlib.crc32(name.encode()) * period_ns >> 32
 
 
 class Session:
@@ -101,8 +109,9 @@ class Session:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
+        phase: Callable[[str, int], int] = phase_of,
     ) -> None:
-        """Raises RequestError when there is nothing to poll."""
+        """``phase``: (name, period) to the offset of the polls. Raises RequestError for no poll."""
         if not classes or any(each.period_ns <= 0 for each in classes):
             text = f"{name}: nothing to poll, or a period of 0"
             raise RequestError(text)
@@ -119,6 +128,9 @@ class Session:
         self._stats = SessionStats()
         self._told: bool | None = None  # what the sink was told last; None: nothing yet
         self._due_ns = [0] * len(classes)  # 0: not yet planned
+        self._phase = phase
+        self._burst = (0, 0)  # (period, until), ns; monotonic
+        self._waiting: asyncio.Future[None] | None = None  # for the next poll
         self._settled_ns = 0
         self._attempts = 0  # failed ones in a row, for the backoff
         self._failed_polls = 0  # in a row, over an intact link
@@ -134,6 +146,21 @@ class Session:
             delay_ns = self._backoff_ns()
             self._stats.state = State(DeviceState.DOWN, delay_ns)
             await asyncio.sleep(delay_ns / 1e9)
+
+    def burst(self, period_ns: int, until_ns: int) -> None:
+        """Poll every class at least so often until then (monotonic); from now on, not at its due.
+
+        Called again and again it goes on.
+        """
+        begins = self._burst[1] <= self._monotonic_ns()
+        self._burst = (period_ns, until_ns)
+        if not begins:
+            return
+        self._stats.bursts += 1
+        soon_ns = self._monotonic_ns()
+        self._due_ns = [min(due_ns, soon_ns) if due_ns else 0 for due_ns in self._due_ns]
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def stats(self) -> SessionStats:
         """The live counters (not a copy)."""
@@ -204,7 +231,8 @@ class Session:
         """Wait for the class that is due first and poll it once."""
         index = min(range(len(self._classes)), key=self._due_ns.__getitem__)
         due_ns = self._due_ns[index]
-        await asyncio.sleep(max(0, due_ns - self._monotonic_ns()) / 1e9)
+        if await self._woken_before(due_ns):
+            return
         mono_ns, utc_ns = self._monotonic_ns(), self._utc_ns()
         self._late(mono_ns - due_ns)
         self._stats.polls += 1
@@ -215,13 +243,34 @@ class Session:
             if ends_session(error):
                 raise
         else:
+            self._stats.round_trip_ns = self._monotonic_ns() - mono_ns
             self._poll_good(index, mono_ns, utc_ns, readings)
         now_ns = self._monotonic_ns()
-        following_ns, missed = next_due(due_ns, self._classes[index].period_ns, now_ns)
+        period_ns = self._classes[index].period_ns
+        if now_ns < self._burst[1]:
+            period_ns = min(period_ns, self._burst[0])
+        phase_ns = self._phase(self._name, period_ns)
+        following_ns, missed = next_due(due_ns, period_ns, now_ns, phase_ns)
         self._stats.polls_missed += missed
         if mono_ns < self._settled_ns:
             following_ns = min(following_ns, max(self._settled_ns, now_ns))
         self._due_ns[index] = following_ns
+
+    async def _woken_before(self, due_ns: int) -> bool:
+        """Wait until then; True where something is due sooner now."""
+        wait_ns = due_ns - self._monotonic_ns()
+        if wait_ns <= 0:
+            await asyncio.sleep(0)
+            return False
+        loop = asyncio.get_running_loop()
+        self._waiting = waiting = loop.create_future()
+        alarm = loop.call_later(wait_ns / 1e9, _set, waiting)
+        try:
+            await waiting
+        finally:
+            alarm.cancel()
+            self._waiting = None
+        return min(self._due_ns) < due_ns
 
     def _poll_good(
         self, index: int, mono_ns: int, utc_ns: int, readings: Sequence[Reading]
@@ -284,13 +333,20 @@ def ends_session(error: DriverError) -> bool:
     return not isinstance(error, DeviceError | RequestError)
 
 
-def next_due(due_ns: int, period_ns: int, now_ns: int) -> tuple[int, int]:
-    """The next due time after ``now_ns``, whole periods after ``due_ns``, and how many were missed.
+def next_due(
+    due_ns: int, period_ns: int, now_ns: int, phase_ns: int | None = None
+) -> tuple[int, int]:
+    """The next due time after ``now_ns`` and how many were missed since ``due_ns``.
 
-    A poll that took longer than its period loses the polls that fell due meanwhile.
+    Whole periods after ``due_ns``, or on the grid of ``phase_ns``. A poll that took longer than its
+    period loses the polls that fell due meanwhile.
     """
-    following_ns = due_ns + period_ns
-    if following_ns > now_ns:
-        return following_ns, 0
-    missed = (now_ns - following_ns) // period_ns + 1
-    return following_ns + missed * period_ns, missed
+    now_ns = max(now_ns, due_ns)  # a timer may be early by its resolution
+    origin_ns = due_ns if phase_ns is None else phase_ns
+    following_ns = now_ns + period_ns - (now_ns - origin_ns) % period_ns
+    return following_ns, (now_ns - due_ns) // period_ns
+
+
+def _set(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)

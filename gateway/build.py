@@ -121,7 +121,16 @@ def build_gateway(
     if ledger.epoch:
         problems.follow(item.subject for item in ledger.active())
     around = surroundings(paths, credentials)
-    scanner = Scanner(config, image, link, lambda: gateway.running, recorder.take, problems, around)
+    scanner = Scanner(
+        config,
+        image,
+        link,
+        lambda: gateway.running,
+        recorder.take,
+        problems,
+        around,
+        raised_tags=limits.raised_tags,
+    )
     substitutions = Substitutions(config, ledger, problems, scanner.substitute)
     commands.substitutions = substitutions
     gateway = Gateway(

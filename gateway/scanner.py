@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from array import array
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +67,8 @@ class Scanner:
     """Polls every device of ``config`` that is not ``fast``.
 
     ``sink(samples, recorded)`` takes each poll. ``running`` tells which slots the guard's program
-    gives to our tags. Raises RequestError for a device that no driver can serve.
+    gives to our tags, ``raised_tags`` which tags have an alarm. Raises RequestError for a device
+    that no driver can serve.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Scanner:
         problems: "Problems",
         around: Surroundings,
         *,
+        raised_tags: Callable[[], Collection[str]] = frozenset,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -89,6 +91,7 @@ class Scanner:
         self._sink = sink
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
+        self._raised_tags = raised_tags
         self._samples = 0
         self._asked_by: Running | None = None  # the program that _asked is of
         self._asked: list[tuple[_Device, int]] = []  # whose connection it reads, in which slot
@@ -106,6 +109,12 @@ class Scanner:
                 self._devices[device.id] = _Device(
                     device, tags, self.deliver, self.touch, problems, around, self._totals
                 )
+
+        self._bursting = [
+            (each, device.burst, frozenset(device.burst.on) or each.tag_ids)
+            for device in config.device
+            if device.burst is not None and (each := self._devices.get(device.id)) is not None
+        ]
 
     def jobs(self) -> "dict[str, Callable[[], Coroutine[Any, Any, None]]]":
         """What has to run, by a name for people: one session per device, and the staleness."""
@@ -167,7 +176,8 @@ class Scanner:
     async def expire(self) -> None:
         """Make tags BAD(comm_failure) whose newest sample is older than ``stale_after``.
 
-        And tell the guard which devices are connected, where its program asks.
+        And tell the guard which devices are connected, where its program asks; and look for
+        alarms that raise a device's rate.
         """
         while True:
             await asyncio.sleep(EXPIRE_S)
@@ -177,6 +187,16 @@ class Scanner:
                 if each.substitutes:
                     each.tell_substitutes(now_ns, self._utc_ns())
             self.tell_connected(now_ns)
+            self.look_for_bursts(now_ns)
+
+    def look_for_bursts(self, now_ns: int) -> None:
+        """Poll devices faster whose alarms are raised."""
+        raised = self._raised_tags() if self._bursting else ()
+        if not raised:
+            return
+        for each, burst, tags in self._bursting:
+            if not tags.isdisjoint(raised):
+                each.session.burst(burst.poll, now_ns + burst.hold)
 
     def tell_connected(self, now_ns: int) -> None:
         """``sys.<device>.connected`` of our devices: at once when it changes, and every second."""
@@ -215,6 +235,7 @@ class _Device:
         self.id = device.id
         self.tags = array("I", [index for index, _ in tags])
         self._ids = [tag.id for _, tag in tags]
+        self.tag_ids = frozenset(self._ids)
         self._deliver = deliver
         self._touch = touch
         self._problems = problems

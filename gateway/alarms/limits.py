@@ -39,6 +39,7 @@ class Limits:
         self._by_register: dict[int, list[AlarmDef]] = {}
         for alarm in program.alarms:
             self._by_register.setdefault(alarm.register, []).append(alarm)
+        self._tag_of = {alarm.id: alarm.tag for alarm in program.alarms}
         self._index = {tag: i for i, tag in enumerate(tags)}
         self._image = image
         self._raised: set[str] = set()
@@ -54,6 +55,10 @@ class Limits:
         for alarm in self._alarms:
             if alarm.id in earlier:
                 self._held.setdefault(self._index[alarm.tag], []).append(alarm)
+
+    def raised_tags(self) -> frozenset[str]:
+        """The tags with an alarm that is raised."""
+        return frozenset(self._tag_of[i] for i in self._raised if i in self._tag_of)
 
     def orphans(self) -> list[AlertDraft]:
         """The ends of alarms that are raised but are no longer in the site file."""

@@ -96,6 +96,14 @@ class WatchdogRegister(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     value: Annotated[int, Meta(ge=0, le=65535)]
 
 
+class Burst(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A higher rate of polling while an alarm is raised, and for a time after it."""
+
+    poll: Duration
+    hold: Duration = Duration(60_000_000_000)
+    on: tuple[str, ...] = ()  # tags whose alarms raise it; none: the device's own
+
+
 class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a driver talks to."""
 
@@ -107,6 +115,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     settle: Duration = Duration(1_000_000_000)
     record: Record = "change"
     fast: bool = False  # polled by the guard
+    burst: Burst | None = None
     heartbeat: Heartbeat | None = None
     watchdog_registers: tuple[WatchdogRegister, ...] = ()
     lease: Lease | None = None

@@ -14,7 +14,7 @@ from gateway.site.draft import LISTED, Draft
 from gateway.site.durations import format_duration
 from gateway.site.fallbacks import DEPTH_MAX, chains
 from gateway.site.load import heartbeat_every, tag_times
-from gateway.site.model import Device, Effect, Interlock, Limits, Output, Tag, Uplink
+from gateway.site.model import Burst, Device, Effect, Interlock, Limits, Output, Tag, Uplink
 from gateway.site.places import Places
 from gateway.site.signal_rules import flaws_of
 
@@ -152,6 +152,8 @@ class _Checker:
             text = "found it on a device that is not fast, expected fast = true: the guard reads it"
             self.complain(entry, ("watchdog_registers",), text)
         self.lease(entry)
+        if device.burst is not None and entry.ok("burst"):
+            self.burst(entry, device.burst)
         heartbeat = device.heartbeat
         if heartbeat is None:
             return
@@ -159,6 +161,27 @@ class _Checker:
         self.between(entry, ("heartbeat", "every"), every, POLL_NS_MIN, heartbeat.watchdog)
         least = POLL_NS_MIN if every is not None else 200_000_000
         self.between(entry, ("heartbeat", "watchdog"), heartbeat.watchdog, least, None)
+
+    def burst(self, entry: Entry[Device], burst: Burst) -> None:
+        """It is faster, the gateway's own, and some alarm raises it."""
+        device = entry.item
+        if device.fast and entry.ok("fast"):
+            text = "found it on a fast device, expected none: the guard polls it at one rate"
+            self.complain(entry, ("burst",), text)
+        if entry.ok("poll"):
+            self.between(entry, ("burst", "poll"), burst.poll, POLL_NS_MIN, device.poll)
+        known = all(
+            self.reference(entry, ("burst", "on", number), "tag", name)
+            for number, name in enumerate(burst.on)
+        )
+        watched = [
+            tag.item
+            for tag in self.draft.tag
+            if tag.id in burst.on or (not burst.on and tag.item.device == device.id)
+        ]
+        if known and not any(tag.limits for tag in watched) and "tag" not in self.draft.incomplete:
+            text = "found no limits of any tag that raises it, expected an alarm"
+            self.complain(entry, ("burst", "on"), text)
 
     def lease(self, entry: Entry[Device]) -> None:
         """It is refreshed with the heartbeat, at least twice before it ends."""

@@ -240,4 +240,10 @@ def _slow_row(ident: str, stats: "SessionStats") -> DeviceRow:
         since=None,
         requests=requests,
         failed=requests - stats.requests.get("good", 0),
+        results=dict(stats.requests),
+        error=stats.error or None,
+        polls_missed=stats.polls_missed,
+        round_trip_ms=stats.round_trip_ns / 1e6 if stats.round_trip_ns else None,
+        lateness_ms=stats.lateness_ns / 1e6,
+        lateness_ms_max=stats.lateness_ns_max / 1e6,
     )

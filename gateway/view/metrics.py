@@ -102,6 +102,12 @@ METRICS: Final = (
         ("device",),
     ),
     MetricSpec(
+        "device_round_trip_seconds",
+        "How long a device's newest request took (fast), or its newest poll of several.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
         "device_polls_missed_total",
         "Polls that fell due while another one ran or the device was away.",
         "counter",

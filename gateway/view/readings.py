@@ -13,7 +13,6 @@ from fastpath.codes import (
     InterlockLatchFlag,
     OutputState,
     Quality,
-    Refusal,
 )
 from gateway.clock import synchronised
 from gateway.guard_board import GuardBoard, output_confirmed
@@ -21,9 +20,10 @@ from gateway.paths import is_tmpfs
 from gateway.proof_tests import due_utc_ns
 from gateway.view.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment
+from gateway.view.snapshot import device_results
 
 if TYPE_CHECKING:
-    from fastpath.journal import DeviceView, Header
+    from fastpath.journal import Header
 
 Row = tuple[tuple[str, ...], float]
 
@@ -135,6 +135,8 @@ def _slow_devices(sheet: Sheet, moment: Moment) -> None:
             sheet.put("device_requests_total", count, ident, result)
         sheet.put("device_poll_lateness_seconds", stats.lateness_ns / 1e9, ident)
         sheet.put("device_polls_missed_total", stats.polls_missed, ident)
+        if stats.round_trip_ns:
+            sheet.put("device_round_trip_seconds", stats.round_trip_ns / 1e9, ident)
 
 
 def _guard(sheet: Sheet, header: "Header", *, alive: bool) -> None:
@@ -157,26 +159,13 @@ def _fast_devices(sheet: Sheet, board: GuardBoard, *, alive: bool) -> None:
     for i, text in enumerate(board.text.devices):
         device = board.view.device(i)
         sheet.put("device_up", alive and device.state == DeviceState.UP, text.id)
-        for result, count in _results(device).items():
+        for result, count in device_results(device).items():
             sheet.put("device_requests_total", count, text.id, result)
         sheet.put("device_polls_missed_total", device.polls_missed, text.id)
+        if device.rtt_ns_last:
+            sheet.put("device_round_trip_seconds", device.rtt_ns_last / 1e9, text.id)
         for name, flag in DEVICE_STATES.items():
             sheet.put(name, bool(device.flags & flag), text.id)
-
-
-def _results(device: "DeviceView") -> dict[str, int]:
-    """The guard's counts under the words that the gateway's devices have."""
-    refused = device.refused
-    exceptions = sum(refused[Refusal.EXCEPTION_ADDRESS :])
-    mangled = sum(refused[Refusal.TRANSACTION : Refusal.EXCEPTION_ADDRESS])
-    good = device.requests - device.timeouts - exceptions - mangled
-    return {
-        "connect": refused[Refusal.CONNECT],
-        "exception": exceptions,
-        "good": max(good, 0),
-        "refused": mangled,
-        "timeout": device.timeouts,
-    }
 
 
 def _interlocks(sheet: Sheet, board: GuardBoard, moment: Moment) -> None:

@@ -114,6 +114,12 @@ class DeviceRow(Struct, frozen=True, kw_only=True):
     since: str | None
     requests: int
     failed: int
+    results: dict[str, int] = {}  # requests by result: good, timeout, exception, refused, lost ...
+    error: str | None = None  # the newest failure, kept after it is over
+    polls_missed: int = 0  # due while another one ran or the device was away
+    round_trip_ms: float | None = None  # newest; of a request (fast), else of a whole poll
+    lateness_ms: float | None = None  # how late its newest poll began; not told by the guard
+    lateness_ms_max: float | None = None
     heartbeat_withheld: bool = False  # on purpose: an output cannot be confirmed
     lease_lost: bool = False  # another guard owns its outputs
     watchdog_wrong: bool = False  # a register of its watchdog is not as the site file says

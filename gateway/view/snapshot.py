@@ -16,6 +16,7 @@ from fastpath.codes import (
     OutputState,
     Quality,
     Reason,
+    Refusal,
     TripReason,
     Truth,
 )
@@ -48,7 +49,7 @@ from gateway.view.shapes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fastpath.journal import GuardView, Header, SlotView
+    from fastpath.journal import DeviceView, GuardView, Header, SlotView
     from gateway.program_text import OutputText
     from gateway.store.audit import Order, ProofTest
     from gateway.tags import TagValue
@@ -153,12 +154,30 @@ def fast_device_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[De
                 since=now.of_boot(device.since_ns),
                 requests=device.requests,
                 failed=device.timeouts + sum(device.refused),
+                results=device_results(device),
+                polls_missed=device.polls_missed,
+                round_trip_ms=device.rtt_ns_last / 1e6 if device.rtt_ns_last else None,
                 heartbeat_withheld=bool(device.flags & DeviceStatsFlag.HEARTBEAT_WITHHELD),
                 lease_lost=bool(device.flags & DeviceStatsFlag.LEASE_LOST),
                 watchdog_wrong=bool(device.flags & DeviceStatsFlag.WATCHDOG_WRONG),
             )
         )
     return rows
+
+
+def device_results(device: "DeviceView") -> dict[str, int]:
+    """The guard's counts under the words that the gateway's devices have."""
+    refused = device.refused
+    exceptions = sum(refused[Refusal.EXCEPTION_ADDRESS :])
+    mangled = sum(refused[Refusal.TRANSACTION : Refusal.EXCEPTION_ADDRESS])
+    good = device.requests - device.timeouts - exceptions - mangled
+    return {
+        "connect": refused[Refusal.CONNECT],
+        "exception": exceptions,
+        "good": max(good, 0),
+        "refused": mangled,
+        "timeout": device.timeouts,
+    }
 
 
 def guard_tag_rows(board: GuardBoard, now: Instant, *, alive: bool) -> list[TagRow]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from drivers.session import (
     PollClass,
     Session,
     next_due,
+    phase_of,
 )
 from fastpath.codes import DeviceState, Quality
 from tests.drivers.scripted import Conversation, right, scripted
@@ -269,7 +272,7 @@ async def test_late_polls_are_counted_and_skipped() -> None:
         return None
 
     driver, sink = FakeDriver(script), Recorder()
-    session = session_of(driver, sink, monotonic_ns=lambda: now)
+    session = session_of(driver, sink, monotonic_ns=lambda: now, phase=lambda *_: 0)
     task = asyncio.create_task(session.run())
     await sink.until(lambda: len(sink.got) >= 1)
     task.cancel()
@@ -296,6 +299,70 @@ def test_due_times_keep_their_grid(due_ns: int, period_ns: int, after_ns: int) -
     assert following_ns > now_ns
     assert following_ns - period_ns <= now_ns or missed == 0
     assert following_ns == due_ns + (missed + 1) * period_ns
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**12), st.integers(0, 10**9))
+def test_whenever_a_poll_began_the_next_is_on_the_grid(
+    due_ns: int, period_ns: int, after_ns: int, phase_ns: int
+) -> None:
+    now_ns = due_ns + after_ns
+    following_ns, missed = next_due(due_ns, period_ns, now_ns, phase_ns)
+    assert (following_ns - phase_ns) % period_ns == 0
+    assert now_ns < following_ns <= now_ns + period_ns
+    assert missed == after_ns // period_ns
+
+
+def test_a_hundred_devices_of_one_period_do_not_ask_at_once() -> None:
+    period_ns = 1_000 * MS
+    phases = sorted(phase_of(f"plc-{number}", period_ns) for number in range(100))
+    assert 0 <= phases[0] <= phases[-1] < period_ns
+    at_once = max(sum(first <= each < first + 10 * MS for each in phases) for first in phases)
+    assert at_once <= 8  # of 1 on average in 10 ms; all 100 where they begin together
+    assert phase_of("plc-7", period_ns) == phase_of("plc-7", period_ns)
+
+
+async def test_a_burst_polls_at_once_and_faster_until_its_end() -> None:
+    """On a clock of its own, which each wait moves to its end."""
+    now, waits = 1_000 * MS, 0
+    driver, sink = FakeDriver(), Recorder()
+    session = session_of(
+        driver, sink, classes=[PollClass(10_000 * MS, "p")], monotonic_ns=lambda: now,
+        phase=lambda *_: 0,
+    )  # fmt: skip
+
+    async def woken_before(due_ns: int) -> bool:
+        nonlocal now, waits
+        now, waits = max(now, due_ns), waits + 1
+        await asyncio.sleep(0)
+        return False
+
+    session._woken_before = woken_before  # type: ignore[method-assign]
+    task = asyncio.create_task(session.run())
+    await sink.until(lambda: len(sink.got) == 1)
+    session.burst(100 * MS, now + 450 * MS)
+    await sink.until(lambda: len(sink.got) >= 12)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    times = [got[1] // MS for got in sink.got]
+    begun = times.index(next(each for each in times if each % 10_000))
+    fast = [each for each in times if each % 10_000 and each > times[begun]]
+    assert len(fast) in (4, 5)
+    assert {after - before for before, after in pairwise(fast)} == {100}
+    assert times[-1] % 10_000 == 0
+    assert session.stats().bursts == 1
+
+
+async def test_a_burst_ends_the_wait_for_a_poll_that_is_far_away() -> None:
+    driver, sink = FakeDriver(), Recorder()
+    async with Running(
+        session_of(driver, sink, classes=[PollClass(3_600_000 * MS, "p")])
+    ) as session:
+        await sink.until(lambda: len(sink.got) >= 1)
+        session.burst(5 * MS, time.monotonic_ns() + 60_000 * MS)
+        await sink.until(lambda: len(sink.got) >= 4)
+        assert session.stats().round_trip_ns > 0
 
 
 async def test_backoff_doubles_up_to_its_cap_with_jitter() -> None:

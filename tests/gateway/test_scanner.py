@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from drivers.kind import Surroundings, no_secrets
 from fastpath.codes import NONE_U32, Quality, Reason
 from gateway.apply import Running
 from gateway.scanner import _Recording
-from gateway.site.model import Config, Device, Duration, Point, Signal, Site, Tag
+from gateway.site.model import Burst, Config, Device, Duration, Point, Signal, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
@@ -248,6 +249,21 @@ async def test_a_value_by_hand_is_uncertain_lasts_and_is_bad_for_the_guard(
             line.heal()
             await bench.until(lambda: bench.quality(0) == (Quality.GOOD, 0))
     assert bench.value(0) == 7.0
+
+
+async def test_an_alarm_raises_the_rate_of_its_device(server: ModbusServer) -> None:
+    raised: set[str] = set()
+    burst = Burst(poll=Duration(10 * MS), hold=Duration(60_000 * MS))
+    config = site(server.address, tag("level", "hr:5", poll=Duration(3_600_000 * MS)), burst=burst)
+    bench = Bench(config)
+    bench.scanner._raised_tags = lambda: raised
+    async with bench.scanning():
+        await bench.until(lambda: len(bench.samples) == 1)
+        raised.add("elsewhere")
+        bench.scanner.look_for_bursts(time.monotonic_ns())
+        raised.add("level")
+        await bench.until(lambda: len(bench.samples) >= 5)
+    assert bench.scanner.stats().devices["plc"].bursts == 1
 
 
 BY_HAND = (Quality.UNCERTAIN, Reason.SUBSTITUTED)

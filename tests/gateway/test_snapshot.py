@@ -101,6 +101,7 @@ async def test_tags_of_a_live_gateway(guard: LiveGuard) -> None:
                                                                       None)  # fmt: skip
     assert set(msgspec.to_builtins(gas)) == {
         "id", "device", "value", "unit", "quality", "reason", "time", "source_time", "bypass",
+        "substitution",
     }  # fmt: skip
 
 
