@@ -1,7 +1,7 @@
 """Checksums of serial instruments: how long each is, what it is, how it is written.
 
 sum8, xor8 and NMEA 0183 find every single damaged byte, the CRCs every burst of 16 bits as well;
-of damage beyond that one in 256 (or 65,536) passes.
+of damage beyond that one in 256 (or 65,536) passes, and of a damaged length as many.
 """
 
 import binascii

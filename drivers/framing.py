@@ -23,6 +23,7 @@ class Framer(Protocol):
     """Cuts one stream. ``counts``: noise (runs of it), bad_checksum, too_long, line_error."""
 
     counts: Counter[str]
+    pause_s: float  # longer than any instrument's within a line or frame
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The frames that these bytes complete, checked, without delimiter and checksum."""
@@ -30,8 +31,14 @@ class Framer(Protocol):
     def spoil(self) -> None:
         """The line marked an error here: what is under way is no frame."""
 
+    def pause(self) -> Iterator[bytes]:
+        """Nothing came for ``pause_s``: what is under way ends here, or is damaged.
+
+        Frames that stand within what only seemed to be one.
+        """
+
     def restart(self) -> None:
-        """Forget what is under way, in order (before a request, or after a pause)."""
+        """Forget what is under way, in order (before a request)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class LineFramer:
     ``joining``: the stream is joined at any place, so that its first line is no whole one.
     """
 
+    pause_s = 0.5
+
     def __init__(self, delimiter: bytes, checksum: Checksum | None, *, joining: bool) -> None:
         self.counts: Counter[str] = Counter()
         self._delimiter = delimiter
@@ -83,6 +92,14 @@ class LineFramer:
         self.counts["line_error"] += 1
         self._buffer = b""
         self._skipping = True
+
+    def pause(self) -> Iterator[bytes]:
+        """A line without a checksum that pauses was torn: what follows is not its end."""
+        if self._buffer and self._checksum is None and not self._skipping:
+            self.counts["noise"] += 1
+            self._buffer = b""
+            self._skipping = True
+        return iter(())
 
     def restart(self) -> None:
         """Forget the line under way."""
@@ -136,6 +153,8 @@ class BinaryFramer:
     ``least`` is the shortest frame that can be one, with start and checksum.
     """
 
+    pause_s = 0.1
+
     def __init__(
         self, start: bytes, length: int | LengthField, least: int, checksum: Checksum | None
     ) -> None:
@@ -176,6 +195,14 @@ class BinaryFramer:
         """What came of a frame is dropped."""
         self.counts["line_error"] += 1
         self._buffer = b""
+
+    def pause(self) -> Iterator[bytes]:
+        """Look for frames within the one that did not come to its end."""
+        while self._buffer:
+            rest, self._buffer = self._buffer, b""
+            self._drop(0, 1)
+            if self._checksum is not None:
+                yield from self.feed(rest[1:])
 
     def restart(self) -> None:
         """Forget the frame under way."""

@@ -34,7 +34,9 @@ class SharedPort:
         key = ("serial", os.path.realpath(self.path))
         bus = self.shared.get(key)
         if bus is None or not bus.usable():
-            bus = self.shared[key] = Bus(key[1], self.settings, lambda bus: self._forget(key, bus))
+            bus = self.shared[key] = Bus(
+                self.path, self.settings, lambda bus: self._forget(key, bus)
+            )
         await bus.enter(self.settings, timeout_s)
         return bus
 

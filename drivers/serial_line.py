@@ -14,7 +14,6 @@ from drivers.serial_values import Values
 
 SILENCES_MAX: Final = 3  # in a row: then the port is closed and opened anew
 FRAMES_MAX: Final = 1_000  # that wait for the session; more are lost, and counted
-PAUSE_NS: Final = 500_000_000  # within a frame that has no checksum: what follows is another one
 
 
 class SerialLine:
@@ -108,7 +107,7 @@ class SerialStream(SerialLine):
                 self._counts["lost"] += 1
             frames.put_nowait(item)
 
-        hearing = _Hearing(self._values, self._framer)
+        hearing = _Hearing(self._framer)
 
         def heard(data: bytes | None) -> None:
             for frame in hearing.frames(data):
@@ -174,7 +173,7 @@ class SerialAsker(SerialLine):
         self._framer.restart()
         answer: asyncio.Future[list[Reading]] = asyncio.get_running_loop().create_future()
         echo = _Echo(request if protocol.table.echo else b"")
-        hearing = _Hearing(self._values, self._framer)
+        hearing = _Hearing(self._framer)
         anything = False
 
         def heard(data: bytes | None) -> None:
@@ -244,23 +243,22 @@ class SerialAsker(SerialLine):
 
 
 class _Hearing:
-    """Bytes as they come -> frames; a pause ends a frame that no checksum guards."""
+    """Bytes as they come -> frames; also tells the framer of pauses."""
 
-    def __init__(self, values: Values, framer: Framer) -> None:
+    def __init__(self, framer: Framer) -> None:
         self._framer = framer
-        self._pauses = not values.protocol.of_lines and values.protocol.checksum is None
+        self._pause_ns = int(framer.pause_s * 1e9)
         self._heard_ns = 0
 
-    def frames(self, data: bytes | None) -> Iterable[bytes]:
+    def frames(self, data: bytes | None) -> list[bytes]:
         """The frames that this piece completes."""
         now_ns, before_ns = time.monotonic_ns(), self._heard_ns
         self._heard_ns = now_ns
-        if self._pauses and now_ns - before_ns > PAUSE_NS:
-            self._framer.restart()
+        ended = list(self._framer.pause()) if now_ns - before_ns > self._pause_ns else []
         if data is None:
             self._framer.spoil()
-            return ()
-        return self._framer.feed(data)
+            return ended
+        return [*ended, *self._framer.feed(data)]
 
 
 class _Echo:
