@@ -13,9 +13,10 @@ import heapq
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
-from drivers.errors import DriverError, LinkError, ProtocolError
+from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import Dial
 from drivers.modbus_link import Call, ExceptionReply, ModbusLink
 from drivers.modbus_wire import Wire
@@ -25,12 +26,27 @@ SILENT_UNTIL_DEAD: Final = 3  # requests in a row; then the unit is asked by its
 URGENT: Final = (5, 6)
 
 
+@dataclass(slots=True)
+class _Unit:
+    """What is known of a unit's silence, whoever asks it."""
+
+    silent: int = 0  # requests in a row without a right reply
+    again_ns: int = 0  # not asked before: a late reply may come
+
+    def settle(self, *, good: bool, late_ns: int) -> None:
+        """After a request."""
+        self.silent = 0 if good else self.silent + 1
+        if not good:
+            self.again_ns = time.monotonic_ns() + late_ns
+
+
 class Line:
     """The port and who speaks over it."""
 
     def __init__(self, dial: Dial) -> None:
         self.link = ModbusLink(dial)
         self.users = 0
+        self._units: dict[int, _Unit] = {}
         self._turns = _Turns()
         self._gap_ns = int(dial.gap_s * 1e9)
         self._free_ns = 0  # no frame before: the gap after the last one
@@ -41,9 +57,14 @@ class Line:
         async with self._turns.turn(urgent=False):
             await self._opened(timeout_s)
 
-    async def ask(self, call: Call, unit: int, timeout_s: float, *, alive: bool) -> bytes:
-        """One exchange in its turn. ``alive``: of a unit that answered lately."""
+    async def ask(self, call: Call, unit: int, timeout_s: float) -> bytes:
+        """One exchange in its turn. Raises as the link does."""
         urgent = call.function in URGENT
+        state = self._units.setdefault(unit, _Unit())
+        late_ns = int(LATE_TIMEOUTS * timeout_s * 1e9)
+        rest_ns = 0 if urgent else state.again_ns - time.monotonic_ns()
+        if rest_ns > 0:
+            await asyncio.sleep(rest_ns / 1e9)  # the others go on
         async with self._turns.turn(urgent=urgent):
             await self._quiet(timeout_s, urgent=urgent)
             await self._opened(timeout_s)
@@ -58,8 +79,9 @@ class Line:
             finally:
                 now_ns = time.monotonic_ns()
                 self._free_ns = now_ns + self._gap_ns
-                if not good and alive:
-                    self._silent_ns = now_ns + int(LATE_TIMEOUTS * timeout_s * 1e9)
+                if not good and state.silent < SILENT_UNTIL_DEAD:
+                    self._silent_ns = now_ns + late_ns
+                state.settle(good=good, late_ns=late_ns)
 
     def close(self) -> None:
         """Nobody is left."""
@@ -74,6 +96,9 @@ class Line:
         begin_ns = time.monotonic_ns() if urgent else max(time.monotonic_ns(), self._silent_ns)
         last_ns = begin_ns + int(timeout_s * 1e9)
         while True:
+            # What has arrived is read by then, however late this loop is.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             now_ns = time.monotonic_ns()
             until_ns = max(begin_ns, self._free_ns, self.link.heard_ns + self._gap_ns)
             if now_ns >= until_ns:
@@ -95,8 +120,6 @@ class LineWire(Wire):
         self._timeout_s = timeout_s
         self._lines = lines
         self._line: Line | None = None
-        self._silent = 0  # requests in a row without a right reply
-        self._asked_again_ns = 0  # not before: a late reply of this unit may come
 
     @property
     def name(self) -> str:
@@ -136,27 +159,7 @@ class LineWire(Wire):
         if line is None:
             text = "not connected"
             raise LinkError(text)
-        rest_ns = 0 if call.function in URGENT else self._asked_again_ns - time.monotonic_ns()
-        if rest_ns > 0:
-            await asyncio.sleep(rest_ns / 1e9)
-        alive = self._silent < SILENT_UNTIL_DEAD
-        good = False
-        try:
-            reply = await line.ask(call, self._unit, self._timeout_s, alive=alive)
-            good = True
-            return reply
-        except ExceptionReply:
-            good = True
-            raise
-        except DriverError:
-            self._silent += 1
-            raise
-        finally:
-            if good:
-                self._silent = 0
-            else:
-                late_ns = int(LATE_TIMEOUTS * self._timeout_s * 1e9)
-                self._asked_again_ns = time.monotonic_ns() + late_ns
+        return await line.ask(call, self._unit, self._timeout_s)
 
 
 class _Turns:
