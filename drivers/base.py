@@ -6,6 +6,7 @@ connection. While a call runs no second one is made.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
@@ -73,3 +74,20 @@ class Monitoring(Protocol):
 
         Returns or raises within the silence that the device's own proof of life allows.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a driver knows of its device beside the readings."""
+
+    address: str = ""  # in use, for people; empty: the site file's
+    not_after_utc_ns: int = 0  # when the device's certificate ends; 0: it shows none
+    troubles: Mapping[str, str] = field(default_factory=dict)  # kind of problem -> text for people
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A driver that has such facts; asked after each connect and each poll."""
+
+    def facts(self) -> Facts:
+        """As of now."""

@@ -11,18 +11,21 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from drivers.base import Reading
+from drivers.base import Facts, Reading
 from drivers.blocks import Block
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError, RequestError
+from drivers.life import Life
 from drivers.modbus_link import ExceptionReply, SilenceError
-from drivers.modbus_wire import Wire
+from drivers.modbus_wire import BackupWire, Wire
 from drivers.plan import READ_REGISTERS_MAX, Request, plan
-from drivers.points import Area, ModbusPoint, describe, encode_registers
+from drivers.points import Area, Excluded, ModbusPoint, describe, encode_registers
 
 BUSY: Final = frozenset((5, 6))
 UNREACHABLE: Final = frozenset((10, 11))
 BUSY_TRIES: Final = 3
 BUSY_PAUSE_S: Final = 0.05  # longer with each try
+EXPIRY_DAYS: Final = (1, 7, 30)  # told so long before a certificate ends
+DAY_NS: Final = 86_400 * 1_000_000_000
 MISSES_UNTIL_DOWN: Final = 3  # in a row, on a shared line
 
 T = TypeVar("T")
@@ -43,9 +46,16 @@ class ModbusUnit:
         request_delay_s: float = 0.0,
         max_registers: int = READ_REGISTERS_MAX,
         max_gap: int = 8,
+        exclude: Sequence[Excluded] = (),
+        alive: tuple[ModbusPoint, int] | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._points = tuple(points)
+        """``alive``: a counter that must move within so many ns."""
+        self._points = (*points, alive[0]) if alive else tuple(points)
+        self._life = Life(len(points), describe(alive[0]), alive[1]) if alive else None
+        self._exclude = tuple(exclude)
+        self._utc_ns = utc_ns
         self._max_registers = max_registers
         self._max_gap = max_gap
         self._request_delay_ns = int(request_delay_s * 1e9)
@@ -58,10 +68,13 @@ class ModbusUnit:
 
     def plan(self, indices: Iterable[int]) -> tuple[Block, ...]:
         """Plan the reads of the points at ``indices``. Raises RequestError."""
+        if self._life is not None:
+            indices = (*indices, self._life.point)
         requests = plan(
             self._points,
             max_registers=self._max_registers,
             max_gap=self._max_gap,
+            exclude=self._exclude,
             indices=indices,
         )
         blocks = tuple(Block(self._points, request) for request in requests)
@@ -72,6 +85,8 @@ class ModbusUnit:
         """Open the connection. Raises LinkError."""
         try:
             await self._wire.open()
+            if self._life is not None:
+                self._life.connected()
         except LinkError:
             self._counts["connect"] += 1
             raise
@@ -94,6 +109,8 @@ class ModbusUnit:
                 break
         if passing is not None and not readings:
             raise passing
+        if self._life is not None:
+            return self._life.judged(readings, self._monotonic_ns())
         return readings
 
     async def write(self, point: int, value: float) -> None:
@@ -125,7 +142,23 @@ class ModbusUnit:
             index: f"{describe(self._points[index])} is refused: {ExceptionReply(code)}"
             for block in self._blocks
             for index, code in block.refused.items()
+            if self._life is None or index != self._life.point
         }
+
+    def facts(self) -> Facts:
+        """The address in use, its certificate's end, and what is wrong beside the points."""
+        wire, troubles = self._wire, {}
+        if isinstance(wire, BackupWire) and wire.on_backup:
+            troubles["backup"] = f"on its second address {wire.name}"
+        if self._life is not None and self._life.stopped:
+            troubles["alive"] = self._life.text
+        ends_ns = wire.not_after_utc_ns
+        within = next((day for day in EXPIRY_DAYS if ends_ns - self._utc_ns() < day * DAY_NS), 0)
+        if ends_ns and within:
+            ends = time.strftime("%Y-%m-%d %H:%M", time.gmtime(ends_ns / 1e9))
+            days = "a day" if within == 1 else f"{within} days"
+            troubles["certificate"] = f"its certificate ends within {days}, on {ends} UTC"
+        return Facts(wire.name, ends_ns, troubles)
 
     async def _ask(self, request: Request) -> bytes:
         """One read, tried again while the device says that it is busy."""

@@ -18,9 +18,16 @@ from drivers.kind import (
 from drivers.modbus import ModbusUnit
 from drivers.modbus_dial import Dial, RtuTcpDial, SerialDial, TcpDial, TlsDial
 from drivers.modbus_line import LineWire
-from drivers.modbus_wire import OwnWire, Wire
+from drivers.modbus_wire import BackupWire, OwnWire, Wire
 from drivers.plan import request_cap
-from drivers.points import ModbusPoint, describe, parse_order, parse_point
+from drivers.points import (
+    Excluded,
+    ModbusPoint,
+    describe,
+    parse_excluded,
+    parse_order,
+    parse_point,
+)
 
 RTU_UNIT_MAX: Final = 247  # 0 is a broadcast, the rest is reserved
 
@@ -43,6 +50,18 @@ class SerialLine(Protocol):
     @property
     def rs485(self) -> bool:
         """The kernel's driver switches the direction."""
+
+
+class LifeCounter(Protocol):
+    """A register that proves its device live."""
+
+    @property
+    def point(self) -> str:
+        """Its address."""
+
+    @property
+    def within(self) -> int:
+        """It must have moved within so many ns."""
 
 
 class ModbusDevice(Protocol):
@@ -79,6 +98,18 @@ class ModbusDevice(Protocol):
     @property
     def request_delay(self) -> int:
         """Rest between a reply and the next request, ns."""
+
+    @property
+    def exclude(self) -> Sequence[str]:
+        """Addresses that are never read."""
+
+    @property
+    def backup(self) -> str | None:
+        """A second ``host:port``."""
+
+    @property
+    def alive(self) -> LifeCounter | None:
+        """What must move."""
 
     @property
     def line(self) -> SerialLine | None:
@@ -167,7 +198,11 @@ def _over_endpoint(wire: EndpointWire) -> Make:
     def make(
         device: ModbusDevice, points: Sequence[tuple[ModbusTag, Limits]], around: Surroundings
     ) -> PlanningDriver:
-        return _unit(wire(device, parse_endpoint(device.address), around), device, points)
+        first = wire(device, parse_endpoint(device.address), around)
+        if device.backup is None:
+            return _unit(first, device, points)
+        second = wire(device, parse_endpoint(device.backup), around)
+        return _unit(BackupWire(first, second), device, points)
 
     return make
 
@@ -187,7 +222,24 @@ def _unit(
         request_delay_s=device.request_delay / 1e9,
         max_registers=device.max_registers,
         max_gap=device.max_gap,
+        exclude=excluded_of(device),
+        alive=_alive(device),
     )
+
+
+def excluded_of(device: ModbusDevice) -> tuple[Excluded, ...]:
+    """What of the device is never read. Raises PointError."""
+    return tuple(parse_excluded(text, base=device.base) for text in device.exclude)
+
+
+def _alive(device: ModbusDevice) -> tuple[ModbusPoint, int] | None:
+    if device.alive is None:
+        return None
+    try:
+        point = parse_point(device.alive.point, base=device.base, default_order=device.order)
+    except PointError as error:
+        raise PointError(key="alive", text=str(error)) from None
+    return point, device.alive.within
 
 
 def _modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) -> ModbusPoint:
@@ -207,10 +259,21 @@ def _check_modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) 
     if not point.address:
         raise PointError(key="address", text='found nothing, expected "ir:100" or the like')
     parsed = _modbus_point(device, point, limits)
+    if any(each.holds(parsed) for each in _excluded_or_none(device)):
+        text = f"{describe(parsed)} is excluded from every read of its device"
+        raise PointError(key="address", text=text)
     cap = request_cap(parsed.area, device.max_registers)
     if parsed.width > cap:
         text = f"{describe(parsed)} takes {parsed.width} registers, max_registers is {cap}"
         raise PointError(key="address", text=text)
+
+
+def _excluded_or_none(device: ModbusDevice) -> tuple[Excluded, ...]:
+    """What is excluded; none where the device's own table is wrong."""
+    try:
+        return excluded_of(device)
+    except PointError:
+        return ()
 
 
 def _boolean(device: ModbusDevice, point: ModbusTag) -> bool | None:
@@ -227,7 +290,29 @@ def _describe(device: ModbusDevice, point: ModbusTag) -> str:
 
 def _check_modbus_tcp(device: ModbusDevice) -> None:
     parse_endpoint(device.address)
+    if device.backup is not None:
+        _check_backup(device.backup, device.address)
+    _check_unit_keys(device)
+
+
+def _check_backup(backup: str, address: str) -> None:
+    try:
+        same = parse_endpoint(backup) == parse_endpoint(address)
+    except PointError as error:
+        raise PointError(key="backup", text=str(error)) from None
+    if same:
+        text = f'found "{backup}", which is its address, expected another one'
+        raise PointError(key="backup", text=text)
+
+
+def _check_unit_keys(device: ModbusDevice) -> None:
+    """What every Modbus device takes."""
     parse_order(device.order)
+    excluded = excluded_of(device)
+    alive = _alive(device)
+    if alive is not None and any(each.holds(alive[0]) for each in excluded):
+        text = f"{describe(alive[0])} is excluded from every read"
+        raise PointError(key="alive", text=text)
 
 
 def _check_modbus_tls(device: ModbusDevice) -> None:
@@ -244,7 +329,7 @@ def _check_rtu_tcp(device: ModbusDevice) -> None:
 
 def _check_modbus_rtu(device: ModbusDevice) -> None:
     parse_tty(device.address)
-    parse_order(device.order)
+    _check_unit_keys(device)
     _check_unit(device)
 
 
@@ -255,7 +340,7 @@ def _check_unit(device: ModbusDevice) -> None:
 
 
 UNIT_KEYS: Final = frozenset(
-    ("unit", "base", "order", "max_registers", "max_gap", "request_delay")
+    ("unit", "base", "order", "max_registers", "max_gap", "request_delay", "exclude", "alive")
 )  # fmt: skip
 GUARD_KEYS: Final = frozenset(("fast", "heartbeat", "watchdog_registers"))
 POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))
@@ -285,7 +370,7 @@ KINDS: Final = (
     _kind(
         "modbus-tcp",
         Place.ENDPOINT,
-        GUARD_KEYS | {"lease"},
+        GUARD_KEYS | {"lease", "backup"},
         _over_endpoint(_tcp),
         _check_modbus_tcp,
     ),
@@ -293,9 +378,15 @@ KINDS: Final = (
     _kind(
         "modbus-tls",
         Place.ENDPOINT,
-        frozenset(("credentials",)),
+        frozenset(("credentials", "backup")),
         _over_endpoint(_tls),
         _check_modbus_tls,
     ),
-    _kind("modbus-rtu-tcp", Place.ENDPOINT, frozenset(), _over_endpoint(_rtu_tcp), _check_rtu_tcp),
+    _kind(
+        "modbus-rtu-tcp",
+        Place.ENDPOINT,
+        frozenset(("backup",)),
+        _over_endpoint(_rtu_tcp),
+        _check_rtu_tcp,
+    ),
 )

@@ -66,7 +66,7 @@ class Line:
         if rest_ns > 0:
             await asyncio.sleep(rest_ns / 1e9)  # the others go on
         async with self._turns.turn(urgent=urgent):
-            await self._quiet(timeout_s, urgent=urgent)
+            await self._quiet(timeout_s, 0 if urgent else max(self._silent_ns, state.again_ns))
             await self._opened(timeout_s)
             good = False
             try:
@@ -91,9 +91,12 @@ class Line:
         if not self.link.is_open:
             await self.link.open(timeout_s)
 
-    async def _quiet(self, timeout_s: float, *, urgent: bool) -> None:
-        """Wait until nothing was heard for a gap. Raises ProtocolError where noise never ends."""
-        begin_ns = time.monotonic_ns() if urgent else max(time.monotonic_ns(), self._silent_ns)
+    async def _quiet(self, timeout_s: float, from_ns: int) -> None:
+        """Wait for ``from_ns`` and until nothing was heard for a gap.
+
+        Raises ProtocolError where noise never ends.
+        """
+        begin_ns = max(time.monotonic_ns(), from_ns)
         last_ns = begin_ns + int(timeout_s * 1e9)
         while True:
             # What has arrived is read by then, however late this loop is.

@@ -1,12 +1,14 @@
 """What a Modbus driver speaks over: one unit, its reads and writes.
 
-``OwnWire`` has a connection to itself. Units of one serial line share a port (``modbus_line``).
+``OwnWire`` has a connection to itself, ``BackupWire`` a second address. Units of one serial line
+share a port (``modbus_line``).
 """
 
 from abc import ABC, abstractmethod
 
+from drivers.errors import LinkError
 from drivers.modbus_dial import Dial
-from drivers.modbus_link import Call, ModbusLink
+from drivers.modbus_link import Call, ModbusLink, SilenceError
 
 
 class Wire(ABC):
@@ -82,3 +84,64 @@ class OwnWire(Wire):
     async def ask(self, call: Call) -> bytes:
         """One request within the timeout."""
         return await self._link.ask(call, self._unit, self._timeout_s)
+
+
+class BackupWire(Wire):
+    """One unit behind two addresses. The one in use stays so until it fails.
+
+    An address that took the connection and then was silent is not tried first again.
+    """
+
+    def __init__(self, first: Wire, backup: Wire) -> None:
+        self._wires = (first, backup)
+        self._used = 0
+        self._silent = False  # the one in use, since its last good reply
+
+    @property
+    def name(self) -> str:
+        """The address in use."""
+        return self._wires[self._used].name
+
+    @property
+    def shared(self) -> bool:
+        """As the one in use."""
+        return self._wires[self._used].shared
+
+    @property
+    def not_after_utc_ns(self) -> int:
+        """Of the one in use."""
+        return self._wires[self._used].not_after_utc_ns
+
+    @property
+    def on_backup(self) -> bool:
+        """Whether the second address is in use."""
+        return self._used == 1
+
+    async def open(self) -> None:
+        """Connect to one of the two. Raises LinkError with both reasons."""
+        begin = 1 - self._used if self._silent else self._used
+        failures = []
+        for place in (begin, 1 - begin):
+            try:
+                await self._wires[place].open()
+            except LinkError as error:
+                failures.append(str(error))
+                continue
+            self._used, self._silent = place, False
+            return
+        raise LinkError("; ".join(failures))
+
+    def close(self) -> None:
+        """Both."""
+        for wire in self._wires:
+            wire.close()
+
+    async def ask(self, call: Call) -> bytes:
+        """Over the one in use."""
+        try:
+            reply = await self._wires[self._used].ask(call)
+        except SilenceError:
+            self._silent = True
+            raise
+        self._silent = False
+        return reply

@@ -5,12 +5,13 @@ value that takes several registers is always read by one request, so it is never
 gateway's compiler plans the guard's fast devices with the same function.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from drivers.errors import RequestError
-from drivers.points import Area, ModbusPoint, describe
+from drivers.points import Area, Excluded, ModbusPoint, describe
 
 READ_REGISTERS_MAX: Final = 125
 READ_BITS_MAX: Final = 2_000
@@ -39,11 +40,13 @@ def plan(
     *,
     max_registers: int = READ_REGISTERS_MAX,
     max_gap: int = 8,
+    exclude: Sequence[Excluded] = (),
     indices: Iterable[int] | None = None,
 ) -> tuple[Request, ...]:
     """Plan the reads of ``points``, or of those at ``indices``; a request names points by index.
 
-    A request reads at most ``max_registers`` registers or 16 times as many bits (at most 2,000).
+    A request reads at most ``max_registers`` registers or 16 times as many bits (at most 2,000),
+    and nothing of ``exclude`` between its points.
     Order: by function, then by address. Raises RequestError for a point wider than a request.
     """
     requests: list[Request] = []
@@ -54,9 +57,9 @@ def plan(
             (i for i in chosen if points[i].area is area),
             key=lambda i: (points[i].address, points[i].width, i),
         )
-        requests.extend(
-            _request(points, block, function) for block in _blocks(points, members, cap, max_gap)
-        )
+        barred = sorted(each.first for each in exclude if each.area is area)
+        blocks = _blocks(points, members, cap, max_gap, barred)
+        requests.extend(_request(points, block, function) for block in blocks)
     return tuple(requests)
 
 
@@ -94,7 +97,11 @@ def alone(points: Sequence[ModbusPoint], index: int) -> Request:
 
 
 def _blocks(
-    points: Sequence[ModbusPoint], members: Sequence[int], cap: int, max_gap: int
+    points: Sequence[ModbusPoint],
+    members: Sequence[int],
+    cap: int,
+    max_gap: int,
+    barred: Sequence[int],
 ) -> Iterable[list[int]]:
     block: list[int] = []
     start = end = 0
@@ -104,7 +111,8 @@ def _blocks(
             msg = f"{describe(point)} takes {point.width} registers, a request {cap} at most"
             raise RequestError(msg)
         last = max(end, point.address + point.width)
-        if block and point.address - end <= max_gap and last - start <= cap:
+        near = point.address - end <= max_gap and not _between(barred, end, point.address)
+        if block and near and last - start <= cap:
             block.append(index)
             end = last
             continue
@@ -113,6 +121,12 @@ def _blocks(
         block, start, end = [index], point.address, point.address + point.width
     if block:
         yield block
+
+
+def _between(barred: Sequence[int], end: int, address: int) -> bool:
+    """Whether something that is never read begins in the hole from ``end`` to ``address``."""
+    place = bisect_left(barred, end)
+    return place < len(barred) and barred[place] < address
 
 
 def _request(points: Sequence[ModbusPoint], members: Sequence[int], function: int) -> Request:

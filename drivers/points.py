@@ -73,6 +73,22 @@ class ModbusPoint:
         return self.type in (PointType.BOOL, PointType.BIT)
 
 
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Addresses that are never read, both ends among them. No point lies there."""
+
+    area: Area
+    first: int
+    last: int
+
+    def holds(self, point: ModbusPoint) -> bool:
+        """Whether the point takes any of them."""
+        begins_before = point.address <= self.last
+        return (
+            point.area is self.area and begins_before and point.address + point.width > self.first
+        )
+
+
 WIDTHS: Final[dict[PointType, int]] = {
     PointType.BOOL: 1,
     PointType.BIT: 1,
@@ -90,7 +106,9 @@ NUMBER_TYPES: Final[tuple[str, ...]] = (
     "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
 )  # fmt: skip
 
-_ADDRESS: Final = re.compile(r"(c|di|ir|hr):(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,8})(?:\.([0-9]{1,3}))?")
+_NUMBER: Final = "(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,8})"
+_ADDRESS: Final = re.compile(rf"(c|di|ir|hr):{_NUMBER}(?:\.([0-9]{{1,3}}))?")
+_RANGE: Final = re.compile(rf"(c|di|ir|hr):{_NUMBER}(?:-{_NUMBER})?")
 _TRADITIONAL: Final = re.compile(r"(?P<table>[0134])(?P<number>[0-9]{4,5})")
 _TRADITIONAL_AREAS: Final = {"0": "c", "1": "di", "3": "ir", "4": "hr"}
 _EXPECTED: Final = 'expected an address such as "hr:100", "ir:0x64", "c:16", "di:3" or "hr:5.3"'
@@ -114,8 +132,7 @@ def parse_address(text: str, *, base: int = 0) -> Address:
             key="address", text=f'found "{text}", {_EXPECTED}{_traditional_hint(text)}'
         )
     area = Area(match[1])
-    digits = match[2]
-    number = (int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)) - base
+    number = _number(match[2]) - base
     if not 0 <= number <= ADDRESS_MAX:
         raise PointError(
             key="address",
@@ -132,6 +149,19 @@ def parse_address(text: str, *, base: int = 0) -> Address:
     if bit > BIT_MAX:
         raise PointError(key="address", text=f'found "{text}", expected a bit from 0 to {BIT_MAX}')
     return Address(area, number, bit)
+
+
+def parse_excluded(text: str, *, base: int = 0) -> Excluded:
+    """Read ``hr:100-120`` or ``hr:100``. Raises PointError."""
+    match = _RANGE.fullmatch(text.strip())
+    found = f'found "{text}", expected addresses such as "hr:100-120"'
+    if match is None:
+        raise PointError(key="exclude", text=found)
+    first = _number(match[2]) - base
+    last = first if match[3] is None else _number(match[3]) - base
+    if not 0 <= first <= last <= ADDRESS_MAX:
+        raise PointError(key="exclude", text=f"{found} within {base} to {ADDRESS_MAX + base}")
+    return Excluded(Area(match[1]), first, last)
 
 
 def parse_order(text: str, key: str = "order") -> ByteOrder:
@@ -236,6 +266,10 @@ def decode_fields(
         (at, int(p.type), int(p.order), p.bit, p.scale, p.offset, p.low, p.high, p.has_range)
         for p, at in points
     ]
+
+
+def _number(digits: str) -> int:
+    return int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)
 
 
 def _type_of(place: Address, name: str) -> PointType:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Never, Protocol
 
-from drivers.base import Driver, Monitoring, Reading, Subscribing
+from drivers.base import Driver, Facts, Monitoring, Reading, Subscribing, Telling
 from drivers.errors import DeviceError, DriverError, LinkError, RequestError
 from fastpath.codes import DeviceState
 
@@ -82,6 +82,7 @@ class SessionStats:
     bursts: int = 0  # times that the rate was raised
     requests: Mapping[str, int] = field(default_factory=dict)  # the driver's own, by result
     dropped: Counter[str] = field(default_factory=Counter)  # readings, by reason
+    facts: Facts = field(default_factory=Facts)
 
 
 def phase_of(name: str, period_ns: int) -> int:
@@ -93,7 +94,8 @@ class Session:
     """Polls one device for ever.
 
     ``name`` is the device's id, for the log. ``on_faults`` is told the points that the device
-    refuses (point index -> text for people) whenever they change.
+    refuses (point index -> text for people) whenever they change, ``on_facts`` what else the driver
+    knows of it.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Session:
         settle_ns: int = 1_000_000_000,
         retry_max_ns: int = RETRY_MAX_NS,
         on_faults: Callable[[Mapping[int, str]], None] | None = None,
+        on_facts: Callable[[Facts], None] | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
@@ -122,6 +125,8 @@ class Session:
         self._settle_ns = settle_ns
         self._retry_max_ns = retry_max_ns
         self._on_faults = on_faults
+        self._on_facts = on_facts
+        self._facts = Facts()
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
         self._jitter = jitter
@@ -165,6 +170,8 @@ class Session:
     def stats(self) -> SessionStats:
         """The live counters (not a copy)."""
         self._stats.requests = self._driver.stats()
+        if isinstance(self._driver, Telling):
+            self._stats.facts = self._driver.facts()
         return self._stats
 
     async def _serve(self) -> DriverError:
@@ -287,6 +294,15 @@ class Session:
         if self._on_faults is not None and faults != self._faults:
             self._faults = dict(faults)
             self._deliver(self._on_faults, self._faults)
+        self._tell_facts()
+
+    def _tell_facts(self) -> None:
+        if self._on_facts is None or not isinstance(self._driver, Telling):
+            return
+        facts = self._driver.facts()
+        if facts != self._facts:
+            self._facts = facts
+            self._deliver(self._on_facts, facts)
 
     def _poll_failed(self, index: int, mono_ns: int, utc_ns: int, error: DriverError) -> None:
         self._stats.polls_failed += 1

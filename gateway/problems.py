@@ -25,6 +25,9 @@ _BATCH_MAX: Final = 100
 _ALERT_KINDS: Final[dict[str, Kind]] = {
     "device": "device",
     "points": "device",
+    "backup": "device",
+    "alive": "device",
+    "certificate": "device",
     "signal": "device",
     "substitution": "command",
     "guard": "guard",

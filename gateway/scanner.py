@@ -28,7 +28,7 @@ from gateway.site.references import SYSTEM_PREFIX
 from gateway.totals import FILE, Total, Totals
 
 if TYPE_CHECKING:
-    from drivers.base import Reading
+    from drivers.base import Facts, Reading
     from drivers.errors import DriverError
     from fastpath.image import TagImage
     from gateway.apply import Running
@@ -247,6 +247,7 @@ class _Device:
         self.system_tag = connected_tag(device.id)
         self._connected_within_ns = 3 * device.poll + device.timeout
         self._good_ns = 0  # newest poll that was answered
+        self._troubles: set[str] = set()  # kinds that were told
         self._asked_ns = 0  # since when the guard wants to know whether it is connected
         self._told: bool | None = None
         self._told_ns = 0
@@ -270,6 +271,7 @@ class _Device:
             name=device.id,
             settle_ns=device.settle,
             on_faults=self.faults,
+            on_facts=self.facts,
         )
 
     def readings(
@@ -355,6 +357,14 @@ class _Device:
             return
         told = [f"{self._ids[point]}: {text}" for point, text in sorted(faults.items())]
         self._problems.raised("points", self.id, faults_text(told))
+
+    def facts(self, facts: "Facts") -> None:
+        """What is wrong with the device beside its points: an alert for each kind."""
+        for kind in self._troubles - facts.troubles.keys():
+            self._problems.cleared(kind, self.id, "no longer so")
+        for kind, text in facts.troubles.items():
+            self._problems.raised(kind, self.id, text)
+        self._troubles = set(facts.troubles)
 
     def expire(self, now_ns: int, utc_ns: int) -> None:
         """One BAD(comm_failure) sample for each tag whose time is over."""

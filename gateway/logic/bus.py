@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, NamedTuple
 
+from drivers.modbus_kinds import excluded_of
 from drivers.plan import BIT_FUNCTIONS, FUNCTIONS, Request, plan
 from drivers.points import Area, ModbusPoint
 from gateway.site.load import WATCHDOG_POLL_NS, heartbeat_every
@@ -124,7 +125,12 @@ def _reads(
     name: str, device: Device, period: int, members: Sequence[tuple[str, ModbusPoint]]
 ) -> list[Exchange]:
     points = [point for _, point in members]
-    requests = plan(points, max_registers=device.max_registers, max_gap=device.max_gap)
+    requests = plan(
+        points,
+        max_registers=device.max_registers,
+        max_gap=device.max_gap,
+        exclude=excluded_of(device),
+    )
     return [
         Exchange(
             device=name,

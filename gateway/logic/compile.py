@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from drivers.kind import parse_endpoint
+from drivers.modbus_kinds import excluded_of
 from drivers.plan import plan
 from drivers.points import Area, ModbusPoint, parse_address
 from fastpath import blob, codes
@@ -440,7 +441,12 @@ class _Compiler:
         members: Sequence[tuple[str, ModbusPoint]],
     ) -> None:
         points = [point for _, point in members]
-        planned = plan(points, max_registers=device.max_registers, max_gap=device.max_gap)
+        planned = plan(
+            points,
+            max_registers=device.max_registers,
+            max_gap=device.max_gap,
+            exclude=excluded_of(device),
+        )
         for request in planned:
             index = len(program.requests)
             program.requests.append(

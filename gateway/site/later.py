@@ -3,10 +3,7 @@
 from typing import Final
 
 LATER_KEYS: Final[dict[str, dict[str, str]]] = {
-    "device": {
-        "backup": "a second address of a device",
-        "alive": "a register that proves a device live",
-    },
+    "device": {},
     "tag": {
         "point.length": "text tags",
     },

@@ -104,6 +104,13 @@ class Burst(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     on: tuple[str, ...] = ()  # tags whose alarms raise it; none: the device's own
 
 
+class Alive(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A counter of the device that must move: it stands while a PLC is in STOP."""
+
+    point: str
+    within: Duration
+
+
 class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a driver talks to."""
 
@@ -130,6 +137,9 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_registers: Annotated[int, Meta(ge=1, le=125)] = 125
     max_gap: Annotated[int, Meta(ge=0, le=124)] = 8
     request_delay: Duration = Duration(0)
+    exclude: tuple[str, ...] = ()  # "hr:100-120": never read across
+    backup: str | None = None  # a second host:port
+    alive: Alive | None = None
     credentials: str | None = None
     security: Literal["Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "None"] = (
         "Basic256Sha256"

@@ -217,7 +217,9 @@ class Places:
         if not entry.ok("device"):
             return None
         device = self._devices.get(entry.item.device or "")
-        if device is None or not device.ok("driver", "base", "order", "unit", "max_registers"):
+        if device is None or not device.ok(
+            "driver", "base", "order", "unit", "max_registers", "exclude"
+        ):
             return None
         return device.item if device.item.driver in DRIVERS else None
 

@@ -154,6 +154,7 @@ class _Checker:
         self.lease(entry)
         if device.burst is not None and entry.ok("burst"):
             self.burst(entry, device.burst)
+        self.polled_keys(entry)
         heartbeat = device.heartbeat
         if heartbeat is None:
             return
@@ -182,6 +183,27 @@ class _Checker:
         if known and not any(tag.limits for tag in watched) and "tag" not in self.draft.incomplete:
             text = "found no limits of any tag that raises it, expected an alarm"
             self.complain(entry, ("burst", "on"), text)
+
+    def polled_keys(self, entry: Entry[Device]) -> None:
+        """What the gateway watches while it polls; the guard has one address and no counters."""
+        device = entry.item
+        if not entry.ok("fast"):
+            return
+        if device.fast and device.alive is not None and entry.ok("alive"):
+            text = (
+                "found it on a fast device: the guard polls it and keeps no counter of lives, "
+                "expected stuck_after on a tag of that register, which makes that tag bad"
+            )
+            self.complain(entry, ("alive",), text)
+        if device.fast and device.backup is not None and entry.ok("backup"):
+            text = "found it on a fast device, expected none: the guard speaks to one address"
+            self.complain(entry, ("backup",), text)
+        if device.alive is None or device.fast:
+            return
+        polls = [tag.item.poll or device.poll for tag in self.draft.tag if tag.ok("device", "poll")
+                 and tag.item.device == entry.id]  # fmt: skip
+        least = 2 * min(polls, default=device.poll)
+        self.between(entry, ("alive", "within"), device.alive.within, least, None)
 
     def lease(self, entry: Entry[Device]) -> None:
         """It is refreshed with the heartbeat, at least twice before it ends."""

@@ -246,4 +246,5 @@ def _slow_row(ident: str, stats: "SessionStats") -> DeviceRow:
         round_trip_ms=stats.round_trip_ns / 1e6 if stats.round_trip_ns else None,
         lateness_ms=stats.lateness_ns / 1e6,
         lateness_ms_max=stats.lateness_ns_max / 1e6,
+        address=stats.facts.address,
     )

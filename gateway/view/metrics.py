@@ -96,6 +96,18 @@ METRICS: Final = (
         ("device", "result"),
     ),
     MetricSpec(
+        "device_on_backup",
+        "1 while a device is reached by its second address, where it has one.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
+        "device_certificate_expiry_seconds",
+        "Seconds until the certificate ends that a device showed.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
         "device_poll_lateness_seconds",
         "How late the newest poll of a device began, for the devices that the gateway polls.",
         "gauge",

@@ -137,6 +137,13 @@ def _slow_devices(sheet: Sheet, moment: Moment) -> None:
         sheet.put("device_polls_missed_total", stats.polls_missed, ident)
         if stats.round_trip_ns:
             sheet.put("device_round_trip_seconds", stats.round_trip_ns / 1e9, ident)
+        if stats.facts.not_after_utc_ns:
+            left_s = (stats.facts.not_after_utc_ns - moment.now.utc_ns) / 1e9
+            sheet.put("device_certificate_expiry_seconds", left_s, ident)
+    for device in moment.gateway.config.device:
+        if device.backup is not None and device.id in moment.devices:
+            on_backup = "backup" in moment.devices[device.id].facts.troubles
+            sheet.put("device_on_backup", on_backup, device.id)
 
 
 def _guard(sheet: Sheet, header: "Header", *, alive: bool) -> None:

@@ -120,6 +120,7 @@ class DeviceRow(Struct, frozen=True, kw_only=True):
     round_trip_ms: float | None = None  # newest; of a request (fast), else of a whole poll
     lateness_ms: float | None = None  # how late its newest poll began; not told by the guard
     lateness_ms_max: float | None = None
+    address: str = ""  # in use, where the driver tells it
     heartbeat_withheld: bool = False  # on purpose: an output cannot be confirmed
     lease_lost: bool = False  # another guard owns its outputs
     watchdog_wrong: bool = False  # a register of its watchdog is not as the site file says

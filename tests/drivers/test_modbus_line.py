@@ -147,7 +147,9 @@ async def test_a_unit_that_misses_once_is_not_down_and_loses_nothing_else() -> N
         assert driver.stats()["timeout"] == MISSES_UNTIL_DOWN
 
 
-async def crossing(polls: int, seed: int, baud: int = 115_200) -> tuple[int, int, int]:
+async def crossing(
+    polls: int, seed: int, *, late_ppm: int = 250_000, twice_ppm: int = 50_000, baud: int = 115_200
+) -> tuple[int, int, int]:
     """(good polls, wrong values, replies that came late) of two registers that look alike.
 
     A program between libmodbus and us keeps replies until we have given them up, and doubles some.
@@ -158,9 +160,9 @@ async def crossing(polls: int, seed: int, baud: int = 115_200) -> tuple[int, int
         server.send("hr 0 1000")
         server.send("hr 100 2000")
         await server.ask("get hr 0 1")
-        late = f"late 250000 {1000 * (timeout_ms + 2)} {1000 * (timeout_ms + 25)}"
+        late = f"late {late_ppm} {1000 * (timeout_ms + 2)} {1000 * (timeout_ms + 25)}"
         await cable.ask(late)
-        await cable.ask("twice 50000")
+        await cable.ask(f"twice {twice_ppm}")
         lines: dict[object, object] = {}
         drivers = [
             ModbusUnit(

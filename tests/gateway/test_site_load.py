@@ -332,7 +332,6 @@ def test_the_schema_is_one(tmp_path: Path) -> None:
     assert device["required"] == ["id", "driver", "address"]
     assert device["additionalProperties"] is False
     assert device["properties"]["poll"]["default"] == "1s"
-    assert "backup" not in device["properties"]
     effects = data["$defs"]["Interlock"]["properties"]["effects"]
     assert effects["items"]["anyOf"] == [{"type": "string"}, {"$ref": "#/$defs/Effect"}]
     assert data["$defs"]["Effect"]["required"] == ["output"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from drivers.base import Facts
 from drivers.session import SessionStats, State
 from fastpath.codes import DeviceState, Quality
 from fastpath.image import TagImage
@@ -94,7 +95,7 @@ def config(listen: str = "127.0.0.1:0") -> Config:
         site=Site(id="bench", gateway="bench-gw"),
         device=(
             Device(id="plc", driver="modbus-tcp", address="127.0.0.1:1", fast=True),
-            Device(id="weather", driver="modbus-tcp", address="127.0.0.1:2"),
+            Device(id="weather", driver="modbus-tcp", address="127.0.0.1:2", backup="127.0.0.1:3"),
         ),
         tag=(
             Tag(id="gas", device="plc", unit="%CH4", point=Point(address="ir:100")),
@@ -130,6 +131,7 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
 
     ledger: Any = Ledger()
     stats = SessionStats(up=True, state=State(DeviceState.UP), requests={"good": 10, "timeout": 2})
+    stats.facts = Facts("127.0.0.1:3", time.time_ns() + 3_600_000_000_000, {"backup": "on it"})
     stats.lateness_ns, stats.polls_missed = 2_500_000, 3
     uplink = PumpStats(
         id="mine", up=False, reason="down", backlog={"alert": 3, "live": 0, "backfill": 40},

@@ -1,0 +1,56 @@
+"""A counter that proves a device live: a PLC in STOP whose communication still answers.
+
+The counter is read with every poll. While it has not moved for ``within`` every reading of the
+device is BAD(device_failure), until it moves again; a reconnect proves nothing.
+"""
+
+import math
+from collections.abc import Sequence
+
+from drivers.base import Reading
+from fastpath.codes import Quality, Reason
+
+
+class Life:
+    """Watches the counter at ``point`` (an index of the driver's points that no caller has)."""
+
+    def __init__(self, point: int, name: str, within_ns: int) -> None:
+        self.point = point
+        self._name = name
+        self._within_ns = within_ns
+        self._value = math.nan
+        self._moved_ns = 0  # 0: the time runs from the next reading on
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """For people, while it has stopped."""
+        return f"its life counter {self._name} has not moved for {self._within_ns / 1e9:g} s"
+
+    def connected(self) -> None:
+        """The time without a connection is nobody's fault."""
+        self._moved_ns = 0
+
+    def judged(self, readings: Sequence[Reading], now_ns: int) -> list[Reading]:
+        """The readings without the counter's own; BAD ones while it stands."""
+        own = next((each for each in readings if each.point == self.point), None)
+        others = [each for each in readings if each.point != self.point]
+        if own is not None:
+            self._look(own, now_ns)
+        if not self.stopped:
+            return others
+        return [
+            Reading(each.point, math.nan, int(Quality.BAD), int(Reason.DEVICE_FAILURE), 0)
+            for each in others
+        ]
+
+    def _look(self, own: Reading, now_ns: int) -> None:
+        good = own.quality == Quality.GOOD
+        if good and not math.isnan(self._value) and own.value != self._value:
+            self._moved_ns, self.stopped = now_ns, False
+        elif not self._moved_ns:
+            self._moved_ns = now_ns
+        elif now_ns - self._moved_ns > self._within_ns:
+            self.stopped = True
+        if good:
+            self._value = own.value
