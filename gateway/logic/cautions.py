@@ -5,6 +5,7 @@ from typing import Final
 
 from gateway.logic import tree
 from gateway.logic.bus import Bus
+from gateway.logic.inputs import shared_votes
 from gateway.logic.timing import Path, hiding_inputs
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
@@ -38,6 +39,8 @@ def cautions(
             found.add(entry.origin, ("latch",), text)
         for name, text in _inputs(tags, devices, causes[interlock.id]):
             found.add(entry.origin, ("cause",), f"{name} {text}")
+        for text in shared_votes(interlock, causes[interlock.id], tags, devices):
+            found.add(entry.origin, ("cause",), text)
     for path in paths:
         if path.worst_ns * 2 > path.response_ns:
             entry = draft.by_id("interlock")[path.interlock]

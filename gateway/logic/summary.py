@@ -7,6 +7,7 @@ from gateway.logic import tree
 from gateway.logic.computed import Computed
 from gateway.logic.conditions import Conditions
 from gateway.logic.infer import canonical
+from gateway.logic.inputs import Input, inputs_of
 from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path
 from gateway.logic.tree import Expr
@@ -27,6 +28,7 @@ class InterlockSummary:
     paths: tuple[Path, ...]
     start_within_ns: int = 0  # how long at most it waits for its inputs after a start
     start_window: str = ""  # the window that makes it longer than the site's
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,13 @@ def summary_of(
                 paths=tuple(by_interlock.get(item.id, ())),
                 start_within_ns=max(int(config.site.start_within), windows[item.id][0]),
                 start_window=windows[item.id][1],
+                inputs=tuple(
+                    inputs_of(
+                        config,
+                        [each[item.id] for each in (causes, permissives) if item.id in each],
+                        conditions.computed,
+                    )
+                ),
             )
             for item in config.interlock
         ),
@@ -137,6 +146,7 @@ def _interlock_lines(item: InterlockSummary) -> list[str]:
     if item.start_window:
         within = format_duration(item.start_within_ns)
         lines.append(f"  starts      within {within}: {item.start_window} must be covered first")
+    lines.extend(f"  reads       {each.text()}" for each in item.inputs)
     response = format_duration(item.response_ns)
     if not item.paths:
         lines.append(f"  response    {response}: no output to reach")

@@ -235,6 +235,7 @@ class Interlock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bypass_votes: Literal["abstain", "trip"] = "abstain"
     test_every: Duration | None = None  # a proof test is due that long after the last one
     trips_on_gateway_restart: bool = False
+    shares: tuple[str, ...] = ()  # devices that its votes hang on together, knowingly
     priority: Priority = "critical"
     level: Level | None = None
     guidance: str = ""

@@ -374,6 +374,9 @@ class _Checker:
             elif interlock.on_bad != "hold" and interlock.hold_max is not None:
                 text = f'found it with on_bad = "{interlock.on_bad}", expected on_bad = "hold"'
                 self.complain(entry, ("hold_max",), text)
+        if entry.ok("shares"):
+            for number, name in enumerate(interlock.shares):
+                self.reference(entry, ("shares", number), "device", name)
         if entry.ok("group") and interlock.group is not None:
             self.group(entry, interlock.group)
         if interlock.no_bypass and "bypass_max" in entry.raw:

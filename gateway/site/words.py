@@ -186,6 +186,7 @@ WORDS: Final[dict[str, str]] = {
     "Interlock.bypass_votes": "What a bypassed vote of M out of N counts as: nothing, or a trip.",
     "Interlock.test_every": "A proof test is due so long after the last one.",
     "Interlock.trips_on_gateway_restart": "Slow inputs may be stale within 15s.",
+    "Interlock.shares": "Devices that enough of its votes hang on to hide its cause, knowingly.",
     "Interlock.priority": "Of its alerts.",
     "Interlock.level": "Of its alerts, as a colour.",
     "Interlock.guidance": "What people are to do.",

@@ -1,0 +1,118 @@
+"""How each input of an interlock is read: by whom, from where, how old it may be, what is shared.
+
+A vote is worth as much as its votes are independent: what can make enough of them stand still
+together hides the cause, whatever M and N say.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from drivers.registry import DRIVERS
+from gateway.logic import tree
+from gateway.logic.computed import ComputedTags
+from gateway.logic.tree import Expr, tags_of
+from gateway.site.durations import format_duration
+from gateway.site.load import tag_times
+from gateway.site.model import Config, Device, Interlock, Tag, by_id
+from gateway.site.places import server_of
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One measured input. ``age_ns``: the oldest value that still counts, from when it was read."""
+
+    tag: str
+    device: str
+    driver: str
+    point: str  # its address in the device
+    by: str  # guard, gateway
+    poll_ns: int
+    age_ns: int
+    through: str | None = None  # the gateway's computed tag that it is read for
+
+    def text(self) -> str:
+        """``ch4.t1: plc-face ir:100 (modbus-tcp) by the guard every 50ms, at most 500ms old``."""
+        through = f" through {self.through}" if self.through else ""
+        return (
+            f"{self.tag}: {self.device} {self.point} ({self.driver}) by the {self.by}{through} "
+            f"every {format_duration(self.poll_ns)}, at most {format_duration(self.age_ns)} old"
+        )
+
+
+def inputs_of(config: Config, conditions: Iterable[Expr], computed: ComputedTags) -> list[Input]:
+    """The measured inputs of conditions, in the order of the site file."""
+    tags: dict[str, Tag] = by_id(config.tag)
+    devices: dict[str, Device] = by_id(config.device)
+    read: dict[str, str | None] = {}
+    for name in [name for condition in conditions for name in tags_of(condition)]:
+        if name in computed.tags:
+            for below in tags_of(computed.tags[name].tree):
+                read.setdefault(below, name)
+        else:
+            read[name] = None
+    return [
+        _input(tags[name], devices[tags[name].device or ""], read[name])
+        for name in tags
+        if name in read and tags[name].point is not None
+    ]
+
+
+def _input(tag: Tag, device: Device, through: str | None) -> Input:
+    poll_ns, age_ns = tag_times(tag, device)
+    return Input(
+        tag=tag.id,
+        device=device.id,
+        driver=device.driver,
+        point=_place(tag, device),
+        by="guard" if device.fast else "gateway",
+        poll_ns=poll_ns,
+        age_ns=age_ns,
+        through=through,
+    )
+
+
+def _place(tag: Tag, device: Device) -> str:
+    """The point as the site file has it."""
+    point = tag.point
+    if point is None:
+        return ""
+    written = point.address or point.node or point.path or point.field
+    return str(written) if written else DRIVERS[device.driver].describe(device, point)
+
+
+def shared_votes(
+    interlock: Interlock, cause: Expr, tags: Mapping[str, Tag], devices: Mapping[str, Device]
+) -> Iterator[str]:
+    """What each M out of N of a cause hangs on that the site file does not own up to."""
+    for node in tree.walk(cause):
+        if not isinstance(node, tree.Vote):
+            continue
+        hanging: dict[str, list[frozenset[str]]] = {}  # by device or server: each vote's devices
+        for vote in node.votes:
+            own = frozenset(
+                device for name in tags_of(vote) if name in tags if (device := tags[name].device)
+            )
+            for place in _places(own, devices):
+                hanging.setdefault(place, []).append(own)
+        hiding = len(node.votes) - node.needed + 1
+        if hiding == 1:
+            continue  # no redundancy at all, which is told of each input
+        told: set[str] = set()
+        for place, votes in sorted(hanging.items(), key=lambda item: item[0] not in devices):
+            at = frozenset().union(*votes) if place not in devices else frozenset((place,))
+            behind = {d for d in at if place in (d, server_of(devices[d].address))}
+            if len(votes) < hiding or behind <= {*interlock.shares, *told}:
+                continue
+            told |= behind
+            whole = "all" if len(votes) == len(node.votes) else f"{len(votes)} of"
+            where = place if place in devices else f"{' and '.join(sorted(behind))}, one address,"
+            yield (
+                f"{whole} {len(node.votes)} votes of {node.needed}oo{len(node.votes)} come from "
+                f"{where.rstrip(',')}: not independent, what stands still there hides the cause"
+            )
+
+
+def _places(own: Iterable[str], devices: Mapping[str, Device]) -> set[str]:
+    """Devices, and the servers or serial lines that they are reached by."""
+    known = [name for name in own if name in devices]
+    return {*known, *(server_of(devices[name].address) for name in known)}
