@@ -68,7 +68,7 @@ def own_identities(state_dir: Path, *, now: datetime | None = None) -> list[Iden
     folder = state_dir / "opcua" / "own"
     now = now or utc_now()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(folder, 0o700)
         found = [_load(path, folder / "key.pem") for path in _newest_first(folder)]
         alive = [each for each in found if each.certificate.not_valid_after_utc > now]
         if not alive or alive[0].certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS):
@@ -137,7 +137,7 @@ def trust(state_dir: Path, device: str, certificate: x509.Certificate) -> Path:
     What was trusted before for this device is trusted no longer.
     """
     folder = _trusted_folder(state_dir, device)
-    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    _make_folder(folder, 0o750)
     path = folder / f"{certificate.fingerprint(hashes.SHA256()).hex()}.pem"
     _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o640)
     for other in list(folder.glob("*.pem")):
@@ -243,4 +243,24 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+        _give(descriptor, path.parent)
     partial.replace(path)
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    """A folder of the state directory, the owner's of that, whoever makes it."""
+    if folder.is_dir():
+        return
+    for above in reversed(folder.parents[:2]):  # opcua/trusted/DEVICE, opcua/own
+        if not above.is_dir():
+            above.mkdir(mode=0o750, parents=True)
+            _give(above, above.parent)
+    folder.mkdir(mode=mode)
+    _give(folder, folder.parent)
+
+
+def _give(what: int | Path, like: Path) -> None:
+    """To the owner of ``like``: what root writes by hand is read by the service's user."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        os.chown(what, owner.st_uid, owner.st_gid)

@@ -4,7 +4,6 @@ The library (60 MB) is imported when a driver is made, never for a site without 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -21,7 +20,6 @@ from drivers.kind import (
 from drivers.opcua_points import OpcUaTag, parse_opcua_point
 
 QUEUE_MAX: Final = 10_000
-SECURITIES: Final = ("Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "None")
 
 
 class OpcUaDevice(Protocol):
@@ -45,7 +43,7 @@ class OpcUaDevice(Protocol):
 
     @property
     def security(self) -> str:
-        """One of SECURITIES, or empty."""
+        """The policy, or None."""
 
     @property
     def mode(self) -> str:
@@ -80,18 +78,9 @@ def _make(
     device: OpcUaDevice, points: Sequence[tuple[OpcUaTag, Limits]], around: Surroundings
 ) -> PlanningDriver:
     from drivers.opcua import OpcUa, OpcUaSubscribing, Pace
-    from drivers.opcua_link import LinkSettings
+    from drivers.opcua_link import settings_of
 
-    pinned = device.server_certificate
-    settings = LinkSettings(
-        device=device.id,
-        url=device.address,
-        timeout_s=device.timeout / 1e9,
-        security=device.security or SECURITIES[0],
-        mode=device.mode,
-        server_certificate=Path(pinned) if pinned is not None else None,
-        credentials=device.credentials,
-    )
+    settings = settings_of(device)
     parsed = [parse_opcua_point(point, limits) for point, limits in points]
     if device.read == "poll":
         return OpcUa(settings, parsed, around)

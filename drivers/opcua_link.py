@@ -7,7 +7,7 @@ There is no way from here to a session with less security than the site file ask
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from asyncua import ua
 from asyncua.crypto import security_policies, uacrypto
@@ -27,6 +27,9 @@ from drivers.opcua_certificates import (
 )
 from drivers.opcua_client import OpcUaClient, mapped
 
+if TYPE_CHECKING:
+    from drivers.opcua_kind import OpcUaDevice
+
 POLICIES: Final[dict[str, type[security_policies.SecurityPolicy]]] = {
     "Basic256Sha256": security_policies.SecurityPolicyBasic256Sha256,
     "Aes128_Sha256_RsaOaep": security_policies.SecurityPolicyAes128Sha256RsaOaep,
@@ -45,6 +48,20 @@ class LinkSettings:
     mode: str = "SignAndEncrypt"
     server_certificate: Path | None = None  # pinned; else the trust list decides
     credentials: str | None = None
+
+
+def settings_of(device: "OpcUaDevice") -> LinkSettings:
+    """The settings of a device of the site file."""
+    pinned = device.server_certificate
+    return LinkSettings(
+        device=device.id,
+        url=device.address,
+        timeout_s=device.timeout / 1e9,
+        security=device.security,
+        mode=device.mode,
+        server_certificate=Path(pinned) if pinned is not None else None,
+        credentials=device.credentials,
+    )
 
 
 class OpcUaLink:

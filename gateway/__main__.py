@@ -13,6 +13,7 @@ from gateway.cli import (
     check,
     commission,
     hands,
+    opcua,
     receive,
     reload,
     run,
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, receive, reload, commission, simulate):
+    for family in (show, hands, bypass, substitute, receive, reload, commission, opcua, simulate):
         family.register(commands)
     return top
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -76,6 +76,7 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
 class Written(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a note on a write: before it without ``seq``, after it with the one given."""
 
+    action: Literal["write", "opcua trust"] = "write"
     target: str = ""
     detail: dict[str, Any] = {}
     seq: int = 0
@@ -169,7 +170,7 @@ class Api:
         if note.seq:
             await ledger.command_result(note.seq, note.code, note.text)
             return _json({"seq": note.seq})
-        return _json({"seq": await ledger.command(who, "write", note.target, note.detail)})
+        return _json({"seq": await ledger.command(who, note.action, note.target, note.detail)})
 
     async def trip(self, request: web.Request) -> web.StreamResponse:
         """Trip an interlock."""
