@@ -1,0 +1,219 @@
+"""Whom the OPC UA driver trusts: pinned or trusted certificates alone, and never less security."""
+
+import asyncio
+import datetime as dt
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from drivers import opcua_certificates as certificates
+from drivers.errors import LinkError
+from drivers.kind import Surroundings, no_secrets
+from drivers.opcua_client import OpcUaClient
+from drivers.opcua_link import LinkSettings, OpcUaLink
+from gateway.__main__ import main
+from gateway.site.credentials import load_credentials
+from tests.helpers.opcua_server import OpcUaServer, opcua_server
+
+WITHIN_S = 10.0
+SITE = """
+[site]
+id = "s"
+[[device]]
+id = "dcs"
+driver = "opcua"
+address = "{url}"
+timeout = "3s"
+{more}
+[[tag]]
+id = "temp"
+device = "dcs"
+point = {{ node = "ns=1;s=temp" }}
+"""
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pki")
+
+
+@pytest.fixture(scope="module")
+def server(pki: Path) -> Iterator[OpcUaServer]:
+    with opcua_server(pki, anonymous=True) as running:
+        yield running
+
+
+def settings(server: OpcUaServer, **fields: Any) -> LinkSettings:
+    return LinkSettings("dcs", server.url, 3.0, **({"security": "Basic256Sha256"} | fields))
+
+
+async def opened(settings: LinkSettings, around: Surroundings) -> None:
+    """A session that works."""
+    link = OpcUaLink(settings, around)
+    async with asyncio.timeout(WITHIN_S):
+        client = await link.open()
+        try:
+            assert await client.get_node("ns=1;s=temp").read_value() == 20.5
+        finally:
+            await client.shut()
+
+
+def make_certificate(folder: Path, days: tuple[int, int]) -> tuple[Path, Path]:
+    """A server's certificate that is valid from and until so many days from now, and its key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "another server")])
+    now = certificates.utc_now()
+    uri = x509.UniformResourceIdentifier("urn:another")
+    names = x509.SubjectAlternativeName([uri, x509.DNSName("localhost")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + dt.timedelta(days=days[0]))
+        .not_valid_after(now + dt.timedelta(days=days[1]))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "server.pem", folder / "server-key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def run(tmp_path: Path, server: OpcUaServer, *options: str, more: str = "") -> tuple[int, Path]:
+    """``sitewarden opcua trust`` over a site file of one server; its exit code, its state."""
+    site = tmp_path / "site.toml"
+    site.write_text(SITE.format(url=server.url, more=more))
+    state = tmp_path / "state"
+    where = ["--state-dir", str(state), "--runtime-dir", str(tmp_path / "run")]
+    return main(["opcua", "trust", str(site), "dcs", *where, *options]), state
+
+
+def test_nothing_is_trusted_before_somebody_says_so(
+    server: OpcUaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    around = Surroundings(no_secrets, tmp_path / "state")
+    with pytest.raises(LinkError, match="no certificate of this server is trusted"):
+        asyncio.run(opened(settings(server), around))
+    assert run(tmp_path, server)[0] == 2, "nobody can be asked here"
+    shown = capsys.readouterr().out
+    pinned = certificates.load_certificate(server.certificate)
+    assert certificates.fingerprint(pinned) in shown
+    with pytest.raises(LinkError, match="no certificate of this server is trusted"):
+        asyncio.run(opened(settings(server), around))
+    code, state = run(tmp_path, server, "--yes", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert told["details"]["sha256"] == certificates.fingerprint(pinned)
+    assert told["details"]["trusted_before"] is None
+    asyncio.run(opened(settings(server), around))
+    assert run(tmp_path, server, "--yes")[0] == 5, "it is so already"
+    entries = [json.loads(line) for line in (state / "writes.jsonl").read_text().splitlines()]
+    assert [entry["kind"] for entry in entries] == ["command", "result"]
+    assert entries[0]["action"] == "opcua trust"
+    assert certificates.fingerprint(pinned) in entries[0]["detail"]
+
+
+def test_what_cannot_be_trusted_by_hand(
+    server: OpcUaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, server, more='security = "None"\ninsecure = true')[0] == 2
+    assert run(tmp_path, server, more='server_certificate = "dcs.pem"')[0] == 2
+    where = ["--state-dir", str(tmp_path), "--runtime-dir", str(tmp_path)]
+    assert main(["opcua", "trust", str(tmp_path / "site.toml"), "plc", *where]) == 2
+    told = capsys.readouterr().err
+    for text in ("no certificate is checked", "which alone decides", "there are: dcs"):
+        assert text in told
+
+
+async def test_a_certificate_that_changed_is_refused_and_named(
+    server: OpcUaServer, tmp_path: Path
+) -> None:
+    theirs = certificates.load_certificate(server.certificate)
+    other, _ = make_certificate(tmp_path, (-1, 10))
+    before = server.tell(count=1)["sessions"]
+    with pytest.raises(LinkError) as caught:
+        await opened(settings(server, server_certificate=other), Surroundings(no_secrets, tmp_path))
+    for certificate in (theirs, certificates.load_certificate(other)):
+        assert certificates.fingerprint(certificate) in str(caught.value)
+    assert server.tell(count=1)["sessions"] == before, "no session without the trusted certificate"
+
+
+async def test_an_expired_certificate_is_refused_although_it_is_pinned(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, (-10, -1))
+    with opcua_server(tmp_path / "pki", certificate=str(certificate), key=str(key)) as server:
+        around = Surroundings(no_secrets, tmp_path)
+        with pytest.raises(LinkError, match="the server's certificate expired on"):
+            await opened(settings(server, server_certificate=certificate), around)
+        assert server.tell(count=1)["sessions"] == 0
+
+
+async def test_security_that_is_not_offered_is_not_replaced(pki: Path, tmp_path: Path) -> None:
+    with opcua_server(pki, policies=["None", "Basic256Sha256"]) as server:
+        wanted = settings(server, security="Aes256_Sha256_RsaPss")
+        certificates.trust(tmp_path, "dcs", certificates.load_certificate(server.certificate))
+        with pytest.raises(LinkError):
+            await opened(wanted, Surroundings(no_secrets, tmp_path))
+        assert server.tell(count=1)["sessions"] == 0
+
+
+async def test_users_are_let_in_by_name_and_never_in_plain_text(
+    server: OpcUaServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "credentials" / "ops"
+    folder.mkdir(parents=True)
+    (folder / "username").write_text("ops\n")
+    (folder / "password").write_text("secret\n")
+    (folder / "password").chmod(0o600)
+    around = Surroundings(lambda name: load_credentials(name, tmp_path / "credentials"), tmp_path)
+    certificates.trust(tmp_path, "dcs", certificates.load_certificate(server.certificate))
+    await opened(settings(server, credentials="ops"), around)
+    (folder / "password").write_text("wrong\n")
+    with pytest.raises(LinkError, match=r"BadUserAccessDenied|BadIdentityTokenRejected"):
+        await opened(settings(server, credentials="ops"), around)
+
+
+async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_end(
+    tmp_path: Path,
+) -> None:
+    now = certificates.utc_now()
+    [first] = certificates.own_identities(tmp_path, now=now)
+    assert certificates.own_identities(tmp_path, now=now) == [first]
+    soon = first.certificate.not_valid_after_utc - dt.timedelta(days=80)
+    second, still = certificates.own_identities(tmp_path, now=soon)
+    assert still == first
+    assert second.certificate.not_valid_after_utc > first.certificate.not_valid_after_utc
+    assert second.uri == first.uri
+    late = first.certificate.not_valid_after_utc + dt.timedelta(days=1)
+    assert certificates.own_identities(tmp_path, now=late) == [second]
+    assert (tmp_path / "opcua" / "own" / "key.pem").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_password_is_not_sent_where_everybody_could_read_it() -> None:
+    from asyncua import ua
+
+    client = OpcUaClient("opc.tcp://127.0.0.1:1", 1.0)
+    client.set_user("ops")
+    client.set_password("secret")
+    plain = ua.UserTokenPolicy(
+        TokenType=ua.UserTokenType.UserName,
+        SecurityPolicyUri="http://opcfoundation.org/UA/SecurityPolicy#None",
+    )
+    client._policy_ids = [plain]
+    with pytest.raises(LinkError, match="plain text"):
+        await client.activate_session(username="ops", password="secret")
