@@ -2,12 +2,13 @@
 
 Every device becomes one of Modbus TCP on loopback, whatever it was. Modbus devices keep their
 units, places, types and orders, also those of serial lines (there no port is opened and nobody
-waits for another); every other device's points get places of their own, as float64 or as a bit.
+waits for another); every other device's points get places of their own, as float64 or as a bit, and
+so does a point whose tag is made of a signal (4-20 mA, a table): it shows the tag's own value.
 No address of the site file is left in what comes out.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,7 @@ from drivers.plant import (
     ServerText,
     TagText,
 )
-from drivers.points import Area, ModbusPoint, parse_address
+from drivers.points import ADDRESS_MAX, Area, ModbusPoint, parse_address
 from drivers.registry import DRIVERS
 from fastpath import blob
 from fastpath.codes import PointType
@@ -43,7 +44,7 @@ DEVICE_KEYS: Final = (
     "id", "poll", "timeout", "settle", "record", "fast", "heartbeat", "watchdog_registers",
     "lease", "unit", "base", "order", "max_registers", "max_gap",
 )  # fmt: skip
-TAG_FLOAT64_REGISTERS: Final = 4
+FLOAT64_REGISTERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ class SimulatedSite:
 
 def simulated_site(config: Config, *, uplinks: bool = False) -> SimulatedSite:
     """Replace every device. Without ``uplinks`` the site has none."""
-    names = {device.id: server_of(device.address) or device.id for device in config.device}
+    names = {
+        device.id: server_of(device.address) if _is_modbus(device) else device.id
+        for device in config.device
+    }
     signals = rest_signals(config, _booleans(config))
     replaced = _replaced(config)
     replaced = structs.replace(
@@ -139,15 +143,18 @@ def _booleans(config: Config) -> dict[str, bool]:
 def _replaced(config: Config) -> Config:
     devices: dict[str, Device] = by_id(config.device)
     booleans = _booleans(config)
-    numbers: dict[str, int] = {}  # places given away so far, by device
+    free = _free_registers(config)
     tags = []
-    for tag in config.tag:
+    for number, tag in enumerate(config.tag):
         device = devices.get(tag.device or "")
-        if device is None or _is_modbus(device):
+        if device is None or (_is_modbus(device) and tag.signal is None):
             tags.append(tag)
             continue
-        number = numbers[device.id] = numbers.get(device.id, -1) + 1
-        tags.append(structs.replace(tag, point=_own_point(number, boolean=booleans[tag.id])))
+        if booleans[tag.id]:
+            point = Point(address=f"di:{number + device.base}")
+        else:
+            point = Point(address=f"ir:{next(free) + device.base}", type="float64", order="ABCD")
+        tags.append(structs.replace(tag, point=point, signal=None))
     outputs = []
     for number, output in enumerate(config.output):
         if _is_modbus(devices[output.device]):
@@ -163,10 +170,18 @@ def _replaced(config: Config) -> Config:
     )
 
 
-def _own_point(number: int, *, boolean: bool) -> Point:
-    if boolean:
-        return Point(address=f"di:{number}")
-    return Point(address=f"ir:{number * TAG_FLOAT64_REGISTERS}", type="float64")
+def _free_registers(config: Config) -> Iterator[int]:
+    """Input registers that no device of the site uses, four at a time, from the top down."""
+    devices: dict[str, Device] = by_id(config.device)
+    used: set[int] = set()
+    for tag in config.tag:
+        device = devices.get(tag.device or "")
+        if device is not None and _is_modbus(device):
+            place = _place(tag, device)
+            used.update(range(place.address, place.address + place.width))
+    for number in range(ADDRESS_MAX + 1 - FLOAT64_REGISTERS, -1, -FLOAT64_REGISTERS):
+        if used.isdisjoint(range(number, number + FLOAT64_REGISTERS)):
+            yield number
 
 
 def _device(device: Device) -> Device:
@@ -178,7 +193,7 @@ def _device(device: Device) -> Device:
 
 
 def _place(tag: Tag, device: Device) -> ModbusPoint:
-    return point_of(device, tag.point or Point(), tag.range)
+    return point_of(device, tag.point or Point(), None if tag.signal else tag.range)
 
 
 def _output(output: Output, devices: Mapping[str, Device]) -> OutputText:

@@ -182,3 +182,54 @@ async def test_a_real_site_is_not_driven() -> None:
     outcome = await simulate(gateway, "x", 1.0, 0.0, "uid:me", bad=False, end=False)
     assert outcome.exit_code == 4
     assert "this site is real" in outcome.text
+
+
+OTHERS = """
+[[device]]
+id = "wind.{n}"
+driver = "serial"
+address = "/dev/serial/by-id/same-port"
+template = "nmea0183-wind"
+
+[[tag]]
+id = "wind.{n}.speed"
+device = "wind.{n}"
+point = {{ field = "speed" }}
+range = [0, 60]
+"""
+CURRENT = """
+[[device]]
+id = "slow"
+driver = "modbus-tcp"
+address = "192.0.2.1:502"
+base = 1
+
+[[tag]]
+id = "level"
+device = "slow"
+point = { address = "ir:65533", type = "uint16", scale = 0.001 }
+signal = { kind = "4-20mA" }
+unit = "mm"
+range = [0, 12000]
+"""
+
+
+def test_other_devices_and_signals_get_places_of_their_own(tmp_path: Path) -> None:
+    file = site_of(tmp_path, "not shut", {"id": "x", "at": "ir:65536", "type": "uint16"})
+    file.write_text(file.read_text() + OTHERS.format(n=1) + OTHERS.format(n=2) + CURRENT)
+    site = simulated_site(check_site(file).config)
+    servers = {server.name: server for server in site.plant.servers}
+    assert servers.keys() == {"plc", "wind.1", "wind.2"}, "one server for one Modbus address"
+    assert all(device.driver == "modbus-tcp" for device in site.config.device)
+    places = {tag.id: tag.place for server in site.plant.servers for tag in server.tags}
+    taken = [
+        (server.name, tag.unit, tag.place.area, number)
+        for server in site.plant.servers
+        for tag in server.tags
+        for number in range(tag.place.address, tag.place.address + tag.place.width)
+    ]
+    assert len(set(taken)) == len(taken), "no place is used twice"
+    assert {places[i].type.name for i in ("level", "wind.1.speed")} == {"FLOAT64"}
+    assert places["level"].high == 12_000
+    level = next(tag for tag in site.config.tag if tag.id == "level")
+    assert level.signal is None
