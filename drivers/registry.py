@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from drivers import modbus_kinds, opcua_kind, serial_kind
+from drivers import modbus_kinds, opcua_kind, serial_kind, simulated
 from drivers.errors import RequestError
 from drivers.kind import DriverKind, Limits, PlanningDriver, Surroundings
 
 DRIVERS: Final[Mapping[str, DriverKind]] = {
-    kind.name: kind for kind in (*modbus_kinds.KINDS, *serial_kind.KINDS, *opcua_kind.KINDS)
+    kind.name: kind
+    for kind in (*modbus_kinds.KINDS, *serial_kind.KINDS, *opcua_kind.KINDS, *simulated.KINDS)
 }
 
 

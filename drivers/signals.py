@@ -15,7 +15,7 @@ from drivers.errors import PointError
 
 SignalKind = Literal["walk", "sine", "square", "counter", "constant"]
 KINDS: Final[tuple[str, ...]] = get_args(SignalKind)
-BARE: Final = "walk"  # of a point that names no signal
+BARE: Final[SignalKind] = "walk"  # of a point that names no signal
 EXPECTED: Final = 'expected a signal such as "walk", "sine 0.2..0.8 60s", "square 10s", "counter"'
 PERIOD_NS: Final[dict[str, int]] = {
     "walk": 600_000_000_000,  # how long it takes to forget where it was

@@ -27,19 +27,11 @@ from gateway.logic.tree import (
     Vote,
     Window,
 )
-from gateway.site.model import Config, Limits, Tag
+from gateway.site.model import Config, Tag
+from gateway.site.plausible import band_of
 
 LEVEL_WINDOWS: Final = frozenset(("mean", "lowest", "highest"))
-MOVES: Final = 0.02  # the part of the room between two limits in which a value moves at rest
 SQUARE_NS: Final = 60_000_000_000
-RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "degC": (0, 50), "°C": (0, 50), "K": (273, 323), "%": (0, 100), "%RH": (0, 100), "bar": (0, 10),
-    "kPa": (0, 200), "MPa": (0, 1), "Pa": (0, 1000), "mbar": (900, 1100), "hPa": (900, 1100),
-    "m/s": (0, 5), "m": (0, 10), "mm": (0, 100), "V": (220, 240), "kV": (6, 10), "A": (0, 100),
-    "mA": (4, 20), "Hz": (49.9, 50.1), "kW": (0, 500), "rpm": (0, 1500), "ppm": (0, 20),
-    "%CH4": (0, 1), "%O2": (20, 21.8), "m3/h": (0, 100), "L/min": (0, 100), "pH": (6, 8),
-}  # fmt: skip
-_ANY_RANGE: Final = (0.0, 100.0)
 _OPPOSITE: Final = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "=": "<>", "<>": "="}
 _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 
@@ -67,18 +59,8 @@ def rest_signals(config: Config, booleans: Mapping[str, bool]) -> dict[str, Sign
 
 def analog_signal(tag: Tag, room: Room) -> Signal:
     """A walk in the middle of what range, limits and conditions leave."""
-    low, high = tag.range or RANGES.get(tag.unit, _ANY_RANGE)
-    limits = tag.limits or Limits()
-    lows = [*room.above, *_given(limits.low_low, limits.low)]
-    highs = [*room.below, *_given(limits.high, limits.high_high)]
-    bottom, top = max([low, *lows]), min([high, *highs])
-    if bottom >= top and tag.range is None and (lows or highs):  # the limits know better
-        bottom = max(lows) if lows else min(highs) - (high - low)
-        top = min(highs) if highs else max(lows) + (high - low)
-    if bottom >= top:
-        bottom, top = low, high
-    middle, half = (bottom + top) / 2, (top - bottom) * MOVES
-    return Signal("walk", middle - half, middle + half, PERIOD_NS["walk"])
+    low, high = band_of(tag, room.above, room.below)
+    return Signal("walk", low, high, PERIOD_NS["walk"])
 
 
 def _boolean_signal(room: Room) -> Signal:
@@ -105,10 +87,6 @@ def rooms_of(conditions: Conditions) -> dict[str, Room]:
                 room.above.append(value)
                 room.below.append(value)
     return rooms
-
-
-def _given(*values: float | None) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def _demands(tree: Expr, *, truth: bool) -> Iterator[tuple[str, str, float]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from drivers.simulated import SIM
 from gateway.logic import tree
 from gateway.logic.bus import Bus
 from gateway.logic.inputs import shared_votes
@@ -29,6 +30,10 @@ def cautions(
     tags: dict[str, Tag] = by_id(config.tag)
     devices: dict[str, Device] = by_id(config.device)
     _uplinks(draft, found)
+    for device in draft.device:
+        if device.item.driver == SIM:
+            text = f'found "{SIM}": no such device is there, and nothing that it shows is real'
+            found.add(device.origin, ("driver",), text)
     _outputs(draft, devices, found)
     _fallbacks(draft, devices, found)
     _look_alikes(draft, buses, causes, found)

@@ -8,4 +8,4 @@ LATER_KEYS: Final[dict[str, dict[str, str]]] = {
         "point.length": "text tags",
     },
 }
-LATER_DRIVERS: Final = ("sim",)
+LATER_DRIVERS: Final[tuple[str, ...]] = ()

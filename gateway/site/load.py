@@ -28,6 +28,7 @@ from gateway.site.model import (
     Site,
     Tag,
 )
+from gateway.site.plausible import fill_simulated_points
 from gateway.site.serial_templates import expand_templates
 from gateway.site.signal_rules import folded
 from gateway.site.syntax import TomlText, read_toml
@@ -64,6 +65,7 @@ def read_site(path: Path) -> Draft:
     reader.read_listed()
     _read_csv(draft, path)
     expand_templates(draft)
+    fill_simulated_points(draft)
     return draft
 
 
@@ -110,7 +112,13 @@ def _resolve_device(device: Device, folder: Path) -> Device:
     pinned = device.server_certificate
     if pinned is not None:
         pinned = str((folder / pinned).absolute())
-    return structs.replace(device, heartbeat=heartbeat, line=line, server_certificate=pinned)
+    return structs.replace(
+        device,
+        address=device.address or f"{device.driver}:{device.id}",
+        heartbeat=heartbeat,
+        line=line,
+        server_certificate=pinned,
+    )
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:

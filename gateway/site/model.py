@@ -116,7 +116,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     id: Ident
     driver: str
-    address: str
+    address: str = ""  # every driver but sim needs one
     poll: Duration = Duration(1_000_000_000)
     timeout: Duration = Duration(1_000_000_000)
     settle: Duration = Duration(1_000_000_000)

@@ -96,9 +96,13 @@ class Places:
     def check_device(self, entry: Entry[Device]) -> None:
         """The driver, the keys that it takes, and the address."""
         device = entry.item
+        driver = DRIVERS.get(device.driver)
+        nowhere = driver is not None and driver.place is Place.NOWHERE
+        if "address" not in entry.raw and not nowhere and not entry.damaged:
+            expected = 'a text in quotes such as "192.168.10.20:502"'
+            self._complain(entry, ("address",), f"found nothing, expected {expected}")
         if not entry.ok("driver"):
             return
-        driver = DRIVERS.get(device.driver)
         if driver is None:
             offered = " or ".join(shown(name) for name in DRIVERS)
             near = did_you_mean(device.driver, DRIVERS)
@@ -151,6 +155,7 @@ class Places:
             text = f"found {shown(output.device)}, expected a device that can be written"
             self._complain(entry, ("device",), text)
             return
+        self._check_via(entry, device)
         if DRIVERS[device.driver].place is Place.URL:
             self._check_node_output(entry, device)
             return
@@ -171,15 +176,19 @@ class Places:
             self._complain(entry, ("unit",), text)
         self._claim(entry, ("address",), device, unit, address)
 
-    def _check_node_output(self, entry: Entry[Output], device: Device) -> None:
-        """A node of a server: the gateway alone can write it, the server knows its type."""
-        output = entry.item
-        if output.via is None and entry.ok("via"):
+    def _check_via(self, entry: Entry[Output], device: Device) -> None:
+        """What the guard does not speak, the gateway alone can write."""
+        told = (Place.URL, Place.NOWHERE)
+        if DRIVERS[device.driver].place in told and entry.item.via is None and entry.ok("via"):
             text = (
                 f'found nothing on an output of {device.id}, expected via = "gateway": the guard '
                 f"does not speak {device.driver}"
             )
             self._complain(entry, ("via",), text)
+
+    def _check_node_output(self, entry: Entry[Output], device: Device) -> None:
+        """A node of a server, which knows its type."""
+        output = entry.item
         try:
             DRIVERS[device.driver].check_point(device, Point(address=output.address), None)
         except PointError as error:
@@ -382,7 +391,8 @@ class Places:
         self, entry: Entry[Any], keys: tuple[str, ...], device: Device, unit: int, address: Address
     ) -> None:
         """Each place that is written belongs to one output, heartbeat or lease alone."""
-        wire = Wire(server_of(device.address), unit, address.area, address.number)
+        server = server_of(device.address or device.id)
+        wire = Wire(server, unit, address.area, address.number)
         place = f"{address.area.value}:{address.number + device.base}"
         self._claim_place(entry, keys, wire, place)
 

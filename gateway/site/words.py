@@ -28,7 +28,7 @@ WORDS: Final[dict[str, str]] = {
     "Location.lon": "Degrees east.",
     # devices
     "Device.id": "Its id; unique among devices.",
-    "Device.driver": "modbus-tcp, modbus-tls, modbus-rtu, modbus-rtu-tcp, opcua, or serial.",
+    "Device.driver": "modbus-tcp, modbus-tls, modbus-rtu, modbus-rtu-tcp, opcua, serial, or sim.",
     "Device.address": "host:port, numeric where the guard speaks to it; a serial port by its path.",
     "Device.poll": "How often its tags are read.",
     "Device.timeout": "Of connecting and of each request.",
@@ -126,7 +126,7 @@ WORDS: Final[dict[str, str]] = {
     "Tag.limits": "Its alarm limits.",
     "Tag.uncertain": "Whether an uncertain value counts as bad in interlocks.",
     "Tag.description": "For people.",
-    "Point.address": 'c: di: ir: or hr: and a zero-based number; "hr:5.3" is a bit.',
+    "Point.address": 'c: di: ir: or hr: and a zero-based number; "hr:5.3" is a bit; sim: a signal.',
     "Point.type": "int16 uint16 int32 uint32 int64 uint64 float32 float64; bool for bits.",
     "Point.order": "Byte order; the device's where it is left out.",
     "Point.field": "Of a serial instrument: a field, a group of its pattern, a number from 1.",

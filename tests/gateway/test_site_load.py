@@ -329,7 +329,7 @@ def test_the_schema_is_one(tmp_path: Path) -> None:
     assert main([str(tmp_path / "schema.json")]) == 0
     data = msgspec.json.decode((tmp_path / "schema.json").read_bytes())
     device = data["$defs"]["Device"]
-    assert device["required"] == ["id", "driver", "address"]
+    assert device["required"] == ["id", "driver"]
     assert device["additionalProperties"] is False
     assert device["properties"]["poll"]["default"] == "1s"
     effects = data["$defs"]["Interlock"]["properties"]["effects"]
