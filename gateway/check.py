@@ -54,7 +54,16 @@ def check_site(
     Without ``require_credentials`` a missing credential is nothing to tell here: whoever runs the
     site goes on without that uplink, which tells it, until it is there.
     """
-    draft = read_site(path)
+    given = credentials_dir
+    return check_draft(
+        read_site(path), credentials_dir=given, require_credentials=require_credentials
+    )
+
+
+def check_draft(
+    draft: Draft, *, credentials_dir: Path | None = None, require_credentials: bool = True
+) -> Checked:
+    """Check a site as read, with what others have put into it. Raises ConfigError."""
     places = Places(draft)
     check_references(draft, places)
     conditions = check_conditions(draft, places)

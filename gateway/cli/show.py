@@ -14,6 +14,7 @@ from gateway.cli.bypass_table import print_bypasses, print_proofs, print_substit
 from gateway.cli.client import NotReached, get, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
+from gateway.cli.tag_files import add_tag_files, tag_files
 from gateway.outcome import Exit
 from gateway.paths import Paths
 from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagRow
@@ -40,6 +41,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         add_json(parser)
         add_directories(parser)
         parser.set_defaults(run=run)
+        if run is tags:
+            add_tag_files(parser)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -54,7 +57,9 @@ def status(args: argparse.Namespace) -> int:
 
 
 def tags(args: argparse.Namespace) -> int:
-    """Print every tag."""
+    """Print every tag; or read and write lists of them."""
+    if args.import_file or args.export:
+        return tag_files(args)
     rows = _ask(paths_of(args), "/tags", list[TagRow], _offline_tags)
     if args.json:
         show_json(rows)

@@ -124,17 +124,9 @@ def target_of(name: str, points: Sequence[str], site: Path | None) -> Target:
 
 def parse_points(device: Device, text: str) -> list[TargetPoint]:
     """The points that a text such as ``hr:100-109:float32:CDAB`` names. Raises PointError."""
-    keys = DRIVERS[device.driver].point_keys
-    if "type" in keys and "address" in keys:
+    if "max_registers" in DRIVERS[device.driver].device_keys:
         return _modbus_points(device, text)
-    if "node" in keys:
-        by_path = text.startswith("0:") or ("/" in text and "=" not in text)
-        point = Point(path=text) if by_path else Point(node=text)
-    elif "field" in keys:
-        point = Point(field=int(text) if text.isdigit() else text)
-    else:
-        point = Point(address=text)
-    return [_checked(device, TargetPoint(text, point))]
+    return [_checked(device, TargetPoint(text, Point(address=text)))]
 
 
 # ---- bare addresses
@@ -305,3 +297,6 @@ def _in_one_line(where: str, make: Callable[[], _T]) -> _T:
         raise ConfigError([f"{where}: {key}{error}"]) from None
     except RequestError as error:
         raise ConfigError([f"{where}: {error}"]) from None
+    except ExceptionGroup as group:  # every error of a device at once
+        told = [str(error) for error in group.exceptions]
+        raise ConfigError([f"{where}: {line}" for line in told]) from None

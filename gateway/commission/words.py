@@ -40,6 +40,7 @@ COLUMN_WORDS: Final = {
         "type": "datatype data-type format 数据类型 变量类型 数据格式",
         "order": "byteorder byte-order endian wordorder word-order 字序 字节顺序 大小端",
         "unit": "units eu engineering-unit engineering-units 工程单位 量纲",
+        "range": "span measuring-range 量程 量程范围 测量范围",
         "low": "min minimum range-low eu-low low-limit 量程下限 最小值 下量程",
         "high": "max maximum range-high eu-high high-limit 量程上限 最大值 上量程",
         "scale": "factor gain multiplier k 系数 比例 缩放",
@@ -48,7 +49,7 @@ COLUMN_WORDS: Final = {
         "stale_after": "stale timeout 超时 失效",
         "description": "desc comment remark text 说明 备注 注释 描述信息",
     }.items()
-    for word in (column, HEADINGS[column], *words.split())
+    for word in (column, HEADINGS.get(column, column), *words.split())
 }
 
 _TRADITIONAL: Final = re.compile(

@@ -50,8 +50,8 @@ def aim_of(target: Target) -> Aim:
     """The place of the target's one point. Raises PointError for what nobody can write."""
     device, point = target.device, target.points[0].point
     if not target.modbus:
-        node = point.node or point.path or str(point.field or point.address)
-        return Aim(device.address, device.unit, "", 0, 0, node)
+        node = point.address or point.node or point.path or ""
+        return Aim(device.address, device.unit, "", 0, 0, node.strip())
     at = parse_point(
         point.address, point.type, point.order, base=device.base, default_order=device.order
     )

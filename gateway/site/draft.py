@@ -1,6 +1,6 @@
 """A site file as read, before anybody trusts it: every table, good or not, with its place."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from msgspec import Struct
@@ -76,6 +76,10 @@ class Draft:
         own = {entry.id for entry in self.device if entry.item.fast or entry.item.heartbeat}
         written = (entry for entry in self.output if entry.ok("device", "via"))
         return own | {entry.item.device for entry in written if entry.item.via is None}
+
+    def with_tags(self, tags: list[Entry[Tag]]) -> "Draft":
+        """The same site with other tags."""
+        return replace(self, tag=tags, _by_id={})
 
     @property
     def site(self) -> Entry[Site]:

@@ -54,7 +54,7 @@ def read(file: str, data: bytes, complaints: Complaints) -> Iterator[Row]:
         origin = Origin(file, where, row=number)
         if any(cell.strip() for cell in row[max(columns) + 1 :]):
             complaints.add(origin, (), "found more cells than headings, expected one per heading")
-        yield _table(cells, origin, complaints)
+        yield row_of(cells, origin, complaints)
 
 
 def _decode(file: str, data: bytes, complaints: Complaints) -> str:
@@ -98,7 +98,8 @@ def _columns(file: str, heading: list[str], complaints: Complaints) -> dict[int,
     return columns
 
 
-def _table(cells: dict[str, str], origin: Origin, complaints: Complaints) -> Row:
+def row_of(cells: dict[str, str], origin: Origin, complaints: Complaints) -> Row:
+    """The table of a row's cells by column."""
     values: dict[str, Any] = {}
     bad: set[str] = set()
     for name, cell in cells.items():
