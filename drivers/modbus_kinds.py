@@ -340,7 +340,10 @@ def _check_unit(device: ModbusDevice) -> None:
 
 
 UNIT_KEYS: Final = frozenset(
-    ("unit", "base", "order", "max_registers", "max_gap", "request_delay", "exclude", "alive")
+    (
+        "unit", "base", "order", "max_registers", "max_gap", "request_delay", "exclude", "alive",
+        "template",
+    )
 )  # fmt: skip
 GUARD_KEYS: Final = frozenset(("fast", "heartbeat", "watchdog_registers"))
 POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))

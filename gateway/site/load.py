@@ -14,6 +14,7 @@ from msgspec import structs
 from gateway.site import tags_csv
 from gateway.site.complaints import Complaints, Origin, nearest, shown
 from gateway.site.convert import Entry, convert
+from gateway.site.device_templates import expand_devices
 from gateway.site.draft import LISTED, SINGLE, Draft
 from gateway.site.later import LATER_KEYS
 from gateway.site.lines import LineIndex, index_lines
@@ -64,6 +65,7 @@ def read_site(path: Path) -> Draft:
     reader.read_single()
     reader.read_listed()
     _read_csv(draft, path)
+    expand_devices(draft, path.parent)
     expand_templates(draft)
     fill_simulated_points(draft)
     return draft

@@ -43,7 +43,7 @@ WORDS: Final[dict[str, str]] = {
     "Device.watchdog_registers": "Registers of its own watchdog, which must be so.",
     "Device.lease": "Three registers that say which guard owns its outputs.",
     "Device.line": "How the serial line is set; the same for all devices on it.",
-    "Device.template": "A known serial instrument: its protocol, fields and line by name.",
+    "Device.template": "A known serial instrument, or a Modbus device's map of points, by name.",
     "Device.protocol": "How a serial instrument speaks.",
     "Device.fields": "Values of a serial instrument under names, with their units.",
     "Device.station": "A serial instrument's own address on its line: {station} in the protocol.",
