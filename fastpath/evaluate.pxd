@@ -5,34 +5,47 @@ unknown as true: (0, 0) is false, (1, 1) true, (0, 1) unknown. What rests on a b
 and, for whoever does not ask about that, is unknown.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from fastpath.layout cimport _REG_TRUTH, ProgramView
 from fastpath.types cimport NodeState, Slot
 from fastpath.windows cimport WindowBank
 
-cdef struct Register:  # 24 bytes
-    double value  # of a number; NaN while bad
-    uint8_t kind  # _REG_*; 0: never evaluated, or a broken check
-    uint8_t low
-    uint8_t high
-    uint8_t starting  # an input below was never read
-    uint8_t bad  # of a number: not usable in this condition
-    uint8_t abstain  # it rests on nothing but bypassed tags
-    uint16_t t  # of a count: votes known true,
-    uint16_t u  # unknown,
-    uint16_t n  # and all that do not abstain
+cdef enum:  # Register.state: what it holds, and what is known of it
+    _KIND = 3  # _REG_*; 0: never evaluated, or a broken check
+    _LOW = 1 << 2  # of a truth
+    _HIGH = 1 << 3
+    _STARTING = 1 << 4  # an input below was never read
+    _UNUSABLE = 1 << 5  # of a number: bad in this condition
+    _ABSTAINS = 1 << 6  # it rests on nothing but bypassed tags
+
+cdef struct Votes:  # so far
+    uint16_t t  # known true
+    uint16_t u  # unknown
+    uint16_t n  # all that do not abstain
+
+cdef union RegisterValue:
+    double number  # NaN while unusable
+    Votes votes
+
+cdef struct Register:  # 16 bytes, so that an operation reads and writes few words
+    RegisterValue value
+    uint32_t state
     uint32_t deciding  # slot of the leading tag, or _NONE_U32
 
-# Codes of Truth for a truth register.
+# Codes of Truth for a truth register; one that abstains is unknown to who does not ask.
 cdef inline int truth_of(const Register* r) noexcept nogil:
-    if r.kind == _REG_TRUTH and r.abstain:
+    cdef uint32_t known = r.state & (_LOW | _HIGH)
+    if (r.state & (_KIND | _ABSTAINS)) == (_REG_TRUTH | _ABSTAINS):
         return 3
-    if r.kind != _REG_TRUTH or r.low != r.high:
+    if (r.state & _KIND) != _REG_TRUTH or known == _HIGH:
         return 0
-    return 2 if r.low else 1
+    return 2 if known else 1
 
-# One scan: every instruction, in order. ``nodes`` has one state per NODE of the program, ``windows``
+# Before the first scan of a program: its constants, and all else unknown.
+cdef void registers_begin(const ProgramView* p, Register* regs) noexcept nogil
+
+# One scan: every instruction, in order, over registers that were begun. ``nodes`` has one state per NODE of the program, ``windows``
 # one per WINDOW, ``regs`` one register per instruction. 1: done; 0: an index of the program was out of bounds (a fault):
 # the registers concerned are unknown.
 cdef int program_evaluate(

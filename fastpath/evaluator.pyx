@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from fastpath.evaluate cimport truth_of
+from fastpath.evaluate cimport _UNUSABLE, truth_of
 from fastpath.image cimport slot_read
 from fastpath.layout cimport _REG_TRUTH, op_result
 from fastpath.program cimport Conditions
@@ -182,8 +182,8 @@ cdef class Evaluator(Conditions):
             out.value = 1.0 if known == _T_TRUE else 0.0
             known = known != _T_UNKNOWN
         else:
-            known = not self.regs[result.register].bad
-            out.value = self.regs[result.register].value
+            known = not self.regs[result.register].state & _UNUSABLE
+            out.value = self.regs[result.register].value.number
         out.slot = result.tag
         out.quality = _Q_UNCERTAIN if doubtful else _Q_GOOD
         out.reason = doubt

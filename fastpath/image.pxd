@@ -63,6 +63,24 @@ cdef inline bint slot_read(const Slot* s, Slot* out) noexcept nogil:
     return False
 
 
+cdef inline bint slot_look(
+    const Slot* s, double* value, int64_t* mono_ns, uint8_t* quality, uint8_t* reason,
+) noexcept nogil:
+    """As ``slot_read``, but only what a condition asks for."""
+    cdef uint64_t lock
+    cdef int _try
+    for _try in range(_READ_TRIES_MAX):
+        lock = sw_load_acquire(&s.lock)
+        if lock & 1:
+            continue
+        value[0], mono_ns[0] = s.value, s.mono_ns
+        quality[0], reason[0] = s.quality, s.reason
+        sw_fence_acquire()
+        if sw_load_relaxed(&s.lock) == lock:
+            return True
+    return False
+
+
 cdef class TagImage:
     cdef Slot* slots
     cdef readonly uint32_t count

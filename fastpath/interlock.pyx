@@ -9,6 +9,7 @@ Under a bypass that withholds, the state follows C without a latch and nothing i
 from libc.string cimport memcpy, memset
 
 from fastpath.bank cimport AWAITED, DEMANDED
+from fastpath.evaluate cimport _ABSTAINS, _HIGH, _LOW, _STARTING, Register
 from fastpath.journal cimport interlock_store, journal_write
 from fastpath.types cimport *
 
@@ -43,13 +44,14 @@ cdef struct ReleasePayload:  # RESET, RETURN
 
 
 cdef uint8_t _truth(const Register* r) noexcept nogil:
-    if r.low != r.high:
+    cdef uint32_t known = r.state & (_LOW | _HIGH)
+    if known == _HIGH:
         return _T_UNKNOWN
-    return _T_TRUE if r.low else _T_FALSE
+    return _T_TRUE if known else _T_FALSE
 
 
 cdef uint8_t _leg(const Register* r) noexcept nogil:
-    return _T_ABSTAIN if r.abstain else _truth(r)
+    return _T_ABSTAIN if r.state & _ABSTAINS else _truth(r)
 
 
 cdef uint64_t _legs(const Logic* logic, uint32_t index) noexcept nogil:
@@ -272,7 +274,7 @@ cdef bint _starting(Logic* logic, uint32_t index) noexcept nogil:
     cdef InterlockRun* run = &logic.runs[index]
     cdef const Register* cause = &logic.registers[logic.program.interlocks[index].cause]
     cdef uint32_t flags = run.latch.flags & ~<uint32_t>_LATCH_STARTING
-    if not cause.starting:
+    if not cause.state & _STARTING:
         run.grace = 0
     if run.grace:
         flags |= _LATCH_STARTING

@@ -38,6 +38,7 @@ cdef struct ProgramView:
     const RequestDef* requests
     const DecodeDef* decode
     const uint8_t* names
+    const uint32_t* seals  # node_seal of each node; set by whoever runs it
     uint32_t tag_count
     uint32_t code_count
     uint32_t node_count

@@ -13,8 +13,11 @@ cdef enum:  # flags of an ``until``: what each run remembers
 cdef inline int64_t node_long_ago() noexcept nogil:
     return -(<int64_t>1 << _LONG_AGO_BITS)
 
-# crc32 of the key and the fields, as it stands in ``check``.
-cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil
+# What a node's key adds to its check: the same for as long as the program runs.
+cdef uint32_t node_seal(uint64_t key) noexcept nogil
+
+# crc32 of the key (its seal) and the fields, as it stands in ``check``.
+cdef uint32_t node_check(uint32_t seal, const NodeState* node) noexcept nogil
 
 # A node that never ran: the innocent past.
 cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil

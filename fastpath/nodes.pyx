@@ -41,27 +41,33 @@ cdef inline uint32_t _crc_part(uint64_t word, int behind) noexcept nogil:
     )
 
 
-cdef uint32_t node_check(uint64_t key, const NodeState* node) noexcept nogil:
-    cdef uint32_t crc = _crc_part(key ^ 0xFFFFFFFFu, 20) ^ 0xFFFFFFFFu
+cdef uint32_t node_seal(uint64_t key) noexcept nogil:
+    return _crc_part(key ^ 0xFFFFFFFFu, 20) ^ 0xFFFFFFFFu
+
+
+cdef uint32_t node_check(uint32_t seal, const NodeState* node) noexcept nogil:
+    cdef uint32_t crc = seal
     if node.since_low_ns != 0:
         crc ^= _crc_part(<uint64_t>node.since_low_ns, 12)
     if node.since_high_ns != 0:
         crc ^= _crc_part(<uint64_t>node.since_high_ns, 4)
-    if node.flags != 0:
-        crc ^= (
-            _crc_parts[3][node.flags & 0xFF] ^ _crc_parts[2][(node.flags >> 8) & 0xFF]
-            ^ _crc_parts[1][(node.flags >> 16) & 0xFF] ^ _crc_parts[0][node.flags >> 24]
-        )
+    if node.flags != 0:  # mostly one byte; the part of a byte that is 0 is 0
+        crc ^= _crc_parts[3][node.flags & 0xFF]
+        if node.flags > 0xFF:
+            crc ^= (
+                _crc_parts[2][(node.flags >> 8) & 0xFF] ^ _crc_parts[1][(node.flags >> 16) & 0xFF]
+                ^ _crc_parts[0][node.flags >> 24]
+            )
     return crc
 
 
 cdef void node_begin(NodeState* node, uint64_t key) noexcept nogil:
     memset(node, 0, sizeof(NodeState))
-    node.check = node_check(key, node)
+    node.check = node_check(node_seal(key), node)
 
 
 cdef void node_lose(NodeState* node, uint64_t key) noexcept nogil:
     memset(node, 0, sizeof(NodeState))
     node.since_high_ns = node_long_ago()
     node.flags = NODE_HIGH
-    node.check = node_check(key, node)
+    node.check = node_check(node_seal(key), node)

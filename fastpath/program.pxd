@@ -11,7 +11,7 @@ from fastpath.layout cimport (
     ProgramView,
     program_open,
 )
-from fastpath.nodes cimport node_begin, node_check, node_lose
+from fastpath.nodes cimport node_begin, node_check, node_lose, node_seal
 from fastpath.types cimport NodeState, SampleRecord, WindowState
 from fastpath.verify cimport program_verify
 from fastpath.windows cimport WindowBank, WindowRun
@@ -22,6 +22,7 @@ cdef class Conditions:
     cdef ProgramView view
     cdef TagImage image
     cdef NodeState* nodes
+    cdef uint32_t* seals
     cdef WindowBank windows
     cdef Register* regs
     cdef int64_t now_ns

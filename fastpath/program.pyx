@@ -13,10 +13,18 @@ from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from fastpath.evaluate cimport Register, program_evaluate, truth_of
+from fastpath.evaluate cimport (
+    _KIND,
+    _STARTING,
+    _UNUSABLE,
+    Register,
+    program_evaluate,
+    registers_begin,
+    truth_of,
+)
 from fastpath.image cimport TagImage, slot_write
 from fastpath.layout cimport _REG_NUMBER, _REG_TRUTH, op_result, program_open
-from fastpath.nodes cimport node_begin
+from fastpath.nodes cimport node_begin, node_seal
 from fastpath.types cimport (
     _DEVICE_MODBUS_RTU, _Q_BAD, _Q_GOOD, NodeState, SampleRecord, WindowState,
 )
@@ -110,17 +118,21 @@ cdef class Conditions:
             raise BlobRefused(1)
         self.image = TagImage(self.view.tag_count)
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
+        self.seals = <uint32_t*>calloc(self.view.node_count + 1, sizeof(uint32_t))
         self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
         self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
         self.windows.runs = <WindowRun*>calloc(self.view.window_count + 1, sizeof(WindowRun))
         self.windows.first = <uint32_t*>calloc(self.view.tag_count + 1, sizeof(uint32_t))
         if (
-            self.nodes == NULL or self.regs == NULL or self.windows.states == NULL
+            self.nodes == NULL or self.seals == NULL or self.regs == NULL or self.windows.states == NULL
             or self.windows.runs == NULL or self.windows.first == NULL
         ):
             raise MemoryError
         for i in range(self.view.node_count):
             node_begin(&self.nodes[i], self.view.nodes[i].key)
+            self.seals[i] = node_seal(self.view.nodes[i].key)
+        self.view.seals = self.seals
+        registers_begin(&self.view, self.regs)
         self.windows.program = &self.view
         windows_list(&self.windows)
         for i in range(self.view.window_count):
@@ -128,6 +140,7 @@ cdef class Conditions:
 
     def __dealloc__(self):
         free(self.nodes)
+        free(self.seals)
         free(self.windows.states)
         free(self.windows.runs)
         free(self.windows.first)
@@ -192,14 +205,14 @@ cdef class Conditions:
 
     def starting(self, uint32_t register) -> bool:
         """True while an input of this register was never read. Raises IndexError."""
-        return self._register(register, 0).starting != 0
+        return self._register(register, 0).state & _STARTING != 0
 
     def number(self, uint32_t register) -> tuple:
         """(value, quality: 0 bad or 2 good) of a number register. Raises IndexError, ValueError."""
         cdef Register* r = self._register(register, _REG_NUMBER)
-        if r.kind != _REG_NUMBER or r.bad:
+        if (r.state & (_KIND | _UNUSABLE)) != _REG_NUMBER:
             return NAN, _Q_BAD
-        return r.value, _Q_GOOD
+        return r.value.number, _Q_GOOD
 
     def deciding(self, uint32_t register) -> int:
         """Slot of the leading tag of a register, codes.NONE_U32: none. Raises IndexError."""

@@ -34,6 +34,7 @@ cdef struct Runtime:
     TagRun* tags
     WindowRun* windows
     uint32_t* window_first  # per tag
+    uint32_t* seals  # per node
     RunRequest* requests
     Poller* pollers
     Writer* writers

@@ -9,11 +9,13 @@ on the scan thread.
 from libc.string cimport memcpy, memset
 
 from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan
+from fastpath.evaluate cimport registers_begin
 from fastpath.link cimport link_init, link_watch
 from fastpath.outputs cimport outputs_plan
 from fastpath.interlock cimport TagBypassRun
 from fastpath.journal cimport samples_grow, samples_wanted, tags_ready
 from fastpath.memory cimport range_ready, space_carve, space_empty, space_reserve
+from fastpath.nodes cimport node_seal
 from fastpath.poller cimport RUN_REQUESTS_MAX, pollers_plan
 from fastpath.program cimport program_open
 from fastpath.types cimport *
@@ -36,7 +38,7 @@ cdef bint runtime_alloc(Runtime* rt) noexcept:
     memset(rt, 0, sizeof(Runtime))
     rt.space_bytes = (
         _BLOB_BYTES_MAX + _TAGS_MAX * (sizeof(TagRun) + sizeof(uint32_t) + sizeof(int32_t))
-        + _WINDOWS_MAX * (sizeof(WindowRun) + sizeof(int32_t)) + _NODES_MAX * sizeof(int32_t)
+        + _WINDOWS_MAX * (sizeof(WindowRun) + sizeof(int32_t)) + _NODES_MAX * (sizeof(int32_t) + sizeof(uint32_t))
         + RUN_REQUESTS_MAX * sizeof(RunRequest)
         + _INTERLOCKS_MAX * (sizeof(InterlockRun) + sizeof(uint32_t) + 2 * sizeof(int32_t))
         + _GROUPS_MAX * (1 + sizeof(uint64_t))
@@ -79,6 +81,7 @@ cdef uint8_t* _lay_out(Runtime* rt, uint8_t* at) noexcept:
     rt.windows = <WindowRun*>space_carve(&at, p.window_count * sizeof(WindowRun))
     rt.window_from = <int32_t*>space_carve(&at, p.window_count * sizeof(int32_t))
     rt.node_from = <int32_t*>space_carve(&at, p.node_count * sizeof(int32_t))
+    rt.seals = <uint32_t*>space_carve(&at, p.node_count * sizeof(uint32_t))
     rt.requests = <RunRequest*>space_carve(&at, _run_requests(p) * sizeof(RunRequest))
     return at
 
@@ -132,11 +135,8 @@ cdef void parts_ready(Parts* parts, const ProgramView* p) noexcept:
 cdef void runtime_bind(Parts* parts, Runtime* rt) noexcept nogil:
     """Point every part of the scan at this runtime."""
     cdef Shm* shm = parts.shm
-    cdef uint32_t i
     # Until the first evaluation all is unknown, and nothing is another program's.
-    memset(parts.registers, 0, rt.program.code_count * sizeof(Register))
-    for i in range(rt.program.code_count):
-        parts.registers[i].high = 1
+    registers_begin(&rt.program, parts.registers)
     parts.intake.shm = shm
     parts.intake.program = &rt.program
     parts.intake.runs = rt.tags
@@ -199,6 +199,9 @@ cdef bint runtime_load(Runtime* rt, const uint8_t* blob, size_t size) noexcept:
     tables = rt.arena
     space_carve(&tables, size)
     rt.locked = range_ready(rt.space, _lay_out(rt, tables) - rt.space)
+    for i in range(rt.program.node_count):
+        rt.seals[i] = node_seal(rt.program.nodes[i].key)
+    rt.program.seals = rt.seals
     buses_init(rt.buses, rt.units)
     for i in range(<uint32_t>_DEVICES_MAX):
         link_init(&rt.pollers[i].link)

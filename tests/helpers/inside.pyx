@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastpath.decode cimport decode_point
+from fastpath.evaluate cimport _STARTING, _UNUSABLE, registers_begin
 from fastpath.image cimport slot_read, slot_touch, slot_write
 from fastpath.journal cimport (
     SharedFile, Shm, sample_write, samples_grow, samples_wanted, shm_map,
@@ -16,6 +17,7 @@ from fastpath.program cimport (
     node_begin,
     node_check,
     node_lose,
+    node_seal,
     program_evaluate,
     program_open,
     program_verify,
@@ -123,6 +125,7 @@ cdef class Scan:
     cdef ProgramView view
     cdef Slot* image
     cdef NodeState* nodes
+    cdef uint32_t* seals
     cdef WindowBank windows
     cdef Register* regs
 
@@ -135,13 +138,17 @@ cdef class Scan:
             raise ValueError("no program")
         self.image = <Slot*>calloc(self.view.tag_count + 1, sizeof(Slot))
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
+        self.seals = <uint32_t*>calloc(self.view.node_count + 1, sizeof(uint32_t))
         self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
+        registers_begin(&self.view, self.regs)
         self.windows.program = &self.view
         self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
         self.windows.runs = <WindowRun*>calloc(self.view.window_count + 1, sizeof(WindowRun))
         self.windows.first = <uint32_t*>calloc(self.view.tag_count + 1, sizeof(uint32_t))
         for i in range(self.view.node_count):
             node_begin(&self.nodes[i], self.view.nodes[i].key)
+            self.seals[i] = node_seal(self.view.nodes[i].key)
+        self.view.seals = self.seals
         windows_list(&self.windows)
         for i in range(self.view.window_count):
             window_begin(&self.windows.states[i], &self.view.windows[i])
@@ -150,6 +157,7 @@ cdef class Scan:
         free(self.blob)
         free(self.image)
         free(self.nodes)
+        free(self.seals)
         free(self.windows.states)
         free(self.windows.runs)
         free(self.windows.first)
@@ -190,7 +198,7 @@ cdef class Scan:
         return truth_of(&self.regs[i])
 
     def bad(self, int i):
-        return self.regs[i].bad
+        return self.regs[i].state & _UNUSABLE != 0
 
     def node(self, int i):
         """(since_low_ns, since_high_ns, flags, check)"""
@@ -201,14 +209,14 @@ cdef class Scan:
         """``check`` None: the right one."""
         cdef NodeState* n = &self.nodes[i]
         n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
-        n.check = node_check(self.view.nodes[i].key, n) if check is None else check
+        n.check = node_check(self.seals[i], n) if check is None else check
 
     def number(self, int i):
         """(value, bad)"""
-        return self.regs[i].value, self.regs[i].bad
+        return self.regs[i].value.number, self.bad(i)
 
     def starting(self, int i):
-        return self.regs[i].starting
+        return self.regs[i].state & _STARTING != 0
 
     def deciding(self, int i):
         return self.regs[i].deciding
@@ -240,7 +248,7 @@ def check_of(uint64_t key, int64_t low_ns, int64_t high_ns, uint32_t flags):
     cdef NodeState n
     memset(&n, 0, sizeof(n))
     n.since_low_ns, n.since_high_ns, n.flags = low_ns, high_ns, flags
-    return node_check(key, &n)
+    return node_check(node_seal(key), &n)
 
 
 cdef class Ring:
