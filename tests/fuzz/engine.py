@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-TARGETS: Final = ("tcp", "rtu", "points", "program", "mailbox", "expression")
+TARGETS: Final = ("tcp", "rtu", "points", "program", "mailbox", "expression", "serial_frames")
 CPU_SECONDS_MAX: Final = 1.0  # of one input: of the thread, so that a busy machine lies less
 HANG_SECONDS: Final = 30  # by the clock
 OUTCOMES: Final = 512
