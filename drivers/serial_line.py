@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Final
 
 from drivers.base import Reading
@@ -91,14 +91,31 @@ class SerialLine:
 class SerialStream(SerialLine):
     """An instrument that sends by itself. Its batches are single frames."""
 
-    async def read(self, plan: object) -> Sequence[Reading]:
-        """Nothing is asked of a stream. Raises RequestError."""
-        text = f"{self._path}: the instrument sends by itself"
-        raise RequestError(text)
+    async def read(self, plan: frozenset[int]) -> Sequence[Reading]:
+        """Listen until every point was heard; for people, a session takes :meth:`readings`.
 
-    async def readings(self) -> AsyncIterator[Sequence[Reading]]:
+        A point that is not heard in its time is missing. Raises LinkError.
+        """
+        heard: dict[int, Reading] = {}
+        batches = self.readings()
+        try:
+            async with asyncio.timeout(self._silence_s):
+                async for batch in batches:
+                    heard |= {reading.point: reading for reading in batch}
+                    if plan <= heard.keys():
+                        break
+        except TimeoutError:
+            if not heard:
+                text = f"{self._path}: nothing readable for {self._silence_s:g} s"
+                raise LinkError(text) from None
+        finally:
+            await batches.aclose()
+        return [reading for point, reading in heard.items() if point in plan]
+
+    async def readings(self) -> AsyncGenerator[Sequence[Reading], None]:
         """The readings of each frame, until the port is lost or silent (then LinkError)."""
         bus = self._joined()
+        self._framer.restart()
         frames: asyncio.Queue[bytes | LinkError] = asyncio.Queue(FRAMES_MAX)
 
         def put(item: bytes | LinkError) -> None:
@@ -124,11 +141,6 @@ class SerialStream(SerialLine):
                 if readings:
                     due_ns = time.monotonic_ns() + int(self._silence_s * 1e9)
                     yield readings
-
-    async def proven(self) -> AsyncIterator[int]:
-        """Never: an instrument proves nothing of what it did not send."""
-        await asyncio.get_running_loop().create_future()
-        yield 0
 
     async def _next(
         self, frames: "asyncio.Queue[bytes | LinkError]", due_ns: int

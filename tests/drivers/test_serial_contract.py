@@ -48,8 +48,10 @@ class TestAsked(DriverContract, SiteContract):
             yield InstrumentPeer(far, points, first=2)
 
 
-class TestWind(SiteContract):
+class TestWind(DriverContract, SiteContract):
     """A wind sensor that sends by itself."""
+
+    writable: ClassVar[int | None] = None
 
     @asynccontextmanager
     async def peer(self, tmp_path: Path) -> AsyncIterator[Peer]:
@@ -57,8 +59,10 @@ class TestWind(SiteContract):
             yield InstrumentPeer(far, (Point(field="angle"), Point(field="speed")))
 
 
-class TestScale(SiteContract):
+class TestScale(DriverContract, SiteContract):
     """A weighing terminal that sends gross and net in lines of their own."""
+
+    writable: ClassVar[int | None] = None
 
     @asynccontextmanager
     async def peer(self, tmp_path: Path) -> AsyncIterator[Peer]:
@@ -66,8 +70,10 @@ class TestScale(SiteContract):
             yield InstrumentPeer(far, (Point(field="gross"), Point(field="net")))
 
 
-class TestLogger(SiteContract):
+class TestLogger(DriverContract, SiteContract):
     """A logger that sends binary frames."""
+
+    writable: ClassVar[int | None] = None
 
     @asynccontextmanager
     async def peer(self, tmp_path: Path) -> AsyncIterator[Peer]:

@@ -32,7 +32,8 @@ def points(kind: str) -> list[Point]:
 
 def driver_of(far: Instrument) -> Any:
     made = [(point, None) for point in points(far.kind)]
-    return make_driver("serial", far.device(), made, Surroundings(no_secrets))
+    patient = far.device(poll=Duration(3_000 * MS))  # before a stream counts as silent
+    return make_driver("serial", patient, made, Surroundings(no_secrets))
 
 
 def right(batch: list[Reading]) -> bool:
