@@ -7,13 +7,16 @@ output a short time later. The model has no clock; every call takes the monotoni
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from drivers.errors import RequestError
+from drivers.instrument import InstrumentText
 from drivers.points import ModbusPoint
 from drivers.signals import Signal, Wave
+
+Fault = Literal["none", "silent", "busy", "cut"]  # what can be wrong with a device on demand
 
 
 class TagText(Struct, frozen=True, kw_only=True):
@@ -55,10 +58,15 @@ class RegisterText(Struct, frozen=True, kw_only=True):
 
 
 class ServerText(Struct, frozen=True, kw_only=True):
-    """One simulated device as it is reached, with every unit behind it. Port 0: any free one."""
+    """One simulated device as it is reached, with every unit behind it.
+
+    tcp: Modbus TCP, port 0 for any free one. rtu: Modbus RTU on a pty. serial: instruments on one.
+    """
 
     name: str
+    kind: Literal["tcp", "rtu", "serial"] = "tcp"
     port: int = 0
+    instruments: tuple[InstrumentText, ...] = ()
     tags: tuple[TagText, ...] = ()
     outputs: tuple[OutputText, ...] = ()
     heartbeats: tuple[HeartbeatText, ...] = ()

@@ -1,4 +1,4 @@
-"""A simulated plant behind Modbus TCP on loopback: one port for each device, every unit behind it.
+"""A simulated plant: each device behind Modbus TCP on loopback, or on a serial line of its own.
 
 ``PlantServers.obey`` takes commands as JSON tables, one answer each: drive a tag, make it bad, let
 it go, stop a final element, make a device silent, busy or cut off.
@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from drivers.errors import DriverError, LinkError, RequestError
-from drivers.plant import Plant, PlantText, ServerText
+from drivers.instrument import Instrument
+from drivers.plant import Fault, Plant, PlantText, ServerText
+from drivers.plant_line import SerialLine
 from drivers.plant_unit import Unit
 
 HOST: Final = "127.0.0.1"
@@ -24,8 +26,6 @@ PDU_BYTES_MAX: Final = 253
 BUSY: Final = 6
 NO_SUCH_UNIT: Final = 11
 _MBAP: Final = struct.Struct(">HHHB")  # transaction, protocol, length, unit
-
-Fault = Literal["none", "silent", "busy", "cut"]
 
 
 class Command(Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,26 +41,38 @@ class Command(Struct, frozen=True, forbid_unknown_fields=True):
     fault: Fault = "none"
 
 
-class DeviceServer:
-    """One simulated device."""
+class Units:
+    """Every unit of one simulated device, by its number."""
 
     def __init__(self, text: ServerText, plant: Plant, monotonic_ns: Callable[[], int]) -> None:
         numbers = {tag.unit for tag in text.tags} | {output.unit for output in text.outputs}
         numbers |= {beat.unit for beat in text.heartbeats}
         numbers |= {register.unit for register in text.registers}
-        self.text = text
-        self.fault: Fault = "none"
         self._units = {number: Unit(number, text, plant) for number in numbers}
         self._monotonic_ns = monotonic_ns
+
+    def answer(self, unit: int, request: bytes) -> bytes | None:
+        """The reply's PDU; None where there is no such unit."""
+        found = self._units.get(unit)
+        return None if found is None else found.answer(request, self._monotonic_ns())
+
+
+class TcpServer:
+    """One simulated device on Modbus TCP."""
+
+    def __init__(self, port: int, units: Units) -> None:
+        self.fault: Fault = "none"
+        self._port = port
+        self._units = units
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> int:
         """Listen; the port. Raises LinkError."""
         try:
-            self._server = await asyncio.start_server(self._serve, HOST, self.text.port)
+            self._server = await asyncio.start_server(self._serve, HOST, self._port)
         except OSError as error:
-            text = f"{HOST}:{self.text.port}: cannot listen: {error.strerror}"
+            text = f"{HOST}:{self._port}: cannot listen: {error.strerror}"
             raise LinkError(text) from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -83,10 +95,7 @@ class DeviceServer:
             return None
         if self.fault == "busy":
             return bytes((request[0] | 0x80, BUSY))
-        found = self._units.get(unit)
-        if found is None:
-            return bytes((request[0] | 0x80, NO_SUCH_UNIT))
-        return found.answer(request, self._monotonic_ns())
+        return self._units.answer(unit, request) or bytes((request[0] | 0x80, NO_SUCH_UNIT))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.fault == "cut" or len(self._writers) >= CONNECTIONS_MAX:
@@ -122,12 +131,21 @@ class PlantServers:
     ) -> None:
         self._monotonic_ns = monotonic_ns
         self._plant = Plant(text, monotonic_ns())
-        self._servers = {
-            server.name: DeviceServer(server, self._plant, monotonic_ns) for server in text.servers
-        }
+        self._servers = {server.name: self._made(server) for server in text.servers}
 
-    async def start(self) -> Mapping[str, int]:
-        """Listen everywhere; the ports by device. Raises LinkError."""
+    def _made(self, text: ServerText) -> TcpServer | SerialLine:
+        """Raises PointError for an instrument that cannot be simulated."""
+        units = Units(text, self._plant, self._monotonic_ns)
+        if text.kind == "tcp":
+            return TcpServer(text.port, units)
+        instruments = [
+            (Instrument(each), tuple(tag.id for tag in each.tags)) for each in text.instruments
+        ]
+        answer = units.answer if text.kind == "rtu" else None
+        return SerialLine(answer, instruments, self._plant, self._monotonic_ns)
+
+    async def start(self) -> Mapping[str, int | str]:
+        """Listen everywhere; by device its port, or the path of its line. Raises LinkError."""
         return {name: await server.start() for name, server in self._servers.items()}
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from drivers.errors import LinkError
+from drivers.errors import DriverError, LinkError
 
 HOST: Final = "127.0.0.1"
 TICK_S: Final = 0.01
@@ -106,7 +106,11 @@ async def _run_plant(options: argparse.Namespace) -> int:
     except (OSError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{options.description}: no description of a plant: {error}\n")
         return 2
-    servers = PlantServers(text)
+    try:
+        servers = PlantServers(text)
+    except DriverError as error:
+        sys.stderr.write(f"{options.description}: {error}\n")
+        return 2
     try:
         ports = await servers.start()
         await _serve({"ports": dict(ports)}, lambda line: json.dumps(servers.obey(line)))

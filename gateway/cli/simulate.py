@@ -74,8 +74,9 @@ def _body(args: argparse.Namespace) -> dict[str, Any] | None:
 def _describe(path: Path) -> int:
     """Raises ConfigError for a site file that is refused."""
     from gateway.check import check_site
-    from gateway.simulated_site import encoded, simulated_site
+    from gateway.native_plant import native_plant
+    from gateway.simulated_site import encoded
 
     checked = check_site(path, require_credentials=False)
-    sys.stdout.write(encoded(simulated_site(checked.config).plant).decode())
+    sys.stdout.write(encoded(native_plant(checked.config)).decode())
     return Exit.DONE

@@ -104,7 +104,7 @@ class Bench:
 @asynccontextmanager
 async def running() -> AsyncIterator[Bench]:
     bench = Bench()
-    bench.port = (await bench.servers.start())["plc"]
+    bench.port = int((await bench.servers.start())["plc"])
     bench.client = AsyncModbusTcpClient("127.0.0.1", port=bench.port, timeout=2, retries=0)
     assert await bench.client.connect()
     try:

@@ -10,6 +10,7 @@ import pytest
 from drivers.plant import PlantText
 from gateway.__main__ import main
 from gateway.check import check_site
+from gateway.native_plant import native_plant
 from gateway.simulated_site import at_ports, encoded, simulated_site
 from gateway.simulation import simulate
 
@@ -233,3 +234,30 @@ def test_other_devices_and_signals_get_places_of_their_own(tmp_path: Path) -> No
     assert places["level"].high == 12_000
     level = next(tag for tag in site.config.tag if tag.id == "level")
     assert level.signal is None
+
+
+def test_a_plant_of_its_own_has_the_lines_of_the_site(tmp_path: Path) -> None:
+    file = site_of(tmp_path, "not shut", {"id": "x", **BOOLEAN})
+    rtu = """
+[[device]]
+id = "{id}"
+driver = "modbus-rtu"
+address = "/dev/serial/by-id/bus"
+unit = {unit}
+
+[[tag]]
+id = "{id}.x"
+device = "{id}"
+point = {{ address = "hr:0" }}
+"""
+    buses = rtu.format(id="r1", unit=1) + rtu.format(id="r2", unit=2)
+    file.write_text(file.read_text() + OTHERS.format(n=1) + OTHERS.format(n=2) + CURRENT + buses)
+    plant = native_plant(check_site(file).config)
+    kinds = {server.name: server.kind for server in plant.servers}
+    assert kinds == {"plc": "tcp", "wind.1": "serial", "r1": "rtu"}
+    servers = {server.name: server for server in plant.servers}
+    assert len(servers["wind.1"].instruments) == 2
+    assert {tag.unit for tag in servers["r1"].tags} == {1, 2}
+    level = next(tag for tag in servers["plc"].tags if tag.id == "level")
+    assert (level.place.type.name, level.place.scale) == ("UINT16", 0.001)
+    assert (level.signal.low + level.signal.high) / 2 == 12
