@@ -13,7 +13,9 @@ from drivers.base import Reading
 from drivers.errors import DeviceError, RequestError
 from drivers.kind import Surroundings, no_secrets
 from drivers.opcua import OpcUa, OpcUaSubscribing
+from drivers.opcua_browse import browse
 from drivers.opcua_certificates import load_certificate, trust
+from drivers.opcua_link import LinkSettings
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Duration, Point
@@ -210,3 +212,23 @@ async def test_writes_are_checked(server: OpcUaServer) -> None:
     assert (server.get("flag"), server.get("count")) == (False, 42)
     server.set("flag", True)
     server.set("count", -7)
+
+
+async def test_the_tree_is_walked_with_its_values(server: OpcUaServer) -> None:
+    server.set("temp", 20.5)
+    settings = LinkSettings("dut", server.url, 2.0)
+    async with asyncio.timeout(WITHIN_S):
+        found, complete = await browse(settings, Surroundings(no_secrets))
+    by_node = {each.node: each for each in found}
+    temp, level = by_node["ns=1;s=temp"], by_node["ns=1;s=Level"]
+    assert (temp.path, temp.type, temp.value) == ("0:Objects/1:Plant/1:temp", "Double", 20.5)
+    assert (level.path, level.depth) == ("0:Objects/1:Plant/1:Tank/1:Level", 2)
+    assert by_node["ns=1;s=array"].type == "Double[4]"
+    assert complete
+    assert sum(each.node.startswith("ns=1;s=n") for each in found) == 500
+    names = [each.name for each in found]
+    assert names.index("Plant") < names.index("Tank") < names.index("Level")
+    async with asyncio.timeout(WITHIN_S):
+        some, complete = await browse(settings, Surroundings(no_secrets), nodes_max=50)
+    assert not complete
+    assert len(some) < 50
