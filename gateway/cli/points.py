@@ -152,9 +152,11 @@ class Watching:
 async def _watch(
     watching: Watching, target: Target, args: argparse.Namespace, around: "Surroundings"
 ) -> None:
-    async with asyncio.timeout(args.for_ns / 1e9 if args.for_ns else None):
+    async with asyncio.timeout(None) as end:  # counted from the first values
         async for values in _polls(target, args.every, around):
             watching.take(values)
+            if args.for_ns and end.when() is None:
+                end.reschedule(asyncio.get_running_loop().time() + args.for_ns / 1e9)
 
 
 async def _polls(

@@ -3,9 +3,12 @@
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import structs
+
+from drivers.base import Subscribing
 from drivers.errors import DriverError
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
@@ -14,6 +17,9 @@ from gateway.commission.target import Target, TargetPoint
 if TYPE_CHECKING:
     from drivers.base import Reading
     from drivers.kind import PlanningDriver, Surroundings
+
+
+STREAM_NS: Final = 5_000_000_000  # for points that a streaming instrument sends now and then
 
 
 class Value(NamedTuple):
@@ -41,16 +47,30 @@ class OpenDevice:
         self._driver = driver
         self._points = points
         self._plan: Any = driver.plan(range(len(points)))
+        self._stream = driver.readings() if isinstance(driver, Subscribing) else None
 
     async def read(self) -> list[Value]:
         """Every point once. Raises DriverError when nothing can be said of the whole."""
         mono_ns, utc_ns = time.monotonic_ns(), time.time_ns()
-        readings = {one.point: one for one in await self._driver.read(self._plan)}
+        readings: dict[int, Reading] = {}
+        if self._stream is None:
+            readings = {one.point: one for one in await self._driver.read(self._plan)}
+        else:  # it sends by itself: until each point has come, or for a while
+            async for batch in self._stream:
+                readings |= {one.point: one for one in batch}
+                late = time.monotonic_ns() - mono_ns > STREAM_NS
+                if late or len(readings) == len(self._points):
+                    break
         faults = self._driver.faults()
         return [
             _value(readings.get(i), faults.get(i, ""), mono_ns, utc_ns)
             for i in range(len(self._points))
         ]
+
+    async def close(self) -> None:
+        """End what it listens to."""
+        if isinstance(self._stream, AsyncGenerator):
+            await self._stream.aclose()
 
     async def write(self, value: float) -> None:
         """Write the first point; the device has acknowledged it. Raises DriverError."""
@@ -61,10 +81,17 @@ class OpenDevice:
 async def opened(target: Target, around: "Surroundings") -> AsyncIterator[OpenDevice]:
     """Connect, and close whatever happens. Raises DriverError."""
     points = [(one.point, one.limits) for one in target.points]
-    driver = make_driver(target.device.driver, target.device, points, around)
+    device = target.device
+    if "read" in target.kind.device_keys:  # asked now, not told later
+        device = structs.replace(device, read="poll")
+    driver = make_driver(device.driver, device, points, around)
     try:
         await driver.connect()
-        yield OpenDevice(driver, target.points)
+        device_open = OpenDevice(driver, target.points)
+        try:
+            yield device_open
+        finally:
+            await device_open.close()
     finally:
         await driver.close()
 

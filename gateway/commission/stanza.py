@@ -32,10 +32,13 @@ def device_table(device: Device, ident: str, unit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tag_table(ident: str, device: str, point: dict[str, object], comment: str = "") -> str:
+def tag_table(
+    ident: str, device: str, point: dict[str, object], *, comment: str = "", description: str = ""
+) -> str:
     """``[[tag]]``."""
     said = f"  # {comment}" if comment else ""
-    return f'[[tag]]\nid = "{ident}"\ndevice = "{device}"\npoint = {_toml(point)}{said}\n'
+    text = f'[[tag]]\nid = "{ident}"\ndevice = "{device}"\npoint = {_toml(point)}{said}\n'
+    return f"{text}{_pair('description', description)}\n" if description else text
 
 
 def scanned(device: Device, found: Sequence[UnitFound]) -> str:
@@ -47,7 +50,8 @@ def scanned(device: Device, found: Sequence[UnitFound]) -> str:
         places = [place for block in one.blocks for place in _places(block)]
         for area, number, value in places[:TAGS_MAX]:
             point: dict[str, object] = {"address": f"{area}:{number + device.base}"}
-            parts.append(tag_table(f"u{one.unit}.{area}{number}", ident, point, f"was {value}"))
+            name, comment = f"u{one.unit}.{area}{number}", f"was {value}"
+            parts.append(tag_table(name, ident, point, comment=comment))
         if len(places) > TAGS_MAX:
             parts.append(f"# {len(places) - TAGS_MAX} more that are not zero are left out\n")
     return "\n".join(parts)
