@@ -103,6 +103,7 @@ class DriverKind:
     check_device: Callable[[Any], None]  # raises PointError, or an ExceptionGroup of them
     boolean: Callable[[Any, Any], bool | None]  # (device, point); None: cannot be told
     describe: Callable[[Any, Any], str]  # (device, point), both checked; for people, and exact
+    retry_max_ns: int = 5_000_000_000  # between two attempts to connect
     writes: bool = True  # whether its devices can carry outputs
 
 

@@ -163,5 +163,6 @@ KINDS: Final = (
         check_device=_check_device,
         boolean=_boolean,
         describe=_describe,
+        retry_max_ns=15_000_000_000,  # a session costs a small server more than a connection
     ),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from drivers.kind import Surroundings
-from drivers.registry import make_driver
+from drivers.registry import DRIVERS, make_driver
 from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
@@ -270,6 +270,7 @@ class _Device:
             self,
             name=device.id,
             settle_ns=device.settle,
+            retry_max_ns=DRIVERS[device.driver].retry_max_ns,
             on_faults=self.faults,
             on_facts=self.facts,
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.helpers.opcua_server import OpcUaServer, opcua_server
+
 LEAVE_WITHIN_S = 3.0  # threads and processes that were told to end may need a moment
 MARK = f"SITEWARDEN_TEST_RUN={os.getpid()}.{time.monotonic_ns()}"
 
@@ -107,3 +109,10 @@ def watch_tasks(request: pytest.FixtureRequest, no_leak: None) -> None:
     function = getattr(request.node, "obj", None)
     if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
         request.getfixturevalue("no_task_left")
+
+
+@pytest.fixture(scope="session")
+def opcua_peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpcUaServer]:
+    """One OPC UA server for all tests that leave it as it was: it takes seconds to start."""
+    with opcua_server(tmp_path_factory.mktemp("pki"), many=3_000) as running:
+        yield running

@@ -1,6 +1,6 @@
 """The OPC UA driver against the contract of all drivers; node-opcua is at the far end."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,7 +12,7 @@ from drivers.kind import Surroundings, no_secrets
 from drivers.registry import make_driver
 from gateway.site.model import Device, Duration, Point
 from tests.drivers.contract import MS, DriverContract, Loss, Peer, SiteContract
-from tests.helpers.opcua_server import OpcUaServer, opcua_server
+from tests.helpers.opcua_server import OpcUaServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
 
@@ -20,10 +20,9 @@ NAMES = ("n0", "n1")
 Read = Literal["subscribe", "poll"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpcUaServer]:
-    with opcua_server(tmp_path_factory.mktemp("pki"), many=2) as running:
-        yield running
+@pytest.fixture
+def server(opcua_peer: OpcUaServer) -> OpcUaServer:
+    return opcua_peer
 
 
 class OpcUaPeer:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,22 +19,15 @@ from drivers.opcua_link import LinkSettings
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Duration, Point
-from tests.helpers.opcua_server import OpcUaServer, opcua_server
+from tests.helpers.opcua_server import OpcUaServer
 
 MS = 1_000_000
 WITHIN_S = 10.0
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's certificate is made once."""
-    return tmp_path_factory.mktemp("pki")
-
-
-@pytest.fixture(scope="module")
-def server(pki: Path) -> Iterator[OpcUaServer]:
-    with opcua_server(pki, many=500) as running:
-        yield running
+@pytest.fixture
+def server(opcua_peer: OpcUaServer) -> OpcUaServer:
+    return opcua_peer
 
 
 def device(server: OpcUaServer, **fields: Any) -> Device:

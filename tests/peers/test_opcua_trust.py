@@ -3,7 +3,6 @@
 import asyncio
 import datetime as dt
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from drivers import opcua_certificates as certificates
 from drivers.errors import LinkError
 from drivers.kind import Surroundings, no_secrets
 from drivers.opcua_client import OpcUaClient
-from drivers.opcua_link import LinkSettings, OpcUaLink
+from drivers.opcua_link import LinkSettings, OpcUaLink, server_certificate
 from gateway.__main__ import main
 from gateway.site.credentials import load_credentials
 from tests.helpers.opcua_server import OpcUaServer, opcua_server
@@ -39,15 +38,15 @@ point = {{ node = "ns=1;s=temp" }}
 """
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pki")
+@pytest.fixture
+def pki(opcua_peer: OpcUaServer) -> Path:
+    """Its certificate serves others too."""
+    return Path(opcua_peer.options["pki"])
 
 
-@pytest.fixture(scope="module")
-def server(pki: Path) -> Iterator[OpcUaServer]:
-    with opcua_server(pki, anonymous=True) as running:
-        yield running
+@pytest.fixture
+def server(opcua_peer: OpcUaServer) -> OpcUaServer:
+    return opcua_peer
 
 
 def settings(server: OpcUaServer, **fields: Any) -> LinkSettings:
@@ -60,7 +59,7 @@ async def opened(settings: LinkSettings, around: Surroundings) -> None:
     async with asyncio.timeout(WITHIN_S):
         client = await link.open()
         try:
-            assert await client.get_node("ns=1;s=temp").read_value() == 20.5
+            assert await client.get_node("ns=1;s=fixed").read_value() == 1.0
         finally:
             await client.shut()
 
@@ -154,22 +153,23 @@ async def test_a_certificate_that_changed_is_refused_and_named(
     assert server.tell(count=1)["sessions"] == before, "no session without the trusted certificate"
 
 
-async def test_an_expired_certificate_is_refused_although_it_is_pinned(tmp_path: Path) -> None:
+@pytest.mark.timeout(120)  # a server of its own takes seconds to start
+async def test_neither_an_expired_certificate_nor_another_policy_will_do(
+    pki: Path, tmp_path: Path
+) -> None:
     certificate, key = make_certificate(tmp_path, (-10, -1))
-    with opcua_server(tmp_path / "pki", certificate=str(certificate), key=str(key)) as server:
+    options = {"certificate": str(certificate), "key": str(key)}
+    with opcua_server(pki, policies=["None", "Basic256Sha256"], **options) as server:
         around = Surroundings(no_secrets, tmp_path)
         with pytest.raises(LinkError, match="the server's certificate expired on"):
             await opened(settings(server, server_certificate=certificate), around)
-        assert server.tell(count=1)["sessions"] == 0
-
-
-async def test_security_that_is_not_offered_is_not_replaced(pki: Path, tmp_path: Path) -> None:
-    with opcua_server(pki, policies=["None", "Basic256Sha256"]) as server:
-        wanted = settings(server, security="Aes256_Sha256_RsaPss")
-        certificates.trust(tmp_path, "dcs", certificates.load_certificate(server.certificate))
+        valid, _ = make_certificate(tmp_path, (-1, 10))
+        wanted = settings(server, security="Aes256_Sha256_RsaPss", server_certificate=valid)
         with pytest.raises(LinkError):
-            await opened(wanted, Surroundings(no_secrets, tmp_path))
-        assert server.tell(count=1)["sessions"] == 0
+            await opened(wanted, around)
+        with pytest.raises(LinkError, match="does not offer Aes256_Sha256_RsaPss"):
+            await server_certificate(wanted)
+        assert server.tell(count=1)["sessions"] == 0, "no session with less security"
 
 
 async def test_users_are_let_in_by_name_and_never_in_plain_text(

@@ -77,6 +77,7 @@ function set(nodes, order) {
   const time = order.time === undefined ? new Date() : new Date(order.time);
   const status = order.status === undefined ? StatusCodes.Good : statusOf(order.status);
   node.setValueFromSource(value, status, time);
+  return status.name;
 }
 
 // Every n-node gets the number of the round; what was written is told when it ends.
@@ -142,8 +143,11 @@ async function main() {
   readline.createInterface({ input: process.stdin }).on("line", (line) => {
     try {
       const order = JSON.parse(line);
-      if (order.set !== undefined) set(nodes, order);
-      else if (order.turn !== undefined) {
+      if (order.set !== undefined) {
+        say({ status: set(nodes, order) });
+        return undefined;
+      }
+      if (order.turn !== undefined) {
         say({ turning: true });
         return turn(nodes, order);
       } else if (order.get !== undefined) {
