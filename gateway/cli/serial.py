@@ -30,9 +30,10 @@ PAUSE_S: Final = 0.02  # what comes after it is shown as another frame
 SHOWN_BYTES: Final = 64  # of one frame in hexadecimal digits
 KEPT_BYTES_MAX: Final = 65_536
 TRY_S: Final = 2.5  # each setting of --find; an instrument may send once a second
-USUAL: Final = ((9600, "none"), (4800, "none"), (19200, "none"), (38400, "none"), (115200, "none"),
-                (9600, "even"), (19200, "even"), (57600, "none"), (2400, "none"), (1200, "none"),
-                (2400, "even"), (1200, "even"))  # fmt: skip
+USUAL: Final = ((9600, 8, "none"), (4800, 8, "none"), (19200, 8, "none"), (9600, 7, "even"),
+                (38400, 8, "none"), (115200, 8, "none"), (9600, 8, "even"), (19200, 8, "even"),
+                (57600, 8, "none"), (2400, 8, "none"), (1200, 8, "none"), (4800, 7, "even"),
+                (2400, 7, "even"), (1200, 7, "even"))  # fmt: skip
 BY_ID: Final = Path("/dev/serial/by-id")
 
 
@@ -48,6 +49,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser = actions.add_parser("listen", help=text, description=text)
     parser.add_argument("port", metavar="PORT", help="such as /dev/ttyUSB0")
     parser.add_argument("--baud", type=int, choices=get_args(Baud), default=9600, metavar="BAUD")
+    parser.add_argument("--bits", type=int, choices=(7, 8), default=8, help="data bits")
     parser.add_argument("--parity", choices=("none", "even", "odd"), default="none")
     parser.add_argument("--stop", type=int, choices=(1, 2), default=1, help="stop bits")
     parser.add_argument("--find", action="store_true", help="try the usual settings first")
@@ -63,7 +65,7 @@ def listen(args: argparse.Namespace) -> int:
     except PointError as error:
         complain(f"PORT: {error}")
         return Exit.USAGE
-    line = Line(baud=args.baud, parity=args.parity, stop=args.stop)
+    line = Line(baud=args.baud, bits=args.bits, parity=args.parity, stop=args.stop)
     try:
         return asyncio.run(_listen(path, line, args))
     except LinkError as error:
@@ -155,8 +157,8 @@ async def _hear(
 async def _find(path: str, stop: asyncio.Event) -> Line | None:
     """The usual settings, one after the other: the first that makes sense, else the least bad."""
     best: tuple[float, Line] | None = None
-    for baud, parity in USUAL:
-        line = Line(baud=baud, parity=parity)  # type: ignore[arg-type]
+    for baud, bits, parity in USUAL:
+        line = Line(baud=baud, bits=bits, parity=parity)  # type: ignore[arg-type]
         ear = Ear(lambda _at_s, _part: None)
         await _hear(path, line, ear, stop, TRY_S)
         if stop.is_set():

@@ -60,6 +60,7 @@ class Guess:
 def line_text(line: Line) -> str:
     """How a line is set, as a site file has it."""
     parts = [f"baud = {line.baud}"]
+    parts += [f"bits = {line.bits}"] if line.bits != 8 else []
     parts += [f'parity = "{line.parity}"'] if line.parity != "none" else []
     parts += [f"stop = {line.stop}"] if line.stop != 1 else []
     return f"line = {{ {', '.join(parts)} }}"

@@ -76,7 +76,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a serial line is set; the same for every device on it."""
 
     baud: Baud = 9600
-    bits: Literal[8] = 8
+    bits: Literal[7, 8] = 8  # 7: serial instruments alone
     parity: Literal["none", "even", "odd"] = "none"
     stop: Annotated[int, Meta(ge=1, le=2)] = 1
     rs485: bool = False  # the driver switches the direction

@@ -35,6 +35,7 @@ from gateway.site.model import (
 
 HEARTBEAT_REGISTERS: Final = 2
 LEASE_REGISTERS: Final = 3
+RTU_BITS: Final = 8
 REGISTER_MAX: Final = 65_535
 
 
@@ -295,6 +296,9 @@ class Places:
         if not entry.ok("line"):
             return
         line = device.line or Line()
+        if line.bits != RTU_BITS and device.driver != SERIAL:
+            text = f"found {line.bits}, expected {RTU_BITS} of Modbus RTU"
+            self._complain(entry, ("line", "bits"), text)
         first, other = self._lines.setdefault(device.address, (entry.id, line))
         for key in Line.__struct_fields__:
             own, others = getattr(line, key), getattr(other, key)

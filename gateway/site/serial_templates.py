@@ -93,9 +93,13 @@ def _place(entry: Entry[Tag]) -> None:
 
 
 def _unit(draft: Draft, entry: Entry[Tag], device: Entry[Device]) -> None:
-    """A field knows its unit; a tag may leave it out, or convert."""
+    """A field knows its unit; a tag may leave it out, or convert. A signal's unit is another."""
     tag, point = entry.item, entry.item.point
-    if point is None or not entry.ok("unit", "point.field", "point.scale", "point.offset"):
+    if (
+        point is None
+        or tag.signal is not None
+        or not entry.ok("unit", "point.field", "point.scale", "point.offset")
+    ):
         return
     fields = {field.name: field.unit for field in device.item.fields}
     unit = fields.get(str(point.field), "")

@@ -75,7 +75,7 @@ WORDS: Final[dict[str, str]] = {
     "Lease.address": 'Its first register, such as "hr:200".',
     "Lease.within": "An owner that has not moved them for so long is gone.",
     "Line.baud": "Bits per second.",
-    "Line.bits": "Data bits of a character.",
+    "Line.bits": "Data bits of a character; 7 with serial instruments alone.",
     "Line.parity": "Parity bit of a character.",
     "Line.stop": "Stop bits of a character.",
     "SerialProtocol.kind": "line (text up to a delimiter) or frame (bytes of a known length).",
