@@ -31,7 +31,7 @@ checked: .venv/.ready-test .venv/.built ## the fast path with bounds checks, UBS
 campaign: .venv/.ready-test .venv/.built ## the long forms: 1,000 kills of the guard, 200 of the gateway, noise, random sites
 	@$(PY) -m pytest -q -m campaign --timeout=3600
 
-differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (35 minutes)
+differential: .venv/.ready-test .venv/.built ## the guard against the reference, 10,000 random sites (20 minutes)
 	@$(PY) -m pytest -q -m campaign --timeout=7200 tests/fastpath/test_differential.py
 
 fuzz: .venv/.ready-test .venv/.built ## hostile bytes against every decoder (FUZZ_SECONDS=1800)

@@ -523,3 +523,4 @@ class Counter(IntEnum):
     LOADS_REFUSED = 21
     OUTPUT_RESULT_BAD = 22
     WINDOWS_LOST = 23  # windows whose memory was damaged: begun anew
+    CPU = 24  # 1 + the only CPU that the scan thread may run on, 0: there are several

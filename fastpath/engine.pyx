@@ -65,6 +65,14 @@ cdef extern from *:
         if ((sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_FIFO) return 1;
         return sched_setscheduler(0, SCHED_FIFO, &p) == 0;
     }
+    /* 1 + the only CPU that this thread may run on, 0 where there are several. */
+    static int sw_bound_cpu(void) {
+        cpu_set_t set;
+        if (sched_getaffinity(0, sizeof(set), &set) != 0 || CPU_COUNT(&set) != 1) return 0;
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &set)) return cpu + 1;
+        return 0;
+    }
     static int sw_lock_stack(void) {
         pthread_attr_t attr;
         void *base;
@@ -85,6 +93,7 @@ cdef extern from *:
     }
     """
     int sw_realtime(int priority) nogil
+    int sw_bound_cpu() nogil
     int sw_lock_stack() nogil
     void sw_exact_timers() nogil
     int sw_clock_synced() nogil
@@ -256,6 +265,7 @@ cdef void _begin(Loop* loop) noexcept nogil:
     if not sw_lock_stack():
         loop.scanner.shm.live.counters[_COUNT_LOCKED] = 0
     loop.scanner.shm.live.counters[_COUNT_REALTIME] = fifo
+    loop.scanner.shm.live.counters[_COUNT_CPU] = <uint64_t>sw_bound_cpu()
     memset(&payload, 0, sizeof(payload))
     payload.starts = loop.scanner.shm.live.guard_starts
     payload.clean = loop.clean

@@ -33,6 +33,7 @@ from fastpath.codes import (
     ResultCode,
     ResultDetail,
 )
+from fastpath.cpus import cpu_refusal
 from fastpath.engine import STOP_SIGNAL, Engine
 from fastpath.journal import AlreadyRunning, SharedFile
 from fastpath.ttys import Ttys
@@ -96,6 +97,20 @@ class State:
             latches.append((key, body[at + 8 : at + record]))
         return dict(latches[:interlocks]), dict(latches[interlocks:])
 
+    def usable_clean_stop(self) -> tuple[dict[int, bytes], dict[int, bytes]] | None:
+        """As ``read_clean_stop``, but none that would stay and be believed once more.
+
+        It speaks for one start alone: after a loss of power since then it would hide what tripped.
+        """
+        if not self.clean_stop.exists() or os.access(self.own, os.W_OK | os.X_OK):
+            return self.read_clean_stop()
+        _LOGGER.error(
+            "%s cannot be taken away (is its disk read-only?): it does not count, a machine that "
+            "was restarted counts as one without power",
+            self.clean_stop,
+        )
+        return None
+
     def instance(self) -> int:
         """Who this guard is for the leases in its devices: random, not 0, and kept."""
         path = self.own / "instance"
@@ -158,6 +173,7 @@ class Guard:
             _LOGGER.warning("damaged shared file kept as %s", self._file.set_aside)
         self._unkept: bytes | None = None  # runs, but is not the last good program on disk yet
         self._keep_failed = False
+        self._cpu: int | None = arguments.cpu
         self._confirm_weakening: bool = arguments.confirm_weakening
         self._confirmed: tuple[bytes, float] = (b"", 0.0)  # by an operator: hash, when
         self._listener = self._listen()
@@ -189,15 +205,20 @@ class Guard:
         try:
             program.verify(raw)
         except program.BlobRefused as refusal:
+            _LOGGER.error("last good program is damaged: %s", refusal)
             aside = self._state.refused
-            self._state.last_good.rename(aside)
-            _LOGGER.error("last good program is damaged (%s), kept as %s", refusal, aside)
+            try:
+                self._state.last_good.rename(aside)
+            except OSError as error:
+                _LOGGER.error("it cannot be kept aside: %s", error)
+            else:
+                _LOGGER.error("it is kept as %s", aside)
             return blobs.EMPTY
         return raw
 
     def _make_engine(self) -> Engine:
         protected_before = self._state.last_good.exists() or self._state.refused.exists()
-        clean = self._state.read_clean_stop()
+        clean = self._state.usable_clean_stop()
         interlocks, outputs = clean or ({}, {})
         gateway_uid = NONE_U32
         if self._gateway_user is not None:
@@ -224,7 +245,10 @@ class Guard:
             instance=self._state.instance(),
         )
         self._ttys.adopt(engine, self._doors)
-        self._state.forget_clean_stop()
+        try:
+            self._state.forget_clean_stop()
+        except OSError as error:
+            _LOGGER.error("a loss of power would not be known as one: %s", error)
         return engine
 
     def run(self) -> int:
@@ -238,8 +262,12 @@ class Guard:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         threading.stack_size(1 << 20)
         scan = threading.Thread(target=self._scan, name="scan", daemon=True)
+        allowed = os.sched_getaffinity(0)
+        if self._cpu is not None:
+            os.sched_setaffinity(0, {self._cpu})  # what the scan thread inherits
         scan.start()
         self._engine.running.wait()
+        os.sched_setaffinity(0, allowed)
         signal.set_wakeup_fd(wakeup.fileno())
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._lower_myself()
@@ -379,7 +407,10 @@ class Guard:
             _LOGGER.warning("memory is not locked: a page fault may delay a scan")
         self._tell_manager(b"READY=1")
         _LOGGER.warning(
-            "guard %d ready, program %s", os.getpid(), self._engine.program_hash().hex()[:16]
+            "guard %d ready, program %s%s",
+            os.getpid(),
+            self._engine.program_hash().hex()[:16],
+            "" if self._cpu is None else f", scans on CPU {self._cpu}",
         )
 
     def _tell_manager(self, state: bytes) -> None:
@@ -447,13 +478,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="a program that weakens protection also wants an operator's confirmation",
     )
     parser.add_argument(
+        "--cpu", type=int, metavar="N", help="scan on this CPU alone (default: on any)"
+    )
+    parser.add_argument(
         "--boot-id-path", default=os.environ.get("SITEWARDEN_BOOT_ID_PATH", BOOT_ID_PATH)
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.cpu is not None and (wrong := cpu_refusal(arguments.cpu)):
+        parser.error(f"argument --cpu: {wrong}")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 ended as asked, 1 cannot start, 3 another guard runs for this directory."""
+    """Exit code: 0 ended as asked, 1 cannot start, 2 usage, 3 another runs for this directory."""
     arguments = _parse(argv)
     os.umask(0o027)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="guard: %(message)s")

@@ -398,6 +398,7 @@ cdef enum:  # Counter
     _COUNT_LOADS_REFUSED = 21
     _COUNT_OUTPUT_RESULT_BAD = 22
     _COUNT_WINDOWS_LOST = 23
+    _COUNT_CPU = 24
 
 
 # ---- program blob (layouts: blob.SECTIONS) -------------------------------------------------

@@ -38,7 +38,7 @@ from gateway.reload import Reloader
 from gateway.sd_notify import Notifier
 from gateway.sharedview import SharedView
 from gateway.simulation import Simulation
-from gateway.supervise import GuardSupervisor, simulated_guard_command
+from gateway.supervise import GuardSupervisor, guard_cpu_refusal, simulated_guard_command
 from gateway.tasks import Tasks
 from gateway.view.reactions import Reactions
 from gateway.view.server import ViewServer
@@ -69,11 +69,15 @@ def main(
     attach: bool = False,
     simulate: bool = False,
     uplinks: bool = True,
+    guard_cpu: int | None = None,
 ) -> int:
     """Run a site until SIGINT or SIGTERM; the exit code. Refusals go to stderr, a line each.
 
     ``simulate``: over simulated devices, in directories of its own; ``uplinks`` is asked for then.
+    ``guard_cpu``: the CPU that a guard which is started here scans on.
     """
+    if guard_cpu is not None and (wrong := guard_cpu_refusal(guard_cpu, attach=attach)):
+        return _refused([f"sitewarden run: --guard-cpu: {wrong}"], 2)
     given = credentials_dir or os.environ.get("CREDENTIALS_DIRECTORY")
     credentials = Path(given) if given else None
     try:
@@ -96,7 +100,15 @@ def main(
         elif paths.simulated:
             text = f"{paths.state} and {paths.runtime} are of simulated runs; name others"
             return _refused([f"sitewarden: {text}"], 1)
-        daemon = Daemon(site, checked, paths, credentials, attach=attach, simulation=simulation)
+        daemon = Daemon(
+            site,
+            checked,
+            paths,
+            credentials,
+            attach=attach,
+            simulation=simulation,
+            guard_cpu=guard_cpu,
+        )
         code = _run_loop(_serve(daemon))
     except GatewayError as error:
         return _refused([f"sitewarden: {error}"], 1)
@@ -120,6 +132,7 @@ class Daemon:
         *,
         attach: bool = False,
         simulation: Simulation | None = None,
+        guard_cpu: int | None = None,
     ) -> None:
         self._simulation = simulation
         self._reloader = Reloader(site, credentials, self._parts, self._exchange_soon)
@@ -139,7 +152,8 @@ class Daemon:
             self._problems,
             attach=attach,
             on_scans=self._link.retry,
-            command=None if simulation is None else simulated_guard_command(paths),
+            cpu=guard_cpu,
+            command=None if simulation is None else simulated_guard_command(paths, guard_cpu),
         )
         self._stores: tuple[Ledger, History] | None = None
         self._applier: Applier | None = None

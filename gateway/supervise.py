@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fastpath.codes import Counter
+from fastpath.cpus import cpu_refusal
 from gateway.sd_notify import VARIABLES as NOTIFY_VARIABLES
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class GuardSupervisor:
     """Keeps one guard running for ``paths``.
 
     ``view`` gives the mapped guard.shm. ``on_scans`` is called when a guard has begun to scan.
-    ``command`` replaces the guard's command line in tests.
+    ``cpu``: what a guard that is started here scans on, None: any. ``command`` replaces the guard's
+    command line in tests.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class GuardSupervisor:
         *,
         attach: bool = False,
         on_scans: Callable[[], None] | None = None,
+        cpu: int | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
         self._paths = paths
@@ -79,7 +83,8 @@ class GuardSupervisor:
         self._problems = problems
         self._attach = attach
         self._on_scans = on_scans
-        self._command = list(command or guard_command(paths))
+        self._cpu = cpu
+        self._command = list(command or guard_command(paths, cpu))
         self._state = GuardState()
         self._handle: int | None = None  # pidfd
         self._process: subprocess.Popen[bytes] | None = None
@@ -150,6 +155,12 @@ class GuardSupervisor:
         self._clean_stop_before = self._clean_stop()
         self._set_running(pid, adopted=True)
         _LOGGER.info("guard %d adopted", pid)
+        if self._cpu is not None and view.header().counters[Counter.CPU] != self._cpu + 1:
+            _LOGGER.warning(
+                "guard %d does not scan on CPU %d: it ran before, and binds only when it starts",
+                pid,
+                self._cpu,
+            )
         return True
 
     async def _start(self) -> bool:
@@ -293,8 +304,16 @@ class GuardSupervisor:
         return True
 
 
-def guard_command(paths: "Paths") -> list[str]:
-    """The guard's command line for a site."""
+def guard_cpu_refusal(cpu: int, *, attach: bool) -> str:
+    """Why no guard that is started here can scan on this CPU; empty where it can."""
+    if attach:
+        return "with --attach the guard is another unit's: give its own command line --cpu"
+    return cpu_refusal(cpu)
+
+
+def guard_command(paths: "Paths", cpu: int | None = None) -> list[str]:
+    """The guard's command line for a site; ``cpu``: what it scans on, None: any."""
+    bound = [] if cpu is None else ["--cpu", str(cpu)]
     return [
         sys.executable,
         "-m",
@@ -303,12 +322,13 @@ def guard_command(paths: "Paths") -> list[str]:
         os.fspath(paths.runtime),
         "--state-dir",
         os.fspath(paths.state),
+        *bound,
     ]
 
 
-def simulated_guard_command(paths: "Paths") -> list[str]:
+def simulated_guard_command(paths: "Paths", cpu: int | None = None) -> list[str]:
     """The same for a simulated run: each line of its log says so."""
-    command = guard_command(paths)
+    command = guard_command(paths, cpu)
     return [command[0], "-c", _SIMULATED_GUARD, *command[3:]]
 
 

@@ -26,6 +26,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--uplinks", action="store_true", help="with --simulate: send, everything as an exercise"
     )
+    parser.add_argument(
+        "--guard-cpu", type=int, metavar="N", help="have the guard scan on this CPU alone"
+    )
     parser.add_argument("--verbose", action="store_true", help="log every step")
     add_directories(parser)
     add_credentials(parser)
@@ -48,4 +51,5 @@ def run(args: argparse.Namespace) -> int:
         attach=args.attach,
         simulate=args.simulate,
         uplinks=args.uplinks,
+        guard_cpu=args.guard_cpu,
     )

@@ -193,6 +193,7 @@ def _guard_words(found: Status) -> str:
     if not guard.alive:
         return f"NOT RUNNING, last scan {moment(guard.since)}, program {program}"
     kind = "real-time" if guard.realtime else "not real-time"
+    kind += "" if guard.cpu is None else f" on CPU {guard.cpu}"
     locked = "locked in memory" if guard.locked else "not locked in memory"
     return (
         f"running, pid {guard.pid}, since {moment(guard.since)}, scan {guard.scan}, "

@@ -138,6 +138,7 @@ class GuardRow(Struct, frozen=True, kw_only=True):
     pid: int = 0
     overruns: int = 0
     scans_late: int = 0
+    cpu: int | None = None  # the only one that it scans on
 
 
 class GatewayRow(Struct, frozen=True, kw_only=True):

@@ -89,6 +89,7 @@ def guard_row(view: "GuardView", header: "Header", now: Instant) -> GuardRow:
         pid=header.pid if alive else 0,
         overruns=header.overruns,
         scans_late=header.counters[Counter.SCANS_LATE],
+        cpu=header.counters[Counter.CPU] - 1 if alive and header.counters[Counter.CPU] else None,
     )
 
 

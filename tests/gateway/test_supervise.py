@@ -18,7 +18,7 @@ from gateway import paths as paths_module
 from gateway import supervise
 from gateway.paths import Paths
 from gateway.problems import Problems
-from gateway.supervise import GuardState, GuardSupervisor
+from gateway.supervise import GuardState, GuardSupervisor, guard_command
 
 SLEEPER = "import time; time.sleep(60)"
 STUBBORN = (
@@ -241,3 +241,26 @@ async def test_no_such_program_is_a_problem_not_an_end(site: Paths) -> None:
     supervisor = GuardSupervisor(site, FakeView(), problems, command=["/no/such/guard"])
     async with running(supervisor):
         assert "cannot be started" in await until_problem(problems, "guard")
+
+
+def test_the_processor_goes_on_to_the_guards_command_line(site: Paths) -> None:
+    assert guard_command(site, 3)[-2:] == ["--cpu", "3"]
+    assert "--cpu" not in guard_command(site)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--guard-cpu", "999"], "CPU 999 does not exist, expected one of"),
+        (["--guard-cpu", "0", "--attach"], "the guard is another unit's"),
+    ],
+)
+def test_a_processor_that_cannot_be_is_refused(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    site_file = tmp_path / "site.toml"
+    command = [sys.executable, "-m", "gateway", "run", str(site_file), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sitewarden run: --guard-cpu: ")
+    assert words in done.stderr

@@ -206,6 +206,7 @@ class GuardProcess:
         self.prefix: tuple[str, ...] = ()  # command that starts it, such as unshare
         self.options: tuple[str, ...] = ()
         self.environment: dict[str, str] = {}  # besides our own
+        self.said = ""  # on stderr, until it was ready
         self.process: asyncio.subprocess.Process | None = None
         self.view: GuardView | None = None
         self.clients: list[Client] = []
@@ -225,6 +226,7 @@ class GuardProcess:
         assert self.process.stderr is not None
         async with asyncio.timeout(WAIT_S):
             while b"ready" not in (line := await self.process.stderr.readline()):
+                self.said += line.decode()
                 if not line:
                     message = f"the guard ended with {await self.process.wait()}"
                     raise RuntimeError(message)
