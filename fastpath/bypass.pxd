@@ -37,5 +37,10 @@ cdef int64_t bypass_slot(const Logic* logic, uint64_t key) noexcept nogil
 # over; ``power_loss`` ends all.
 cdef void bypasses_recover(Logic* logic, bint power_loss, const Stamp* now) noexcept nogil
 
+# The record of an end, where this one, by its kind and key, is not live. ``index``: of the
+# interlock or the tag, _NONE_U32: the program has it no more.
+cdef void bypass_over(
+    Logic* logic, uint32_t kind, uint64_t key, uint32_t index, const Stamp* now) noexcept nogil
+
 # After a swap: tags have moved, and what the program forbids now ends.
 cdef void bypasses_rebind(Logic* logic, const Stamp* now) noexcept nogil

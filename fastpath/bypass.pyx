@@ -384,6 +384,20 @@ cdef void bypasses_recover(Logic* logic, bint power_loss, const Stamp* now) noex
             _end_tag(logic, i, _BYPASSE_BOOT, NULL, now)
 
 
+cdef void bypass_over(
+    Logic* logic, uint32_t kind, uint64_t key, uint32_t index, const Stamp* now,
+) noexcept nogil:
+    cdef BypassPayload payload
+    if kind == _BYPASS_TAG and _live(logic, key) >= 0:
+        return
+    if kind == _BYPASS_INTERLOCK and index != _NONE_U32 and (
+        logic.runs[index].latch.flags & _LATCH_BYPASSED
+    ):
+        return
+    _describe(&payload, kind, _BYPASSE_BOOT, now.boot_ns, NULL, now)
+    journal_write(logic.shm, now, _EV_BYPASS_END, 0, index, key, &payload, sizeof(payload))
+
+
 cdef void bypasses_rebind(Logic* logic, const Stamp* now) noexcept nogil:
     cdef TagBypassRun* run
     cdef int64_t slot

@@ -42,6 +42,7 @@ cdef struct Logic:
     uint32_t tag_bypass_count  # live ones
     uint8_t* reads  # per register, for whoever looks which conditions read a tag
     int64_t last_scan_ns  # monotonic: when the scan before this one began
+    bint faulted  # the program could not be evaluated whole in this scan
 
 # It holds its outputs, and its group's first-out.
 cdef inline bint interlock_holds(const InterlockLatch* latch) noexcept nogil:

@@ -5,6 +5,7 @@ from fastpath.bypass cimport bypass_end_interlock
 from fastpath.interlock cimport (
     InterlockRun, interlock_holds, interlock_release, interlock_trip,
 )
+from fastpath.journal cimport interlock_store
 from fastpath.types cimport *
 
 
@@ -13,13 +14,17 @@ cdef uint32_t order_trip(
 ) noexcept nogil:
     """TRIP command: acts in this scan. DONE or ALREADY; ``detail`` says UNARMED.
 
-    It ends a bypass that withholds.
+    It ends a bypass that withholds. What is tripped already, and would return by itself, waits for
+    a reset from now on.
     """
-    cdef const InterlockLatch* latch = &logic.runs[index].latch
+    cdef InterlockLatch* latch = &logic.runs[index].latch
     detail[0] = 0
     if not logic.program.interlocks[index].flags & _IL_ARMED:
         detail[0] = _DETAIL_UNARMED
     if latch.state == _ILS_TRIPPED and not latch.flags & _LATCH_WITHHELD:
+        if not latch.flags & _LATCH_NEEDS_RESET:
+            latch.flags |= _LATCH_NEEDS_RESET
+            interlock_store(&logic.shm.interlocks[index], latch)
         return _RESULT_ALREADY
     bypass_end_interlock(logic, index, _BYPASSE_TRIP, NULL, now)
     interlock_trip(
@@ -46,6 +51,9 @@ cdef uint32_t order_reset(
         return _RESULT_WRONG_GENERATION
     if run.latch.state == _ILS_PENDING:
         return _RESULT_CAUSE_PRESENT
+    if logic.faulted:
+        # Nothing that was evaluated in this scan is a reason to release, bypassed or not.
+        return _RESULT_CAUSE_UNKNOWN
     if run.latch.flags & _LATCH_BYPASSED:
         # Begun on a trip: its outputs go free, its cause may be there.
         if not run.permitted:
@@ -73,7 +81,8 @@ cdef uint32_t release_forbidden(const Logic* logic, uint32_t output) noexcept no
     """Why a RELEASE of this output must wait: its causes are not all known false. 0: nothing."""
     cdef const InterlockDef* d
     cdef const InterlockRun* run
-    cdef uint32_t i, k, why = 0
+    cdef uint32_t i, k
+    cdef uint32_t why = _RESULT_CAUSE_UNKNOWN if logic.faulted else 0
     for i in range(logic.program.interlock_count):
         d = &logic.program.interlocks[i]
         run = &logic.runs[i]

@@ -8,6 +8,7 @@ does not know, mean TRIPPED; after a power loss every armed, latching interlock 
 from libc.string cimport memcpy, memset
 
 from fastpath.bank cimport DEMANDED, OutputRun
+from fastpath.bypass cimport bypass_over, bypass_slot
 from fastpath.interlock cimport interlock_trip, interlocks_demand, interlocks_regroup
 from fastpath.journal cimport (
     Shm, event_valid, interlock_load, interlock_store, latches_settled,
@@ -41,6 +42,30 @@ cdef dict _trips_after(const Shm* shm):
         if e.type == _EV_TRIP or e.type == _EV_RESET or e.type == _EV_RETURN:
             out[e.key] = (e.type, *trips.get(e.key, (0, 0)))
     return out
+
+
+cdef void runtime_tell_bypasses(Parts* parts, Runtime* rt, const Stamp* now) except *:
+    """The end of every bypass whose begin is the journal's last word of it, and that is no more:
+    a kill came between its record and its memory, or the memory is damaged.
+    """
+    cdef const Shm* shm = parts.shm
+    cdef uint64_t head = shm.live.event_head
+    cdef uint64_t first = head - min(head - 1, <uint64_t>_EVENTS_MAX)
+    cdef uint64_t seq
+    cdef uint32_t kind, i
+    cdef const Event* e
+    begun = {}
+    for seq in range(first, head):
+        e = &shm.events[seq % _EVENTS_MAX]
+        if e.type not in (_EV_BYPASS, _EV_BYPASS_END) or not event_valid(e, seq):
+            continue
+        memcpy(&kind, e.payload, sizeof(kind))
+        begun[(kind, e.key)] = e.type == _EV_BYPASS
+    index = {rt.program.interlocks[i].key: i for i in range(rt.program.interlock_count)}
+    for (kind, key), on in begun.items():
+        if on:
+            at = bypass_slot(&parts.logic, key) if kind == _BYPASS_TAG else index.get(key, -1)
+            bypass_over(&parts.logic, kind, key, at if at >= 0 else _NONE_U32, now)
 
 
 cdef dict _latches(const Shm* shm):

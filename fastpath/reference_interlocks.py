@@ -375,6 +375,7 @@ class Interlocks:
     def command_trip(self, one: Interlock, reason: int, now: Now, number: int) -> int:
         """TRIP by hand: acts in this scan."""
         if one.state == InterlockState.TRIPPED and not one.withheld:
+            one.needs_reset = True
             return ResultCode.ALREADY
         self.end_bypass(one, BypassEnd.TRIP, now)
         self.trip(one, reason, now, number)

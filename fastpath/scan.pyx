@@ -22,7 +22,7 @@ from fastpath.journal cimport Stamp, journal_write, shm_map
 from fastpath.mailbox cimport SESSIONS_MAX
 from fastpath.outputs cimport outputs_scan
 from fastpath.program cimport program_evaluate
-from fastpath.recover cimport runtime_recover
+from fastpath.recover cimport runtime_recover, runtime_tell_bypasses
 from fastpath.runtime cimport (
     Runtime, parts_alloc, parts_ready, runtime_alloc, runtime_begin, runtime_load,
 )
@@ -81,13 +81,20 @@ cdef void _system_tag(Scanner* scanner, uint32_t slot, const Stamp* now) noexcep
 
 
 cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept nogil:
-    """A broken internal check trips everything that is armed, once."""
+    """A broken internal check trips everything that is not tripped; told where it does."""
     cdef FaultPayload payload
     cdef const InterlockLatch* latch
     cdef uint32_t i, k
-    if scanner.faulted:
+    cdef bint told = scanner.fault_told
+    if scanner.parts.logic.faulted:
         return
-    scanner.faulted = True
+    scanner.parts.logic.faulted = True
+    for i in range(scanner.current.program.interlock_count):
+        latch = &scanner.current.interlocks[i].latch
+        told &= latch.state == _ILS_TRIPPED and not latch.flags & _LATCH_WITHHELD
+    if told:
+        return
+    scanner.fault_told = True
     memset(&payload, 0, sizeof(payload))
     payload.code = 1
     payload.place = place
@@ -190,6 +197,8 @@ cdef void scan_once(Scanner* scanner, const Stamp* now) noexcept nogil:
         scanner.parts.registers, now.mono_ns,
     ):
         _fault(scanner, 1, now)
+    else:
+        scanner.parts.logic.faulted = False
     interlocks_scan(&scanner.parts.logic, now)
     if scanner.box.command_count:
         commands_run(scanner, False, now)
@@ -231,7 +240,7 @@ cdef void scan_swap(Scanner* scanner, const Stamp* now) noexcept nogil:
     scanner.spare = old
     scanner.box.program = &scanner.current.program
     bypasses_rebind(&scanner.parts.logic, now)
-    scanner.faulted = False
+    scanner.fault_told = False
     sw_store_release(&scanner.load.state, LOAD_SWAPPED)
     write(scanner.main_fd, &one, sizeof(one))
 
@@ -286,4 +295,5 @@ cdef uint32_t scanner_begin(
         &scanner.parts, scanner.current, interlocks, outputs, power_loss, now)
     runtime_begin(&scanner.parts, scanner.current, now)
     bypasses_recover(&scanner.parts.logic, power_loss, now)
+    runtime_tell_bypasses(&scanner.parts, scanner.current, now)
     return restored

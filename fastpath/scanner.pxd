@@ -36,4 +36,4 @@ cdef struct Scanner:
     int64_t overrun_told_ns
     int64_t stop_by_ns  # STOP: give up waiting for confirmation
     Command stop_command
-    bint faulted
+    bint fault_told  # a broken evaluation of this program

@@ -4,7 +4,7 @@ One TRIP record is one alert. Records that say nothing to people on their own (R
 write that follows from a trip) make none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastpath.codes import EventType
@@ -32,6 +32,7 @@ class EventWords:
         interlocks = InterlockWords(config, names, people or Nobody())
         outputs = OutputWords(names, interlocks)
         guard = GuardWords(names)
+        self._interlocks = interlocks
         self._makers: dict[int, Maker] = {
             EventType.TRIP: interlocks.trip,
             EventType.RESET: interlocks.trip_end,
@@ -68,3 +69,9 @@ class EventWords:
         """The alert that a record is, None where people need not hear of it."""
         make = self._makers.get(event.type)
         return make(event, payload_of(event)) if make else None
+
+    def ends_of(self, event: Event, raised: Iterable[str]) -> list[AlertDraft]:
+        """The ends, besides, of what is raised (subjects) and is over by this record."""
+        if event.type != EventType.GUARD_START:
+            return []
+        return self._interlocks.bypasses_lost(event, raised)

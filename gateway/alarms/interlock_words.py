@@ -1,10 +1,19 @@
 """Trips, their ends and bypasses in words: what tripped, by what, and what it moved or did not."""
 
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Final
 
-from fastpath.codes import NONE_U32, BypassKind, EventFlag, EventType, TripReason, Truth
-from fastpath.records import Event, legs_of
+from fastpath.codes import (
+    NONE_U32,
+    BypassEnd,
+    BypassKind,
+    EventFlag,
+    EventType,
+    TripReason,
+    Truth,
+)
+from fastpath.records import Event, legs_of, payload_of
 from gateway.alarms.names import (
     Names,
     People,
@@ -188,6 +197,33 @@ class InterlockWords:
             cause=f"the bypass is over: {how}",
             unmatched="cleared",
         )
+
+    def bypasses_lost(self, event: Event, raised: Iterable[str]) -> list[AlertDraft]:
+        """GUARD_START of a new shared file: the bypasses among ``raised`` that it knows no more.
+
+        A clean stop hands on those of interlocks. Of the others no record will tell.
+        """
+        payload = payload_of(event)
+        if payload["starts"] != 1:
+            return []
+        gone = ("bypass:tag:",) if payload["clean"] else ("bypass:tag:", "bypass:interlock:")
+        found = []
+        for subject in raised:
+            if subject.startswith(gone):
+                _, kind, ident = subject.split(":", 2)
+                found.append(
+                    draft_of(
+                        event,
+                        kind="bypass",
+                        state="cleared",
+                        source=Source(kind, ident),
+                        program=self._names.hash(event),
+                        priority="medium",
+                        cause=f"the bypass is over: {_ENDS[BypassEnd.BOOT]}",
+                        subject=subject,
+                    )
+                )
+        return found
 
     def _bypass(self, event: Event, payload: dict[str, Any], **fields: Any) -> AlertDraft:
         if payload["kind"] == BypassKind.TAG:

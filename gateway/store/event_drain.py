@@ -43,15 +43,15 @@ class AlertStore(Protocol):
 class EventDrain:
     """Reads events from where the ledger stands.
 
-    ``words`` makes an alert of a record or None, ``ack`` tells the guard, ``observers`` see every
-    record once it is durable.
+    ``words`` makes alerts of a record, mostly one or none, ``ack`` tells the guard, ``observers``
+    see every record once it is durable.
     """
 
     def __init__(
         self,
         view: "Callable[[], GuardView | None]",
         ledger: AlertStore,
-        words: "Callable[[Event], AlertDraft | None]",
+        words: "Callable[[Event], list[AlertDraft]]",
         ack: Callable[[int, int], None],
         observers: "Sequence[Callable[[Event], None]]" = (),
     ) -> None:
@@ -129,20 +129,19 @@ class EventDrain:
             if event.seq > expected:
                 drafts.append(self._missing(expected, event.seq - 1))
             expected = event.seq + 1
-            if draft := self._draft(event):
-                drafts.append(draft)
+            drafts += self._drafts(event)
         if head > expected:
             drafts.append(self._missing(expected, head - 1))
             expected = head
         self._unsaved += events
         return drafts, expected
 
-    def _draft(self, event: "Event") -> AlertDraft | None:
+    def _drafts(self, event: "Event") -> list[AlertDraft]:
         try:
             return self._words(event)
         except _POISON:
             _LOGGER.exception("journal record %d of type %d", event.seq, event.type)
-            return AlertDraft(
+            gap = AlertDraft(
                 kind="gap",
                 state="event",
                 source=Source("guard", "journal"),
@@ -151,6 +150,7 @@ class EventDrain:
                 cause=f"journal record {event.seq} of type {event.type} cannot be understood",
                 journal_seq=event.seq,
             )
+            return [gap]
 
     def _missing(self, first: int, last: int) -> AlertDraft:
         self.lost += last - first + 1

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
@@ -89,6 +89,9 @@ class Words(Protocol):
     def draft_of(self, event: "Event") -> AlertDraft | None:
         """The alert that a record is, or None."""
 
+    def ends_of(self, event: "Event", raised: Iterable[str]) -> list[AlertDraft]:
+        """The ends, besides, of what is raised (subjects) and is over by this record."""
+
 
 class RecorderStats(Struct, frozen=True, kw_only=True):
     """Counters since the start."""
@@ -134,7 +137,8 @@ class Recorder:
         self._computed = computed
         self._on_stored = on_stored
         self._utc_ns = utc_ns
-        self._events = EventDrain(view, ledger, words.draft_of, ack, observers)
+        self._words = words
+        self._events = EventDrain(view, ledger, self._drafts_of, ack, observers)
         self._samples = SampleDrain(image, limits, computed, history, programs.table)
         self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
         self._event_nudge = asyncio.Event()
@@ -191,6 +195,11 @@ class Recorder:
                 "not_computed": self._computed.dropped,
             },
         )
+
+    def _drafts_of(self, event: "Event") -> list[AlertDraft]:
+        raised = (item.subject for item in self._ledger.active())
+        draft = self._words.draft_of(event)
+        return [*([draft] if draft else []), *self._words.ends_of(event, raised)]
 
     # ---- the loops -----------------------------------------------------------------------------
 

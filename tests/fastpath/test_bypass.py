@@ -543,8 +543,39 @@ def test_a_tags_bypass_whose_copies_disagree_is_over(begin: Any, copy: int, at: 
     guard.restart(program())
     assert guard.view.tag_bypasses() == []
     assert guard.view.slot(0).flags == 0
+    (ended,) = told(guard, EventType.BYPASS_END)
+    assert (ended.key, payload_of(ended)["cause"]) == (GAS, BypassEnd.BOOT)
     feed(guard, 2.0, 2.0, 0.4)
     assert state(guard)[0] == TRIPPED
+    guard.restart(program())
+    assert len(told(guard, EventType.BYPASS_END)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "at", "size"),
+    [(BypassKind.TAG, GAS, 4096 + 1024 * 256, 128), (BypassKind.INTERLOCK, CUT, 4096, 256)],
+)
+def test_a_bypass_that_a_kill_kept_from_its_memory_is_told_to_be_over(
+    begin: Any, kind: int, key: int, at: int, size: int
+) -> None:
+    guard = begin()
+    before = bytes(guard.memory_at(at, size))
+    assert bypass(guard, key=key, kind=kind) == ResultCode.DONE
+    guard.memory_at(at, size)[:] = before  # its record stands, the latch was not stored
+    guard.restart(program())
+    assert not state(guard)[1]
+    assert guard.view.tag_bypasses() == []
+    (ended,) = told(guard, EventType.BYPASS_END)
+    assert (ended.key, payload_of(ended)["kind"]) == (key, kind)
+    assert payload_of(ended)["cause"] == BypassEnd.BOOT
+
+
+def test_a_kill_alone_tells_of_no_end(begin: Any) -> None:
+    guard = begin()
+    bypass(guard, key=GAS, kind=BypassKind.TAG)
+    bypass(guard)
+    guard.restart(program())
+    assert told(guard, EventType.BYPASS_END) == []
 
 
 def test_a_tags_bypass_that_the_next_program_forbids_ends(begin: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from fastpath import blob
-from fastpath.codes import EventType
+from fastpath.codes import BypassKind, EventType
 from fastpath.image import TagImage
 from fastpath.records import Event
 from gateway.alarms.alerts import EventWords
@@ -28,7 +28,7 @@ from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
 from gateway.store.recorder import Recorder
-from tests.gateway.guard_records import FakeGuard, number, program
+from tests.gateway.guard_records import INTERLOCK, FakeGuard, number, program
 from tests.gateway.samples import samples_of
 
 SITE = Config(site=Site(id="shaft"))
@@ -267,6 +267,39 @@ async def test_a_new_journal_begins_at_its_tail_with_a_gap_record(bench: Bench) 
     assert len(await bench.alerts("trip")) == 2
 
 
+@pytest.mark.parametrize("clean", [0, 1])
+async def test_bypasses_that_a_new_shared_file_does_not_know_are_over_once(
+    bench: Bench, clean: int
+) -> None:
+    """After a loss of power all of them; a clean stop hands on those of interlocks."""
+    guard = guard_of(bench)
+    interlock, tag = blob.key_of("interlock", INTERLOCK), blob.key_of("tag", TAGS[0])
+    guard.write(EventType.BYPASS, key=interlock, kind=BypassKind.INTERLOCK, left_ns=10**12)
+    guard.write(EventType.BYPASS, key=tag, kind=BypassKind.TAG, left_ns=10**12)
+    await bench.until(bench.drained)
+    assert len(bench.ledger.active()) == 2
+    bench.guard = guard = FakeGuard(program(), journal_id=9)
+    guard.write(EventType.GUARD_START, starts=1, clean=clean)
+    await bench.until(bench.drained)
+    await bench.kill()
+    guard.tail = 1  # the acknowledgement was lost
+    second = await again(bench)
+    try:
+        guard.write(EventType.GUARD_START, starts=2)
+        if clean:
+            guard.write(EventType.BYPASS_END, key=interlock, kind=BypassKind.INTERLOCK, cause=1)
+        await second.until(second.drained)
+        assert second.ledger.active() == []
+        told = await second.alerts("bypass")
+    finally:
+        await second.stop()
+    begun = [alert["id"] for alert in told if alert["state"] == "raised"]
+    ended = [alert["ref"] for alert in told if alert["state"] == "cleared"]
+    assert sorted(ended) == sorted(begun)
+    first = next(alert for alert in told if alert["state"] == "cleared")
+    assert first["cause"] == "the bypass is over: ended by a start without the state before"
+
+
 async def test_overwritten_records_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = guard_of(bench)
     guard.trip()
@@ -304,17 +337,13 @@ async def test_a_record_that_makes_no_sense_stops_nothing(
         return draft_of(self, event)
 
     with caplog.at_level(logging.CRITICAL):
-        monkeypatch.setattr(bench.recorder._events, "_words", lambda e: words(_words(bench), e))
+        monkeypatch.setattr(EventWords, "draft_of", words)
         for _ in range(3):
             guard.trip()
         await bench.until(bench.drained)
     assert len(await bench.alerts("trip")) == 2
     (gap,) = await bench.alerts("gap")
     assert "record 2" in gap["cause"]
-
-
-def _words(bench: Bench) -> EventWords:
-    return EventWords(Config(site=Site(id="shaft")), bench.programs)
 
 
 async def rows(bench: Bench) -> list[tuple[str, float, int]]:

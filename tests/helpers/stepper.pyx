@@ -6,6 +6,7 @@ the gateway travel as real messages over a socket pair; polls and the devices' r
 calls. Nothing here decides anything: it only stands where sockets and time would.
 """
 
+import functools
 import mmap
 import os
 import socket
@@ -381,8 +382,17 @@ cdef class Stepper:
         return <char*>&self.scanner.shm.outputs[index] - <char*>&self.bytes_[0]
 
     def break_code(self):
-        """An instruction that no verified program has, as a flipped bit would make it."""
-        (<InstructionDef*>&self.scanner.current.program.code[0]).op = 255
+        """An instruction that no verified program has, as a flipped bit would make it.
+
+        Returns what makes it whole again.
+        """
+        code = <InstructionDef*>&self.scanner.current.program.code[0]
+        op = code.op
+        code.op = 255
+        return functools.partial(self._mend_code, op)
+
+    def _mend_code(self, op):
+        (<InstructionDef*>&self.scanner.current.program.code[0]).op = op
 
     # ---- what it made of it
 
