@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-TARGETS: Final = ("tcp", "rtu", "points", "program", "mailbox", "expression", "serial_frames")
+TARGETS: Final = (
+    "tcp", "rtu", "points", "program", "mailbox", "expression", "serial_frames", "driver",
+)  # fmt: skip
 CPU_SECONDS_MAX: Final = 1.0  # of one input: of the thread, so that a busy machine lies less
 HANG_SECONDS: Final = 30  # by the clock
 OUTCOMES: Final = 512
@@ -78,7 +80,7 @@ def main() -> None:
     known, options = parser.parse_known_args()
     import atheris  # there is none for every platform
 
-    with atheris.instrument_imports(include=["gateway.logic", "tests.fuzz"]):
+    with atheris.instrument_imports(include=["gateway.logic", "drivers", "tests.fuzz"]):
         module = target(known.target)
 
     def mark() -> Callable[[], None]:
