@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from drivers.errors import RequestError
 from drivers.instrument import InstrumentText
+from drivers.opcua_points import OpcUaPoint
 from drivers.points import ModbusPoint
 from drivers.signals import Signal, Wave
 
@@ -41,6 +42,15 @@ class OutputText(Struct, frozen=True, kw_only=True):
     follow_ns: int = 100_000_000  # from the write to the read-back
 
 
+class NodeText(Struct, frozen=True, kw_only=True):
+    """A tag's or an output's node; ``first`` is what an output's has at the beginning."""
+
+    id: str
+    place: OpcUaPoint
+    output: bool = False
+    first: int = 0
+
+
 class HeartbeatText(Struct, frozen=True, kw_only=True):
     """Two registers; once seen and then still for the watchdog's time, the outputs trip."""
 
@@ -61,12 +71,14 @@ class ServerText(Struct, frozen=True, kw_only=True):
     """One simulated device as it is reached, with every unit behind it.
 
     tcp: Modbus TCP, port 0 for any free one. rtu: Modbus RTU on a pty. serial: instruments on one.
+    opcua: OPC UA without security.
     """
 
     name: str
-    kind: Literal["tcp", "rtu", "serial"] = "tcp"
+    kind: Literal["tcp", "rtu", "serial", "opcua"] = "tcp"
     port: int = 0
     instruments: tuple[InstrumentText, ...] = ()
+    nodes: tuple[NodeText, ...] = ()
     tags: tuple[TagText, ...] = ()
     outputs: tuple[OutputText, ...] = ()
     heartbeats: tuple[HeartbeatText, ...] = ()

@@ -1,4 +1,4 @@
-"""A simulated plant: each device behind Modbus TCP on loopback, or on a serial line of its own.
+"""A simulated plant: its devices on Modbus TCP, on serial lines and as OPC UA servers.
 
 ``PlantServers.obey`` takes commands as JSON tables, one answer each: drive a tag, make it bad, let
 it go, stop a final element, make a device silent, busy or cut off.
@@ -9,7 +9,7 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,9 @@ from drivers.instrument import Instrument
 from drivers.plant import Fault, Plant, PlantText, ServerText
 from drivers.plant_line import SerialLine
 from drivers.plant_unit import Unit
+
+if TYPE_CHECKING:
+    from drivers.plant_opcua import NodeServer
 
 HOST: Final = "127.0.0.1"
 CONNECTIONS_MAX: Final = 64  # of one device
@@ -133,8 +136,12 @@ class PlantServers:
         self._plant = Plant(text, monotonic_ns())
         self._servers = {server.name: self._made(server) for server in text.servers}
 
-    def _made(self, text: ServerText) -> TcpServer | SerialLine:
+    def _made(self, text: ServerText) -> "TcpServer | SerialLine | NodeServer":
         """Raises PointError for an instrument that cannot be simulated."""
+        if text.kind == "opcua":
+            from drivers.plant_opcua import NodeServer  # the library is not every plant's
+
+            return NodeServer(text.nodes, self._plant, self._monotonic_ns)
         units = Units(text, self._plant, self._monotonic_ns)
         if text.kind == "tcp":
             return TcpServer(text.port, units)
@@ -145,7 +152,7 @@ class PlantServers:
         return SerialLine(answer, instruments, self._plant, self._monotonic_ns)
 
     async def start(self) -> Mapping[str, int | str]:
-        """Listen everywhere; by device its port, or the path of its line. Raises LinkError."""
+        """Listen everywhere; by device its port, its line's path or its URL. Raises LinkError."""
         return {name: await server.start() for name, server in self._servers.items()}
 
     async def close(self) -> None:

@@ -1,22 +1,26 @@
-"""The devices of a site as they are reached for real: on Modbus TCP, or on serial lines.
+"""The devices of a site as they are reached for real: Modbus TCP, serial lines, OPC UA servers.
 
 For masters that are to be tried themselves. Modbus RTU and serial instruments get a pty each, by
-the ports of the site file; what else is not of Modbus TCP is simulated as in ``simulated_site``.
+the ports of the site file, OPC UA devices a server each, without security. Modbus over TLS, and RTU
+over TCP, are simulated as Modbus TCP.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import structs
 
 from drivers.instrument import InstrumentTag, InstrumentText
-from drivers.plant import PlantText, ServerText, TagText
+from drivers.opcua_points import parse_opcua_point
+from drivers.plant import NodeText, PlantText, ServerText, TagText
 from drivers.serial_kind import SERIAL
 from drivers.signals import PERIOD_NS, Signal
 from gateway.simulated_site import simulated_site
-from gateway.site.model import SERIAL_DRIVER, Config, Device, Point, Tag, by_id
+from gateway.site.model import SERIAL_DRIVER, Config, Device, Output, Point, Tag, by_id
 from gateway.site.places import point_of
 
-MIDDLE_MA = (11.9, 12.1)
+OPCUA: Final = "opcua"
+MIDDLE_MA: Final = (11.9, 12.1)
 
 
 def native_plant(config: Config) -> PlantText:
@@ -42,9 +46,28 @@ def native_plant(config: Config) -> PlantText:
                 tags=(*before.tags, *server.tags),
                 instruments=(*before.instruments, instrument),
             )
+        elif driver == OPCUA:
+            nodes = _nodes(server, tags, by_id(config.output))
+            servers[server.name] = structs.replace(server, kind="opcua", nodes=nodes)
         else:
             servers[server.name] = server
     return structs.replace(site.plant, servers=tuple(servers.values()))
+
+
+def _nodes(
+    server: ServerText, tags: Mapping[str, Tag], outputs: Mapping[str, Output]
+) -> tuple[NodeText, ...]:
+    """The nodes of an OPC UA device's tags and outputs."""
+    found = [
+        NodeText(id=tag.id, place=parse_opcua_point(tags[tag.id].point or Point(), None))
+        for tag in server.tags
+    ]
+    for output in server.outputs:
+        kind = "bool" if isinstance(outputs[output.id].trip, bool) else ""
+        point = Point(address=outputs[output.id].address, type=kind)
+        place = parse_opcua_point(point, None)
+        found.append(NodeText(id=output.id, place=place, output=True, first=output.normal))
+    return tuple(found)
 
 
 def _as_read(text: TagText, tag: Tag, devices: Mapping[str, Device]) -> TagText:

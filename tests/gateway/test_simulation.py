@@ -261,3 +261,38 @@ point = {{ address = "hr:0" }}
     level = next(tag for tag in servers["plc"].tags if tag.id == "level")
     assert (level.place.type.name, level.place.scale) == ("UINT16", 0.001)
     assert (level.signal.low + level.signal.high) / 2 == 12
+
+
+def test_opc_ua_devices_are_servers_of_a_plant_of_their_own(tmp_path: Path) -> None:
+    file = site_of(tmp_path, "not shut", {"id": "x", **BOOLEAN})
+    server = """
+[[device]]
+id = "server"
+driver = "opcua"
+address = "opc.tcp://192.0.2.1:4840"
+security = "None"
+insecure = true
+
+[[tag]]
+id = "level"
+device = "server"
+point = { path = "0:Objects/2:Level", scale = 0.1 }
+
+[[output]]
+id = "horn"
+device = "server"
+address = "ns=2;s=Horn"
+trip = true
+via = "gateway"
+"""
+    file.write_text(file.read_text() + server)
+    plant = native_plant(check_site(file).config)
+    found = next(server for server in plant.servers if server.kind == "opcua")
+    nodes = {node.id: node for node in found.nodes}
+    assert (nodes["level"].place.path[-1], nodes["level"].place.scale) == ((2, "Level"), 0.1)
+    assert (nodes["horn"].output, nodes["horn"].place.boolean, nodes["horn"].first) == (
+        True,
+        True,
+        0,
+    )
+    assert msgspec.json.decode(encoded(plant), type=PlantText) == plant

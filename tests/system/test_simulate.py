@@ -166,10 +166,53 @@ stale_after = "15s"
 unit = "m"
 range = [0, 10]
 
+[[device]]
+id = "server"
+driver = "opcua"
+address = "opc.tcp://127.0.0.1:{port}"
+security = "None"
+insecure = true
+poll = "200ms"
+
+[[tag]]
+id = "server.level"
+device = "server"
+point = {{ node = "ns=2;s=Level" }}
+stale_after = "15s"
+unit = "m"
+range = [0, 10]
+
+[[tag]]
+id = "server.valve"
+device = "server"
+point = {{ path = "0:Objects/2:Plant/2:Shut", type = "bool" }}
+stale_after = "15s"
+
+[[output]]
+id = "valve"
+device = "server"
+address = "ns=2;s=Valve"
+trip = true
+normal = false
+via = "gateway"
+readback = "server.valve"
+
+[[device]]
+id = "wind"
+driver = "serial"
+address = "{tty}.wind"
+template = "nmea0183-wind"
+
+[[tag]]
+id = "wind.speed"
+device = "wind"
+point = {{ field = "speed" }}
+range = [0, 60]
+
 [[interlock]]
 id = "high"
-cause = "level > 9 or slow.level > 9"
-effects = ["horn"]
+cause = "level > 9 or slow.level > 9 or server.level > 9"
+effects = ["horn", "valve"]
 response = "30s"
 armed = true
 """
@@ -193,9 +236,10 @@ async def test_nothing_of_the_file_is_contacted(tmp_path: Path) -> None:
                 await until("the trip", in_state(site, "high", "TRIPPED"))
 
                 async def sounding() -> bool:
-                    return bool((await outputs_of(site))["horn"]["confirmed"])
+                    outputs = await outputs_of(site)
+                    return bool(outputs["horn"]["confirmed"] and outputs["valve"]["confirmed"])
 
-                await until("the horn, by way of the gateway", sounding)
+                await until("the horn and the valve, by way of the gateway", sounding)
                 users = [
                     link
                     for entry in Path("/proc").glob("[0-9]*/fd/*")
