@@ -60,6 +60,7 @@ class Batch(NamedTuple):
 
     readings: Sequence[Reading]
     proven: Sequence[int] = ()  # points that are as they were told last, or are told here
+    gaps: int = 0  # values that the device had no room for, as far as it says so
 
 
 @runtime_checkable
@@ -83,6 +84,7 @@ class Facts:
     address: str = ""  # in use, for people; empty: the site file's
     not_after_utc_ns: int = 0  # when the device's certificate ends; 0: it shows none
     troubles: Mapping[str, str] = field(default_factory=dict)  # kind of problem -> text for people
+    clock_ahead_ns: int | None = None  # its clock minus ours, as it was told last; None: never
 
 
 @runtime_checkable

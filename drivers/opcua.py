@@ -14,7 +14,7 @@ from typing import Final
 from asyncua import ua
 from asyncua.ua.status_codes import StatusCodes
 
-from drivers.base import Batch, Reading
+from drivers.base import Batch, Facts, Reading
 from drivers.errors import DeviceError, LinkError, RequestError
 from drivers.kind import Surroundings
 from drivers.opcua_client import OpcUaClient, mapped
@@ -34,6 +34,7 @@ from drivers.opcua_subscription import Subscription, Told
 from drivers.opcua_values import bad, code_of, raw_of, reading_of
 from fastpath.codes import Quality, Reason
 
+CLOCK_NS_MAX: Final = 300_000_000_000  # a server's clock further off ours is told
 PUBLISHING: Final = 2  # publish requests that the server holds
 # Statuses of a node that only a change of the site file or of the server mends.
 _REFUSALS: Final = Reason.UNREADABLE
@@ -62,6 +63,7 @@ class OpcUa:
         self._types: dict[int, ua.VariantType] = {}  # of what was read in this session
         self._refused: dict[int, int] = {}  # point: status code
         self._counts: Counter[str] = Counter()
+        self._clock_ahead_ns: int | None = None
 
     def plan(self, indices: Iterable[int]) -> tuple[int, ...]:
         """The points at ``indices``. Raises RequestError for one that is not there."""
@@ -150,7 +152,7 @@ class OpcUa:
             await client.shut()
 
     def stats(self) -> Mapping[str, int]:
-        """Requests by result: good, exception, lost, connect; gap: values that a queue lost."""
+        """Requests by result: good, exception, lost; connect: failed connects."""
         return self._counts
 
     def faults(self) -> Mapping[int, str]:
@@ -159,6 +161,19 @@ class OpcUa:
             index: f"{self._points[index]} is refused: {status_text(code)}"
             for index, code in sorted(self._refused.items())
         }
+
+    def facts(self) -> Facts:
+        """When the server's certificate ends, how its clock goes, and what people must see to."""
+        troubles = self._link.troubles()
+        ahead_ns = self._clock_ahead_ns
+        if ahead_ns is not None and abs(ahead_ns) > CLOCK_NS_MAX:
+            side = "ahead of" if ahead_ns > 0 else "behind"
+            troubles["server_clock"] = f"its clock is {abs(ahead_ns) / 1e9:.0f} s {side} ours"
+        return Facts(
+            not_after_utc_ns=self._link.server_not_after_utc_ns,
+            clock_ahead_ns=ahead_ns,
+            troubles=troubles,
+        )
 
     def _open_client(self) -> OpcUaClient:
         if self._client is None:
@@ -211,7 +226,6 @@ class OpcUaSubscribing(OpcUa):
         self._publishing: deque[asyncio.Task[ua.PublishResponse]] = deque()
         self._acks: list[ua.SubscriptionAcknowledgement] = []
         self._unread: list[Reading] = []  # of refused points, not told yet
-        self._skew_ns: int | None = None
 
     async def subscribe(self, classes: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError."""
@@ -253,15 +267,9 @@ class OpcUaSubscribing(OpcUa):
         self._note_refused()
         told.readings += self._unread
         self._unread = []
-        self._counts["gap"] += told.gaps
         if told.server_utc_ns:
-            self._skew_ns = told.server_utc_ns - time.time_ns()
-        return Batch(told.readings, provable if told.proven else ())
-
-    @property
-    def skew_ns(self) -> int | None:
-        """The server's clock minus ours, as it was told last; None: never."""
-        return self._skew_ns
+            self._clock_ahead_ns = told.server_utc_ns - time.time_ns()
+        return Batch(told.readings, provable if told.proven else (), told.gaps)
 
     async def close(self) -> None:
         """End the session and what it was waiting for."""

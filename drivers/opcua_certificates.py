@@ -126,6 +126,11 @@ def refusal(certificate: x509.Certificate, *, now: datetime | None = None) -> st
     return f"the server's certificate is valid from {begin:%Y-%m-%d %H:%M} UTC" * (now < begin)
 
 
+def days_left(certificate: x509.Certificate) -> int:
+    """Whole days until a certificate ends; less than 0 after it."""
+    return (certificate.not_valid_after_utc - utc_now()).days
+
+
 def trusted(state_dir: Path, device: str) -> list[x509.Certificate]:
     """The certificates that people trust for a device. Raises LinkError for an unreadable one."""
     return [load_certificate(path) for path in _newest_first(_trusted_folder(state_dir, device))]

@@ -17,6 +17,7 @@ from drivers.errors import DriverError, LinkError
 from drivers.kind import Secrets, Surroundings
 from drivers.opcua_certificates import (
     Identity,
+    days_left,
     fingerprint,
     first_certificate,
     load_certificate,
@@ -30,6 +31,7 @@ from drivers.opcua_client import OpcUaClient, mapped
 if TYPE_CHECKING:
     from drivers.opcua_kind import OpcUaDevice
 
+DAYS_TOLD: Final = 30  # before a server's certificate ends
 POLICIES: Final[dict[str, type[security_policies.SecurityPolicy]]] = {
     "Basic256Sha256": security_policies.SecurityPolicyBasic256Sha256,
     "Aes128_Sha256_RsaOaep": security_policies.SecurityPolicyAes128Sha256RsaOaep,
@@ -71,6 +73,30 @@ class OpcUaLink:
         self._settings = settings
         self._around = around
         self._attempt = 0  # which of our certificates is offered: a renewed one may not be trusted
+        self._pinned: x509.Certificate | None = None
+        self._own: list[Identity] = []  # newest first
+        self._offered: Identity | None = None  # in the session that was opened last
+
+    @property
+    def server_not_after_utc_ns(self) -> int:
+        """When the server's certificate ends; 0 without security."""
+        if self._pinned is None:
+            return 0
+        return int(self._pinned.not_valid_after_utc.timestamp()) * 1_000_000_000
+
+    def troubles(self) -> dict[str, str]:
+        """What people must see to before it is too late, by kind of problem."""
+        found = {}
+        if self._pinned is not None and days_left(self._pinned) < DAYS_TOLD:
+            left = days_left(self._pinned)
+            found["server_certificate"] = f"the server's certificate ends in {left} days"
+        if self._offered is not None and self._offered != self._own[0]:
+            found["own_certificate"] = (
+                f"the server does not take our renewed certificate, SHA-256 "
+                f"{fingerprint(self._own[0].certificate)}; the old one ends in "
+                f"{days_left(self._offered.certificate)} days: trust the new one at the server"
+            )
+        return found
 
     async def open(self) -> OpcUaClient:
         """A new session. Raises LinkError or ProtocolError; nothing is left open then."""
@@ -114,8 +140,10 @@ class OpcUaLink:
         if state_dir is None:
             text = "no state directory for our own certificate"
             raise LinkError(text)
-        identities = own_identities(state_dir)
-        return pinned, identities[self._attempt % len(identities)]
+        self._pinned = pinned
+        self._own = own_identities(state_dir)
+        self._offered = self._own[self._attempt % len(self._own)]
+        return pinned, self._offered
 
     async def _secure(self, client: OpcUaClient) -> x509.Certificate:
         """Set the security that was asked for; the certificate that the server must show."""

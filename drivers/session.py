@@ -231,6 +231,8 @@ class Session:
             self._stats.polls += 1
             mono_ns, utc_ns = self._monotonic_ns(), self._utc_ns()
             self._poll_good(0, mono_ns, utc_ns, batch.readings)
+            if batch.gaps:
+                self._stats.dropped["gap"] += batch.gaps
             if batch.proven:
                 self._deliver(self._sink.proven, mono_ns, utc_ns, batch.proven)
 

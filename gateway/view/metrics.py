@@ -108,6 +108,12 @@ METRICS: Final = (
         ("device",),
     ),
     MetricSpec(
+        "device_clock_ahead_seconds",
+        "How far a device's clock is ahead of ours, as it was told last.",
+        "gauge",
+        ("device",),
+    ),
+    MetricSpec(
         "device_poll_lateness_seconds",
         "How late the newest poll of a device began, for the devices that the gateway polls.",
         "gauge",

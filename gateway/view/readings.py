@@ -140,6 +140,8 @@ def _slow_devices(sheet: Sheet, moment: Moment) -> None:
         if stats.facts.not_after_utc_ns:
             left_s = (stats.facts.not_after_utc_ns - moment.now.utc_ns) / 1e9
             sheet.put("device_certificate_expiry_seconds", left_s, ident)
+        if stats.facts.clock_ahead_ns is not None:
+            sheet.put("device_clock_ahead_seconds", stats.facts.clock_ahead_ns / 1e9, ident)
     for device in moment.gateway.config.device:
         if device.backup is not None and device.id in moment.devices:
             on_backup = "backup" in moment.devices[device.id].facts.troubles

@@ -131,7 +131,8 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
 
     ledger: Any = Ledger()
     stats = SessionStats(up=True, state=State(DeviceState.UP), requests={"good": 10, "timeout": 2})
-    stats.facts = Facts("127.0.0.1:3", time.time_ns() + 3_600_000_000_000, {"backup": "on it"})
+    ends_ns = time.time_ns() + 3_600_000_000_000
+    stats.facts = Facts("127.0.0.1:3", ends_ns, {"backup": "on it"}, clock_ahead_ns=1_500_000_000)
     stats.lateness_ns, stats.polls_missed = 2_500_000, 3
     uplink = PumpStats(
         id="mine", up=False, reason="down", backlog={"alert": 3, "live": 0, "backfill": 40},

@@ -217,3 +217,16 @@ async def test_a_password_is_not_sent_where_everybody_could_read_it() -> None:
     client._policy_ids = [plain]
     with pytest.raises(LinkError, match="plain text"):
         await client.activate_session(username="ops", password="secret")
+
+
+async def test_what_ends_soon_is_told(server: OpcUaServer, tmp_path: Path) -> None:
+    certificate, _ = make_certificate(tmp_path, (-10, 10))
+    link = OpcUaLink(
+        settings(server, server_certificate=certificate), Surroundings(no_secrets, tmp_path)
+    )
+    with pytest.raises(LinkError):
+        await link.open()
+    assert link.troubles().keys() == {"server_certificate"}
+    assert link.troubles()["server_certificate"].startswith("the server's certificate ends in ")
+    ends = certificates.load_certificate(certificate).not_valid_after_utc
+    assert link.server_not_after_utc_ns == int(ends.timestamp()) * 10**9
