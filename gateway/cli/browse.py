@@ -2,25 +2,30 @@
 
 import argparse
 import asyncio
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from drivers.errors import DriverError, PointError
 from gateway.cli.points import failed, point_command, surroundings_of
 from gateway.cli.scan import add_emit, emitted, new_file
 from gateway.cli.table import plain, show_json, show_table
+from gateway.commission.nodes import node_tags
+from gateway.commission.stanza import device_table
+from gateway.commission.tag_table import write_table
 from gateway.commission.target import target_of
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, GatewayError
 from gateway.outcome import Exit
 
 if TYPE_CHECKING:
     from drivers.opcua_browse import BrowsedNode
-    from gateway.commission.nodes import NodeTag
     from gateway.commission.target import Target
 
 DEPTH: Final = 8
 DEPTH_MAX: Final = 64
 VALUE_MAX: Final = 40  # characters of a value in the table
 TOML: Final = ".toml"
+COLUMNS: Final = ("id", "device", "address", "type", "description")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -60,8 +65,6 @@ def browse(args: argparse.Namespace) -> int:
 def _show(
     args: argparse.Namespace, target: "Target", found: "list[BrowsedNode]", *, complete: bool
 ) -> None:
-    from gateway.commission.nodes import node_tags
-
     if args.json:
         show_json({"complete": complete, "nodes": [_as_json(one) for one in found]})
     elif args.emit != "-":
@@ -74,48 +77,30 @@ def _show(
             print(f"note: there is more; look deeper with --depth (now {args.depth})")
     if not args.emit:
         return
-    tags = node_tags(found)
-    if args.emit.endswith(TOML):
-        emitted(args.emit, _tables(target, tags))
-    else:
-        _rows(args.emit, target, tags)
-
-
-def _tables(target: "Target", tags: "list[NodeTag]") -> str:
-    """A device with its tags."""
-    from gateway.commission.stanza import device_table, tag_table
-
-    ident = "opcua" if target.site is None else target.device.id
-    parts = [device_table(target.device, ident, 1)]
-    for tag in tags:
-        point: dict[str, object] = {"node": tag.node}
-        if tag.boolean:
-            point["type"] = "bool"
-        parts.append(tag_table(tag.ident, ident, point, description=tag.description))
-    return "\n".join(parts)
-
-
-def _rows(emit: str, target: "Target", tags: "list[NodeTag]") -> None:
-    """The rows of a CSV; without a site file no device stands in them."""
-    import sys
-    from pathlib import Path
-
-    from gateway.commission.tag_table import write_table
-    from gateway.errors import GatewayError
-
     device = "" if target.site is None else target.device.id
-    columns = ("id", "device", "address", "type", "description")
-    rows = [
-        dict(
-            zip(
-                columns,
-                (tag.ident, device, tag.node, "bool" if tag.boolean else "", tag.description),
-                strict=True,
-            )
-        )
-        for tag in tags
+    if args.emit.endswith(TOML):
+        device = device or "opcua"
+        emitted(args.emit, device_table(target.device, device, 1), _rows(found, device))
+    else:
+        _write_rows(args.emit, _rows(found, device))
+
+
+def _rows(found: "list[BrowsedNode]", device: str) -> list[dict[str, str]]:
+    """A row for each variable that a tag can be."""
+    return [
+        {
+            "id": tag.ident,
+            "device": device,
+            "address": tag.node,
+            "type": "bool" if tag.boolean else "",
+            "description": tag.description,
+        }
+        for tag in node_tags(found)
     ]
-    content = write_table(rows, columns, chinese=False)
+
+
+def _write_rows(emit: str, rows: list[dict[str, str]]) -> None:
+    content = write_table(rows, COLUMNS, chinese=False)
     if emit == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

@@ -17,10 +17,12 @@ from gateway.cli.running_sites import owners, running_sites
 from gateway.cli.table import complain, plain, show_json, show_table
 from gateway.commission.devices import said
 from gateway.commission.scan import Scan
-from gateway.commission.stanza import SITE, scanned
+from gateway.commission.stanza import scanned, site_text, tag_tables
+from gateway.commission.tag_table import write_table
 from gateway.commission.target import target_of
 from gateway.errors import ConfigError, GatewayError
 from gateway.outcome import Exit
+from gateway.site.tags_csv import HEADINGS
 
 if TYPE_CHECKING:
     from gateway.commission.target import Target
@@ -104,22 +106,34 @@ def numbers_of(option: str, text: str, most: int) -> list[int]:
 
 def new_file(emit: str | None) -> None:
     """Raises ConfigError where ``--emit`` names a file that is there."""
-    if emit not in (None, "-") and Path(str(emit)).exists():
-        raise ConfigError([f"--emit: {emit} is there already, expected a new file"])
-
-
-def emitted(emit: str, tables: str) -> None:
-    """Give the tables to stdout, or as a whole site file to a new file. Raises GatewayError."""
-    if emit == "-":
-        print(tables)
+    if emit is None or emit == "-":
         return
+    there = [path for path in (Path(emit), tags_beside(emit)) if path.exists()]
+    if there:
+        raise ConfigError([f"--emit: {there[0]} is there already, expected a new file"])
+
+
+def tags_beside(emit: str) -> Path:
+    """The CSV of the tags of a new site file."""
+    path = Path(emit)
+    return path.with_name(f"{path.stem}-tags.csv")
+
+
+def emitted(emit: str, devices: str, rows: list[dict[str, str]]) -> None:
+    """Tables to stdout, or a new site file with the CSV of its tags. Raises GatewayError."""
+    if emit == "-":
+        print(f"{devices}\n{tag_tables(rows)}")
+        return
+    tags = tags_beside(emit)
     try:
-        with Path(emit).open("x", encoding="utf-8") as file:
-            file.write(f"{SITE}\n{tables}")
+        with tags.open("xb") as file:
+            file.write(write_table(rows, tuple(HEADINGS), chinese=False))
+        with Path(emit).open("x", encoding="utf-8") as text:
+            text.write(site_text(emit, tags.name, devices))
     except OSError as error:
-        msg = f"{emit} cannot be written: {error.strerror}"
+        msg = f"{error.filename} cannot be written: {error.strerror}"
         raise GatewayError(msg) from error
-    print(plain(f"written to {emit}; look with: sitewarden check {emit}"))
+    print(plain(f"written to {emit} and {tags}; look with: sitewarden check {emit}"))
 
 
 class _Progress:
@@ -174,7 +188,7 @@ def _show(args: argparse.Namespace, target: "Target", scanning: Scan) -> None:
             print("note: all of them hold the same: this device may not look at the unit")
     if args.emit and scanning.found:
         device = structs.replace(target.device, id="unit-1")
-        emitted(args.emit, scanned(device, scanning.found))
+        emitted(args.emit, *scanned(device, scanning.found))
 
 
 def _alike(scanning: Scan) -> bool:

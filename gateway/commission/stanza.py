@@ -1,6 +1,6 @@
 """What was found, as tables of a site file: devices with their tags, to be made right by people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -12,9 +12,11 @@ from gateway.site.model import Device, Duration, Line
 
 TAGS_MAX: Final = 500  # of one device: what is more is named in a comment
 SITE: Final = """\
-# Made by sitewarden. Give the tags their names, types and units, then: sitewarden check FILE
+# Made by sitewarden. Give the tags in {tags} their names, types and units in a spreadsheet, then
+# look with: sitewarden check {site}
 [site]
 id = "new-site"
+tags = "{tags}"
 """
 _NEVER: Final = frozenset({"id", "driver", "address", "unit"})
 
@@ -32,29 +34,43 @@ def device_table(device: Device, ident: str, unit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tag_table(
-    ident: str, device: str, point: dict[str, object], *, comment: str = "", description: str = ""
-) -> str:
-    """``[[tag]]``."""
-    said = f"  # {comment}" if comment else ""
-    text = f'[[tag]]\nid = "{ident}"\ndevice = "{device}"\npoint = {_toml(point)}{said}\n'
-    return f"{text}{_pair('description', description)}\n" if description else text
-
-
-def scanned(device: Device, found: Sequence[UnitFound]) -> str:
-    """One device per unit, a tag for each register or coil that was not zero."""
+def tag_tables(rows: Sequence[Mapping[str, str]]) -> str:
+    """``[[tag]]`` of each row of a CSV of tags."""
     parts = []
+    for row in rows:
+        point = {name: row[name] for name in ("address", "type") if row.get(name)}
+        lines = ["[[tag]]", _pair("id", row["id"]), _pair("device", row["device"])]
+        lines.append(_pair("point", point))
+        if row.get("description"):
+            lines.append(_pair("description", row["description"]))
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def site_text(site: str, tags: str, devices: str) -> str:
+    """A whole site file, beside a CSV of its tags."""
+    return f"{SITE.format(site=site, tags=tags)}\n{devices}"
+
+
+def scanned(device: Device, found: Sequence[UnitFound]) -> tuple[str, list[dict[str, str]]]:
+    """One device per unit, and a row for each register or coil that was not zero."""
+    parts, rows = [], []
     for one in found:
         ident = f"unit-{one.unit}"
-        parts.append(_ranges(one) + device_table(device, ident, one.unit))
         places = [place for block in one.blocks for place in _places(block)]
+        left = len(places) - TAGS_MAX
+        more = f"# {left} more that are not zero have no tag\n" if left > 0 else ""
+        parts.append(_ranges(one) + more + device_table(device, ident, one.unit))
         for area, number, value in places[:TAGS_MAX]:
-            point: dict[str, object] = {"address": f"{area}:{number + device.base}"}
-            name, comment = f"u{one.unit}.{area}{number}", f"was {value}"
-            parts.append(tag_table(name, ident, point, comment=comment))
-        if len(places) > TAGS_MAX:
-            parts.append(f"# {len(places) - TAGS_MAX} more that are not zero are left out\n")
-    return "\n".join(parts)
+            rows.append(
+                {
+                    "id": f"u{one.unit}.{area}{number}",
+                    "device": ident,
+                    "address": f"{area}:{number + device.base}",
+                    "description": f"was {value}",
+                }
+            )
+    return "\n".join(parts), rows
 
 
 def _ranges(found: UnitFound) -> str:

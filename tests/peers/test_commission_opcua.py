@@ -45,8 +45,8 @@ async def test_the_tree_and_a_site_file_of_it(
     assert not {"word", "array"} & tags.keys()  # no single number
     flag = tags["flag"].point
     assert flag is not None
-    assert (flag.node, flag.type) == ("ns=1;s=flag", "bool")
-    # The rows fit the import, and the tags of the site file are readable by their ids.
+    assert (flag.address, flag.type) == ("ns=1;s=flag", "bool")
+    # The rows fit the import, and the tags are readable by their ids.
     rows = tmp_path / "rows.csv"
     answer = await shell.run(f"browse opcua ns=1;i=1001 --site {file} --emit {rows}")
     assert answer.code == 0, answer.err

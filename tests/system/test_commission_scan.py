@@ -77,7 +77,9 @@ async def test_units_blocks_and_a_site_file(
     assert "is there already" in again.err
 
 
-async def test_a_device_that_gives_only_short_reads(device: ModbusServer, shell: Shell) -> None:
+async def test_a_device_that_gives_only_short_reads(
+    device: ModbusServer, shell: Shell, tmp_path: Path
+) -> None:
     device.send("longest 10")
     await device.sync()
     answer = await shell.run(
@@ -85,6 +87,9 @@ async def test_a_device_that_gives_only_short_reads(device: ModbusServer, shell:
     )
     assert answer.code == 0
     assert "# hr:0-11 can be read, 1 not zero" in answer.out
+    file = tmp_path / "site.toml"
+    file.write_text(f'[site]\nid = "x"\n{answer.out}')
+    assert [tag.id for tag in check_site(file).config.tag] == ["u9.hr3"]
 
 
 async def test_ctrl_c_prints_what_there_is(device: ModbusServer, shell: Shell) -> None:
