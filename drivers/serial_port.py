@@ -23,7 +23,8 @@ READ_BYTES_MAX: Final = 4_096  # of one wake
 WRITE_BYTES_MAX: Final = 4_096
 DISCARDS_MAX: Final = 16
 _MARK: Final = 0xFF
-_IFLAG: Final = 0  # termios.tcgetattr's first
+_IFLAG: Final = 0  # of what termios.tcgetattr gives
+_CONTROLS: Final = 6
 
 _busy: dict[str, str] = {}  # what a thread is still at, by port
 
@@ -240,6 +241,9 @@ def _opened(path: str, settings: Settings) -> serial.Serial:
         attributes = termios.tcgetattr(port.fileno())
         attributes[_IFLAG] = int(attributes[_IFLAG]) & ~(termios.IGNPAR | termios.IGNBRK)
         attributes[_IFLAG] |= termios.INPCK | termios.PARMRK
+        # Nothing there must not read as nothing any more: b"" is a port that has gone.
+        attributes[_CONTROLS][termios.VMIN] = 1
+        os.set_blocking(port.fileno(), False)
         termios.tcsetattr(port.fileno(), termios.TCSANOW, attributes)
         termios.tcflush(port.fileno(), termios.TCIOFLUSH)
     except BaseException:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from drivers.checksums import CHECKSUMS
+from drivers.checksums import CHECKSUMS, Checksum
 from drivers.framing import (
     FRAME_BYTES_MAX,
     LINE_BYTES_MAX,
@@ -299,6 +299,22 @@ def test_a_flood_costs_no_more_than_its_bytes(flood: bytes) -> None:
             assert not found
         assert costs[1] < 12 * costs[0] + 0.05
         assert costs[1] / 80_000 < 20e-6, "seconds per byte; a line of 115,200 baud has 87 us"
+
+
+@pytest.mark.parametrize("length", [16, FRAME_BYTES_MAX])
+def test_a_flood_of_starts_is_checked_a_bounded_number_of_times(length: int) -> None:
+    """Every byte may begin a frame: without a bound each would be checked ``length`` times."""
+    looked_at = 0
+
+    def value(data: bytes) -> int:
+        nonlocal looked_at
+        looked_at += len(data)
+        return 0x1234
+
+    framer = BinaryFramer(b"\xaa", length, 4, Checksum("never", 2, "big", value))
+    count = 50_000
+    assert fed(framer, [b"\xaa" * 100] * (count // 100))[0] == []
+    assert looked_at <= 9 * (count + FRAME_BYTES_MAX)
 
 
 def test_frames_keep_within_their_bounds() -> None:

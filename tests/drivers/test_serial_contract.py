@@ -59,10 +59,8 @@ class TestWind(DriverContract, SiteContract):
             yield InstrumentPeer(far, (Point(field="angle"), Point(field="speed")))
 
 
-class TestScale(DriverContract, SiteContract):
+class TestScale(SiteContract):
     """A weighing terminal that sends gross and net in lines of their own."""
-
-    writable: ClassVar[int | None] = None
 
     @asynccontextmanager
     async def peer(self, tmp_path: Path) -> AsyncIterator[Peer]:
@@ -70,10 +68,8 @@ class TestScale(DriverContract, SiteContract):
             yield InstrumentPeer(far, (Point(field="gross"), Point(field="net")))
 
 
-class TestLogger(DriverContract, SiteContract):
+class TestLogger(SiteContract):
     """A logger that sends binary frames."""
-
-    writable: ClassVar[int | None] = None
 
     @asynccontextmanager
     async def peer(self, tmp_path: Path) -> AsyncIterator[Peer]:

@@ -192,6 +192,48 @@ async def test_a_late_answer_is_never_the_next_ones(tmp_path: Path) -> None:
         assert timeouts >= 4
 
 
+async def test_a_late_answer_of_the_same_station_is_not_taken_either(tmp_path: Path) -> None:
+    """Else each poll would get the answer to the one before, for ever."""
+    async with (
+        instrument("gas", tmp_path / "tty") as far,
+        opened(made(far.device(), [Point(field="gas")])) as driver,
+    ):
+        await far.tell("late 200000")
+        for _ in range(2):
+            with pytest.raises(DeviceError):
+                await driver.read(driver.plan([0]))
+        assert "good" not in driver.stats()
+
+
+async def test_what_came_before_the_request_is_no_answer() -> None:
+    """An answer waits in the port already when the question is asked."""
+    sums = CHECKSUMS["sum8"]
+
+    def answer(gas: bytes) -> bytes:
+        body = b">01,%b,20.0,OK" % gas
+        return body + sums.written(body) + b"\r"
+
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    loop = asyncio.get_running_loop()
+
+    def reply() -> None:
+        if os.read(master, 100):
+            os.write(master, answer(b"1.00"))
+
+    loop.add_reader(master, reply)
+    try:
+        driver = made(device_of("gas", os.ttyname(slave)), [Point(field="gas")])
+        async with opened(driver):
+            for _ in range(5):
+                os.write(master, answer(b"9.00"))
+                assert (await driver.read(driver.plan([0])))[0].value == 1.0
+    finally:
+        loop.remove_reader(master)
+        os.close(slave)
+        os.close(master)
+
+
 async def test_echoes(tmp_path: Path) -> None:
     """Found out by themselves where a line is the request; taken off where it is said."""
     async with instrument("gas", tmp_path / "tty") as far:

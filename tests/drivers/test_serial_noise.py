@@ -45,7 +45,7 @@ def right(batch: list[Reading]) -> bool:
 @pytest.mark.parametrize("ppm", LEVELS)
 @pytest.mark.parametrize("kind", ["wind", "logger"])
 async def test_a_stream_under_noise(kind: str, ppm: int, tmp_path: Path) -> None:
-    wanted = {1_000: 600, 10_000: 600, 100_000: 100}[ppm]
+    wanted = {1_000: 400, 10_000: 300, 100_000: 40}[ppm]
     async with instrument(kind, tmp_path / "tty", period_us=1_000, seed=ppm) as far:
         await far.tell("cycle 1")
         driver = driver_of(far)
@@ -79,7 +79,7 @@ async def test_a_stream_under_noise(kind: str, ppm: int, tmp_path: Path) -> None
 @pytest.mark.parametrize("ppm", LEVELS)
 async def test_an_instrument_that_is_asked_under_noise(ppm: int, tmp_path: Path) -> None:
     """Both ways: damaged requests are not answered, damaged answers not taken."""
-    polls = {1_000: 150, 10_000: 60, 100_000: 15}[ppm]
+    polls = {1_000: 100, 10_000: 40, 100_000: 10}[ppm]
     async with instrument("gas", tmp_path / "tty", seed=ppm) as far:
         await far.tell("cycle 1")
         driver = driver_of(far)
@@ -116,7 +116,7 @@ async def test_noise_tears_no_connection_down(tmp_path: Path) -> None:
         config = Config(site=Site(id="s"), device=(far.device(),), tag=tags)
         bench = Bench(config)
         async with asyncio.timeout(WITHIN_S), bench.scanning():
-            await bench.until(lambda: len(bench.samples) >= 80)
+            await bench.until(lambda: len(bench.samples) >= 50)
             stats = bench.scanner.stats().devices["dut"]
             assert stats.connects == 1
             assert stats.up
