@@ -166,6 +166,8 @@ class Daemon:
         self._warn()
         self._tasks.start("guard", self._supervisor.run)
         self._tasks.start("link", self._link.run)
+        if (simulation := self._simulation) is not None:
+            self._tasks.start("plant", lambda: simulation.watch(self._problems))
         gateway = await self._start_parts()
         name = gateway_name(gateway.config)
         how = "started again; it had not ended in order" if unclean else "started"
@@ -199,7 +201,7 @@ class Daemon:
         self._problems.event("gateway", name, "the site file was loaded anew")
 
     async def _stop_parts(self) -> None:
-        parts = [name for name in self._tasks.names if name not in {"guard", "link"}]
+        parts = [name for name in self._tasks.names if name not in {"guard", "link", "plant"}]
         if parts:  # no names would mean all
             await self._tasks.stop(TASKS_STOP_S, *parts)
         await self._close_stores()

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import structs
 
+from drivers.plant import PlantText
 from fastpath.journal import GuardView, JournalError
 from gateway.check import Checked
 from gateway.errors import GatewayError, StoreError
@@ -30,12 +31,14 @@ from gateway.supervise import is_guard
 
 if TYPE_CHECKING:
     from gateway.parts import Gateway
+    from gateway.problems import Problems
 
 _LOGGER = logging.getLogger(__name__)
 
 START_S: Final = 20.0
 ANSWER_S: Final = 2.0
 END_S: Final = 2.0
+AGAIN_S: Final = 1.0
 GUARD_END_S: Final = 3.0
 LINE_BYTES_MAX: Final = 1 << 20
 DESCRIPTION: Final = "plant.json"
@@ -49,6 +52,7 @@ class Simulation:
     def __init__(self, paths: Paths, *, uplinks: bool = False) -> None:
         self._paths = paths
         self._uplinks = uplinks
+        self._plant = PlantText()
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._asking = threading.Lock()  # one question, one answer
@@ -57,13 +61,29 @@ class Simulation:
         """Empty the directories, start the plant; the site over it. Raises GatewayError."""
         self._empty_directories()
         site = simulated_site(checked.config, uplinks=self._uplinks)
-        description = self._paths.runtime / DESCRIPTION
-        description.write_bytes(encoded(site.plant))
-        ports = self._start(description)
+        ports = self._start(site.plant)
+        servers = tuple(
+            structs.replace(server, port=ports[server.name]) for server in site.plant.servers
+        )
+        self._plant = structs.replace(site.plant, servers=servers)  # it comes back where it was
         _LOGGER.info("%d simulated devices; no device of the site file is opened", len(ports))
         directories = f"--runtime-dir {self._paths.runtime} --state-dir {self._paths.state}"
         _LOGGER.info("in a second terminal: sitewarden status %s", directories)
         return at_ports(site, ports, checked)
+
+    async def watch(self, problems: "Problems") -> None:
+        """Start the plant again where it dies, with nothing driven; ends by cancellation alone."""
+        while True:
+            await self._ended()
+            text = "the simulated plant has ended: every device is gone"
+            problems.raised("simulation", "plant", text, priority="critical")
+            try:
+                await asyncio.to_thread(self._start_again)
+            except GatewayError as error:
+                _LOGGER.warning("%s", error)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                problems.cleared("simulation", "plant", "it was started again; nothing is driven")
 
     def close(self) -> None:
         """End the plant."""
@@ -97,7 +117,32 @@ class Simulation:
 
     # ---- the plant ---------------------------------------------------------------------------
 
-    def _start(self, description: Path) -> dict[str, int]:
+    async def _ended(self) -> None:
+        """Until the plant's process has."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        handle, loop, ended = (
+            os.pidfd_open(process.pid),
+            asyncio.get_running_loop(),
+            asyncio.Event(),
+        )
+        loop.add_reader(handle, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+
+    def _start_again(self) -> None:
+        with self._asking:
+            self.close()
+            self._rest = b""
+            self._start(self._plant)
+
+    def _start(self, plant: PlantText) -> dict[str, int]:
+        description = self._paths.runtime / DESCRIPTION
+        description.write_bytes(encoded(plant))
         command = [sys.executable, "-m", "drivers.sim", "plant", os.fspath(description)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

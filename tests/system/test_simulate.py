@@ -316,12 +316,36 @@ async def test_it_is_driven_and_says_so_everywhere(tmp_path: Path) -> None:
         messages = [message for body in platform.samples for message in body["samples"]]
         assert all(message["exercise"] is True for message in messages)
         assert "its own way" in await drive(site, "gas0", end=True)
+        plant = next(pid for pid in _processes() if "drivers.sim" in _command(pid))
+        os.kill(plant, 9)
+        await until("the plant's end is told", lambda: any(
+            "every device is gone" in str(alert.get("cause")) for alert in site.alerts()
+        ))  # fmt: skip
+        await until("every tag GOOD again", every_tag_good(site))
         nobody = await site.cli("simulate", "nobody", "1")
         assert (nobody.code, "no measured tag nobody" in nobody.err) == (2, True)
         _, reload = await site.post("/reload", {})
         assert "when it is started again" in reload["text"]
         await site.kill_gateway()
         assert (await site.cli("status")).out.startswith("SIMULATED"), "with the gateway dead too"
+
+
+def _processes() -> list[int]:
+    """The processes of this test run."""
+    mark = os.environ["SITEWARDEN_TEST_RUN"].encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 async def _http(site: Site, path: str) -> bytes:
