@@ -17,6 +17,7 @@ cdef struct Session:
     uint32_t pid
     uint8_t full  # may send everything; else TRIP alone
     uint8_t gateway  # said HELLO and is served
+    uint8_t foreign  # said HELLO and was told that its version is not served: nothing else counts
     uint64_t serial  # of all sessions: whose place was taken is not taken for the new one
 
 cdef struct Command:

@@ -236,6 +236,8 @@ cdef void _hello(
                 _close(box, i, now)
         session.gateway = 1
         _gateway(box, session, _EV_GATEWAY_UP, now)
+    if not welcome.compatible:
+        session.foreign = 1
     answer.type = _MSG_WELCOME
     _send(session.fd, &answer, &welcome, sizeof(welcome))
 
@@ -403,7 +405,10 @@ cdef bint _message(
     if length < sizeof(MessageHeader):
         return False
     memcpy(&header, message, sizeof(MessageHeader))
-    if header.length != length or header.version < VERSION_OLDEST:
+    if header.length != length or session.foreign:
+        return False
+    # A HELLO of any version is answered: who is not served is told so.
+    if header.version < VERSION_OLDEST and header.type != _MSG_HELLO:
         return False
     # They only protect more, or give a second person's word.
     if header.type in (_MSG_TRIP, _MSG_BYPASS_END) or _confirms(&header, body, body_bytes):

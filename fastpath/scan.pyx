@@ -137,28 +137,28 @@ cdef void _late(Scanner* scanner, const Stamp* now) noexcept nogil:
         if rt.program.interlocks[i].flags & _IL_ARMED:
             budget_ns = min(budget_ns, rt.program.interlocks[i].response_ns // 2)
     if late_ns > budget_ns:
-        _tell_overrun(scanner, late_ns, budget_ns, now)
+        _tell_overrun(scanner, late_ns, budget_ns, _EVF_LATE, now)
         _trip_overrun(scanner, late_ns, now)
 
 
 cdef void _overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noexcept nogil:
     """A scan that took longer than its tick; twice an interlock's response trips it."""
     scanner.shm.live.overruns += 1
-    _tell_overrun(scanner, took_ns, scanner.current.program.tick_ns, now)
+    _tell_overrun(scanner, took_ns, scanner.current.program.tick_ns, 0, now)
     _trip_overrun(scanner, took_ns, now)
 
 
 cdef void _tell_overrun(
-    Scanner* scanner, int64_t took_ns, int64_t budget_ns, const Stamp* now,
+    Scanner* scanner, int64_t took_ns, int64_t budget_ns, uint16_t flags, const Stamp* now,
 ) noexcept nogil:
-    """At most one record a second."""
+    """At most one record a second; flag LATE: it began late, else it took long."""
     cdef OverrunPayload payload
     if scanner.overrun_told_ns and now.mono_ns - scanner.overrun_told_ns < 1_000_000_000:
         return
     scanner.overrun_told_ns = now.mono_ns
     payload.took_ns = took_ns
     payload.budget_ns = budget_ns
-    journal_write(&scanner.shm, now, _EV_OVERRUN, 0, _NONE_U32, 0, &payload, sizeof(payload))
+    journal_write(&scanner.shm, now, _EV_OVERRUN, flags, _NONE_U32, 0, &payload, sizeof(payload))
 
 
 cdef void _trip_overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noexcept nogil:

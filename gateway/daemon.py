@@ -321,7 +321,10 @@ class Daemon:
             self.gateway.slow_outputs.nudge()
 
     def _linked(self, state: LinkState) -> None:
-        del state
+        if not state.compatible:
+            self._problems.raised("guard", "version", state.text, priority="critical")
+        elif state.connected:
+            self._problems.cleared("guard", "version", "guard and gateway understand each other")
         if self._applier is not None:
             self._applier.wake()
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from fastpath.codes import (
     DownReason,
+    EventFlag,
     MessageType,
     Quality,
     Reason,
@@ -30,6 +31,10 @@ _GUIDE_DOWN: Final = {
     DownReason.LEASE: "Two guards are set to the same outputs: end the one that must not own them.",
     DownReason.TTY: "Look at the cable and the adapter, and at who else has the port open.",
 }
+_GUIDE_LATE: Final = (
+    "See whether the guard runs in real time (status), what else runs on this computer, and "
+    "whether it was suspended. At twice an interlock's response it trips."
+)
 _OF_ITS_OWN: Final = frozenset({DownReason.WATCHDOG, DownReason.LEASE})  # the link itself is up
 _REFUSED: Final[dict[int, str]] = {
     ResultCode.ALREADY: "it was so already",
@@ -140,10 +145,17 @@ class GuardWords:
         return self._guard(event, "medium", f"the guard stops: {how}")
 
     def overrun(self, event: Event, payload: dict[str, Any]) -> AlertDraft:
-        """OVERRUN."""
+        """OVERRUN: a scan that took too long, or that began too late."""
         took, budget = seconds(payload["took_ns"]), seconds(payload["budget_ns"])
+        late = event.flags & EventFlag.LATE
         cause = f"a scan took {took}, its budget is {budget}: this computer is too busy or too slow"
-        return self._guard(event, "high", cause)
+        if late:
+            cause = (
+                f"the guard looked at nothing for {took} beyond its tick, more than {budget}, half "
+                "of the shortest response that an interlock promises: this computer was too busy "
+                "to let it run"
+            )
+        return self._guard(event, "high", cause, guidance=_GUIDE_LATE if late else "")
 
     def pause(self, event: Event, payload: dict[str, Any]) -> AlertDraft:
         """PAUSE."""

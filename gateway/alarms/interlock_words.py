@@ -39,7 +39,7 @@ _REASONS: Final = {
     TripReason.EXERCISE: "proof test: tripped by hand, as an exercise",
     TripReason.POWER_LOSS: "power loss: nothing of the state before was left",
     TripReason.RESTORED: "the stored state was damaged, which counts as tripped",
-    TripReason.OVERRUN: "scans took longer than the response time",
+    TripReason.OVERRUN: "scans took longer, or came later, than twice its response time",
     TripReason.FAULT: "a broken internal check of the guard",
     TripReason.BYPASS_END: "the bypass ended with the cause present",
 }

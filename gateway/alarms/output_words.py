@@ -22,6 +22,10 @@ _GUIDE_UNCOMMANDED: Final = (
     "Nothing of ours commands it: look for an override by hand, another master, a blown fuse or a "
     "broken contact."
 )
+_GUIDE_HELD_ON: Final = (
+    "Take the final element for NOT tripped. Trip its interlock by hand where that is right, which "
+    "writes the trip value; then look for an override by hand, another master or a welded contact."
+)
 _GUIDE_UNVERIFIED: Final = (
     "It was confirmed before and is commanded still, but nobody hears of it: look at the device "
     "and its network. The trip value is written first when it is back."
@@ -106,11 +110,7 @@ class OutputWords:
         wanted = self._value(event, payload["wanted"])
         seen = self._seen(event, payload["seen"])
         if payload["code"] == OutputCode.UNCOMMANDED:
-            cause = f"its read-back says {seen} although nothing commands it (it is at {wanted})"
-            return self._output(
-                event, payload, state="raised", word="RELEASED", cause=cause, priority="high",
-                guidance=_GUIDE_UNCOMMANDED, subject="uncommanded",
-            )  # fmt: skip
+            return self._uncommanded(event, payload, wanted, seen)
         if payload["code"] == OutputCode.NOTHING:
             return self._output(
                 event, payload, state="cleared", word="RELEASED", subject="uncommanded",
@@ -123,6 +123,24 @@ class OutputWords:
         return self._output(
             event, payload, state="raised", word="TRIP_FAILED", cause=cause, priority="critical",
             guidance=_GUIDE_MISMATCH,
+        )  # fmt: skip
+
+    def _uncommanded(
+        self, event: Event, payload: dict[str, Any], wanted: str, seen: str
+    ) -> AlertDraft:
+        """A released one that reads tripped is a nuisance; a held one that reads on permits."""
+        _, output = self._names.output(event)
+        held = output is None or payload["wanted"] == output.trip
+        cause = f"its read-back says {seen} although nothing commands it (it is at {wanted})"
+        if held:
+            cause = (
+                f"IT PERMITS ALTHOUGH IT IS HELD: its read-back says {seen}, and nothing of ours "
+                "released it"
+            )
+        return self._output(
+            event, payload, state="raised", word="HELD" if held else "RELEASED", cause=cause,
+            priority="critical" if held else "low",
+            guidance=_GUIDE_HELD_ON if held else _GUIDE_UNCOMMANDED, subject="uncommanded",
         )  # fmt: skip
 
     def unverified(self, event: Event, payload: dict[str, Any]) -> AlertDraft:

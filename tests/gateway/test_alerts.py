@@ -263,6 +263,11 @@ def test_a_read_back_that_contradicts_is_told_both_ways_and_its_end(words: Words
     other = words.say(EventType.OUT_MISMATCH, name, wanted=1, seen=0, code=OutputCode.UNCOMMANDED)
     assert "says off (tripped) although nothing commands it (it is at on (normal))" in other.cause
     assert other.subject != undone.subject
+    assert (other.priority, other.outputs[0].state) == ("low", "RELEASED")
+    on = words.say(EventType.OUT_MISMATCH, name, wanted=0, seen=1, code=OutputCode.UNCOMMANDED)
+    assert on.cause.startswith("IT PERMITS ALTHOUGH IT IS HELD: its read-back says on (not ")
+    assert (on.priority, on.outputs[0].state) == ("critical", "HELD")
+    assert on.subject == other.subject
     over = words.say(EventType.OUT_MISMATCH, name, wanted=1, seen=1, code=OutputCode.NOTHING)
     assert (over.state, over.subject) == ("cleared", other.subject)
     away = words.say(EventType.OUT_UNVERIFIED, name, seen=0xFFFF)
@@ -345,6 +350,12 @@ def test_the_guard_and_its_program(words: Words) -> None:
     for kind in (EventType.OVERRUN, EventType.PAUSE, EventType.FAULT, EventType.LOST):
         draft = words.say(kind, took_ns=1) if kind != EventType.LOST else words.say(kind, first=1)
         assert draft.kind == "guard"
+    fields = {"took_ns": 1_200_000_000, "budget_ns": 1_000_000_000}
+    long = words.say(EventType.OVERRUN, **fields)
+    assert "a scan took 1.200 s, its budget is 1.000 s" in long.cause
+    late = words.say(EventType.OVERRUN, flags=EventFlag.LATE, **fields)
+    assert late.cause.startswith("the guard looked at nothing for 1.200 s beyond its tick, more")
+    assert "real time" in late.guidance
     swap = words.say(EventType.PROGRAM, old=bytes(16), new=b"\xab" * 16, kept=2, changed=1)
     assert (swap.kind, swap.source.id) == ("program", "ab" * 8)
 

@@ -1,4 +1,4 @@
-"""The exchange of a reload: what happens when the new site's parts cannot be built."""
+"""What the daemon makes of a reload whose parts cannot be built, and of a guard that is foreign."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,7 @@ import pytest
 
 from gateway import daemon as daemons
 from gateway.daemon import Daemon
+from gateway.guardlink import LinkState
 from gateway.paths import prepare, site_paths
 
 
@@ -87,3 +88,17 @@ async def test_a_later_reload_takes_the_place_of_one_that_cannot_be_built(
     daemon._exchange_soon(SimpleNamespace(warnings=()))
     await asyncio.wait_for(daemon._exchanging, 5.0)
     assert first.cancelled()
+
+
+async def test_a_guard_of_another_version_is_told_until_one_answers_that_is_understood(
+    daemon: Any,
+) -> None:
+    def told() -> list[str]:
+        return [f"{problem.kind} {problem.text}" for problem in daemon._problems.active()]
+
+    daemon._linked(LinkState(False, False, None, "the guard speaks version 3"))
+    assert told() == ["guard the guard speaks version 3"]
+    daemon._linked(LinkState(False, True, None, "the guard closed the link"))
+    assert told() == ["guard the guard speaks version 3"], "away is not understood"
+    daemon._linked(LinkState(True, True, None, "connected"))
+    assert told() == []

@@ -27,6 +27,7 @@ class FakeGuard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.compatible = 1
+        self.version = messages.VERSION
         self.read = True
         self.received: list[tuple[int, bytes, bytes]] = []
         self.answer: Callable[[int, bytes, bytes], list[bytes]] = lambda *_: []
@@ -93,7 +94,7 @@ class FakeGuard:
         self.event.set()
         if kind == MessageType.HELLO:
             welcome = messages.WELCOME.pack(
-                1, self.compatible, 0, JOURNAL_ID, 5, 3, 9, b"p" * 32, 2
+                self.version, self.compatible, 0, JOURNAL_ID, 5, 3, 9, b"p" * 32, 2
             )
             self.send(messages.pack(MessageType.WELCOME, welcome))
         for answer in self.answer(kind, ident, body):
@@ -200,8 +201,21 @@ async def test_nobody_there_says_so_at_once(directory: Path) -> None:
     assert link.stats().samples_unsent == 1
 
 
-async def test_version_skew_is_told_and_nothing_sent(guard: FakeGuard) -> None:
+@pytest.mark.parametrize("ahead", [-1, 1], ids=["older", "newer"])
+async def test_a_guard_of_a_neighbouring_version_is_spoken_with(
+    guard: FakeGuard, ahead: int
+) -> None:
+    guard.version += ahead
+    async with running(GuardLink(guard.path)) as link:
+        await link.wait_connected()
+        link.send_samples(sample(0, 1.0), 0)
+        await guard.wait_for(MessageType.SAMPLES)
+
+
+@pytest.mark.parametrize("ahead", [-2, 2], ids=["older", "newer"])
+async def test_version_skew_is_told_and_nothing_sent(guard: FakeGuard, ahead: int) -> None:
     guard.compatible = 0
+    guard.version = max(guard.version + ahead, 0)
     told = asyncio.Event()
     async with running(GuardLink(guard.path, on_state=lambda _: told.set())) as link:
         await told.wait()
