@@ -77,6 +77,14 @@ class Monitoring(Protocol):
         """
 
 
+@runtime_checkable
+class Worded(Protocol):
+    """A driver with points that are texts; their readings are GOOD without a value."""
+
+    def texts(self) -> Mapping[int, str]:
+        """The newest text of each such point."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a driver knows of its device beside the readings."""

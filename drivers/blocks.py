@@ -13,7 +13,7 @@ from typing import Final
 from drivers.base import Reading
 from drivers.modbus_link import ExceptionReply
 from drivers.plan import BIT_FUNCTIONS, Request, alone, split
-from drivers.points import ModbusPoint, decode_fields
+from drivers.points import ModbusPoint, decode_fields, decode_text
 from fastpath.codes import Quality, Reason
 from fastpath.decode import Decoder
 
@@ -31,19 +31,24 @@ class Piece:
 
     request: Request
     decoder: Decoder
+    numbers: tuple[int, ...]  # point indices, in the decoder's order
+    words: tuple[tuple[int, int, ModbusPoint], ...]  # (point index, place, point) of texts
+    texts: dict[int, str]  # by point: where they go
 
     def readings(self, payload: bytes) -> list[Reading]:
-        """The reply's points."""
+        """The reply's points. A text's reading is GOOD without a value."""
         if self.request.function in BIT_FUNCTIONS:
             values = self.decoder.bits(payload)
         else:
             values = self.decoder.registers(payload)
-        return [
+        readings = [
             Reading(index, value, quality, reason, 0)
-            for (index, _), (value, quality, reason) in zip(
-                self.request.points, values, strict=True
-            )
+            for index, (value, quality, reason) in zip(self.numbers, values, strict=True)
         ]
+        for index, at, point in self.words:
+            self.texts[index] = decode_text(point, payload[2 * at : 2 * (at + point.width)])
+            readings.append(Reading(index, math.nan, int(Quality.GOOD), 0, 0))
+        return readings
 
     def failed(self) -> list[Reading]:
         """The points when the device says that it failed."""
@@ -55,6 +60,7 @@ class Block:
 
     def __init__(self, points: Sequence[ModbusPoint], request: Request) -> None:
         self._points = points
+        self.texts: dict[int, str] = {}  # newest, by point
         self._whole = self._piece(request)
         self._pieces = [self._whole]
         self.refused: dict[int, int] = {}  # point index -> exception code
@@ -162,8 +168,11 @@ class Block:
         self._pieces.append(self._piece(request))
 
     def _piece(self, request: Request) -> Piece:
-        fields = decode_fields([(self._points[index], at) for index, at in request.points])
-        return Piece(request, Decoder(fields))
+        points = [(index, at, self._points[index]) for index, at in request.points]
+        numbers = [each for each in points if not each[2].text_registers]
+        words = tuple(each for each in points if each[2].text_registers)
+        decoder = Decoder(decode_fields([(point, at) for _, at, point in numbers]))
+        return Piece(request, decoder, tuple(index for index, *_ in numbers), words, self.texts)
 
 
 def bad_reading(index: int) -> Reading:

@@ -160,6 +160,10 @@ class ModbusUnit:
             troubles["certificate"] = f"its certificate ends within {days}, on {ends} UTC"
         return Facts(wire.name, ends_ns, troubles)
 
+    def texts(self) -> Mapping[int, str]:
+        """The newest text of each point that is one."""
+        return {index: text for block in self._blocks for index, text in block.texts.items()}
+
     async def _ask(self, request: Request) -> bytes:
         """One read, tried again while the device says that it is busy."""
         tries = 0

@@ -143,6 +143,10 @@ class ModbusTag(Protocol):
     def offset(self) -> float:
         """In engineering units."""
 
+    @property
+    def length(self) -> int | None:
+        """Registers of a text."""
+
 
 def dial_of(driver: str, device: ModbusDevice, around: Surroundings) -> Dial:
     """The way to the address of a Modbus device, for who asks any unit there. Raises PointError."""
@@ -252,6 +256,7 @@ def _modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) -> Mod
         limits=limits,
         base=device.base,
         default_order=device.order,
+        length=point.length,
     )
 
 
@@ -346,7 +351,7 @@ UNIT_KEYS: Final = frozenset(
     )
 )  # fmt: skip
 GUARD_KEYS: Final = frozenset(("fast", "heartbeat", "watchdog_registers"))
-POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset"))
+POINT_KEYS: Final = frozenset(("address", "type", "order", "scale", "offset", "length"))
 
 
 def _kind(

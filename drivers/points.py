@@ -61,11 +61,12 @@ class ModbusPoint:
     low: float = 0.0
     high: float = 0.0
     has_range: bool = False
+    text_registers: int = 0  # of a text, whose type is not looked at; 0: a number or a bit
 
     @property
     def width(self) -> int:
         """Registers that the value takes; 1 for a coil or discrete input."""
-        return WIDTHS[self.type]
+        return self.text_registers or WIDTHS[self.type]
 
     @property
     def boolean(self) -> bool:
@@ -102,6 +103,8 @@ WIDTHS: Final[dict[PointType, int]] = {
     PointType.FLOAT64: 4,
 }
 ORDERS: Final[tuple[str, ...]] = tuple(order.name for order in ByteOrder)
+TEXT: Final = "text"
+TEXT_REGISTERS_MAX: Final = 125
 NUMBER_TYPES: Final[tuple[str, ...]] = (
     "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
 )  # fmt: skip
@@ -183,13 +186,24 @@ def parse_point(
     limits: tuple[float, float] | None = None,
     base: int = 0,
     default_order: str = "ABCD",
+    length: int | None = None,
 ) -> ModbusPoint:
     """Make a point of the site file's fields; ``limits`` is the instrument range of the tag.
 
     An empty type is bool for c:, di: and bits, uint16 otherwise; an empty order is the device's.
+    ``length`` is the registers of a text.
     Raises PointError with the key at fault.
     """
     place = parse_address(address, base=base)
+    if type_name == TEXT:
+        _check_text(address, place, length, limits, plain=(scale, offset) == (1.0, 0.0))
+        found = parse_order(order or default_order)
+        registers = length or 0
+        return ModbusPoint(
+            place.area, place.number, PointType.UINT16, found, text_registers=registers
+        )
+    if length is not None:
+        raise PointError(key="length", text=f'found {length}, expected it with type = "{TEXT}"')
     kind = _type_of(place, type_name)
     _check_end(address, place, kind)
     _check_scaling(kind, scale, offset)
@@ -240,6 +254,14 @@ def pack_registers(point: ModbusPoint, raw: float) -> list[int]:
     integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
     data = struct.pack(_STRUCT[point.type], round(raw) if integer else raw)
     return list(struct.unpack(f">{len(data) // 2}H", reorder(data, point.order)))
+
+
+def decode_text(point: ModbusPoint, data: bytes) -> str:
+    """The text of its registers: up to the first NUL, without blanks at its ends."""
+    swapped = point.order in (ByteOrder.BADC, ByteOrder.DCBA)
+    straight = reorder(data, ByteOrder.BADC) if swapped else data
+    text = straight.partition(b"\0")[0].decode("utf-8", "replace").strip()
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def reorder(data: bytes, order: ByteOrder) -> bytes:
@@ -301,6 +323,29 @@ def _check_end(text: str, place: Address, kind: PointType) -> None:
             text=f'found "{text}", but {kind.name.lower()} takes {WIDTHS[kind]} registers and the '
             f"table ends at {ADDRESS_MAX}",
         )
+
+
+def _check_text(
+    text: str,
+    place: Address,
+    length: int | None,
+    limits: tuple[float, float] | None,
+    *,
+    plain: bool,
+) -> None:
+    if place.area.of_bits or place.bit is not None:
+        raise PointError(key="type", text=f'found "{TEXT}", expected it of whole registers alone')
+    if length is None or not 1 <= length <= TEXT_REGISTERS_MAX:
+        found = "nothing" if length is None else length
+        expected = f"expected the text's registers, 1 to {TEXT_REGISTERS_MAX}"
+        raise PointError(key="length", text=f"found {found}, {expected}")
+    if place.number + length - 1 > ADDRESS_MAX:
+        expected = f"but the table ends at {ADDRESS_MAX}"
+        raise PointError(key="address", text=f'found "{text}", {expected}')
+    if not plain:
+        raise PointError(key="type", text="a text takes no scale and no offset")
+    if limits is not None:
+        raise PointError(key="range", text="found a range of a text, expected none")
 
 
 def _check_scaling(kind: PointType, scale: float, offset: float) -> None:

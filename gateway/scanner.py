@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from drivers.base import Worded
 from drivers.kind import Surroundings
 from drivers.registry import DRIVERS, make_driver
 from drivers.session import PollClass, Session, SessionStats
@@ -23,8 +24,9 @@ from gateway.by_hand import unsubstituted
 from gateway.logic.conditions import connected_tag
 from gateway.signal_alerts import SignalAlerts
 from gateway.signals import conditioner_of, is_counter
-from gateway.site.model import Point
+from gateway.site.model import Point, is_text
 from gateway.site.references import SYSTEM_PREFIX
+from gateway.texts import Texts
 from gateway.totals import FILE, Total, Totals
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class ScannerStats:
     devices: dict[str, SessionStats] = field(default_factory=dict)
     samples: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # newest, by tag
 
 
 def faults_text(told: "Sequence[str]") -> str:
@@ -130,7 +133,12 @@ class Scanner:
         for stats in devices.values():
             for reason, count in stats.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + count
-        return ScannerStats(devices, self._samples, dropped)
+        texts: dict[str, str] = {}
+        for each in self._devices.values():
+            if each.texts:
+                texts |= each.texts.by_tag()
+                dropped["text"] = dropped.get("text", 0) + each.texts.overtaken
+        return ScannerStats(devices, self._samples, dropped, texts)
 
     def deliver(self, samples: bytes, recorded: bytes) -> None:
         """One poll's samples: to the gateway, and to the guard what its program reads."""
@@ -261,6 +269,9 @@ class _Device:
         self._substitutes_told_ns = 0
         points = [(tag.point or Point(), None if tag.signal else tag.range) for _, tag in tags]
         driver = make_driver(device.driver, device, points, around)
+        self._worded = driver if isinstance(driver, Worded) else None
+        words = {i: tag.id for i, (_, tag) in enumerate(tags) if is_text(tag.point)}
+        self.texts = Texts(words, problems)
         periods: dict[int, list[int]] = {}
         for number, (_, tag) in enumerate(tags):
             periods.setdefault(tag.poll or device.poll, []).append(number)
@@ -284,6 +295,8 @@ class _Device:
         pack, tags = messages.SAMPLE.pack, self.tags
         conditioners, substitutes = self._conditioners, self.substitutes
         samples, recorded = bytearray(), bytearray()
+        if self.texts and self._worded is not None:
+            self.texts.take(self._worded.texts(), mono_ns)
         for reading in readings:
             point, value, quality, reason, source_utc_ns = reading
             self._read_ns[point] = mono_ns
@@ -296,7 +309,8 @@ class _Device:
                 continue
             sample = pack(tags[point], quality, reason, 0, value, mono_ns, source_utc_ns or utc_ns)
             samples += sample
-            if self._recording[point].wants(value, quality, reason, mono_ns):
+            wanted = self._recording[point].wants(value, quality, reason, mono_ns)
+            if wanted and point not in self.texts:
                 recorded += sample
         if samples:
             self._deliver(bytes(samples), bytes(recorded))
@@ -369,7 +383,7 @@ class _Device:
 
     def expire(self, now_ns: int, utc_ns: int) -> None:
         """One BAD(comm_failure) sample for each tag whose time is over."""
-        samples = bytearray()
+        samples, recorded = bytearray(), bytearray()
         for point, read_ns in enumerate(self._read_ns):
             stale_after_ns = self._stale_after_ns[point]
             if not read_ns or not stale_after_ns or now_ns - read_ns <= stale_after_ns:
@@ -378,12 +392,15 @@ class _Device:
             if point in self.substitutes:
                 self._real[point] = _LOST
                 continue
-            samples += messages.SAMPLE.pack(
+            sample = messages.SAMPLE.pack(
                 self.tags[point], Quality.BAD, Reason.COMM_FAILURE, 0, math.nan, now_ns, utc_ns
             )
+            samples += sample
+            if point not in self.texts:
+                recorded += sample
             self._recording[point].wants(math.nan, Quality.BAD, Reason.COMM_FAILURE, now_ns)
         if samples:
-            self._deliver(bytes(samples), bytes(samples))
+            self._deliver(bytes(samples), bytes(recorded))
 
     def substitute(self, point: int, value: float | None, now_ns: int, utc_ns: int) -> None:
         """Begin (or go on with) a value by hand, or return to what was read last."""

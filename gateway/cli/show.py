@@ -66,8 +66,8 @@ def tags(args: argparse.Namespace) -> int:
     else:
         _tell_simulated(args)
         headings = ("tag", "device", "value", "unit", "quality", "reason", "time", "notes")
-        cells = [(r.id, r.device, r.value, r.unit, r.quality, r.reason, moment(r.time),
-                  _tag_notes(r)) for r in rows]  # fmt: skip
+        cells = [(r.id, r.device, r.value if r.text is None else r.text, r.unit, r.quality,
+                  r.reason, moment(r.time), _tag_notes(r)) for r in rows]  # fmt: skip
         show_table("tags", headings, cells)
         print_substitutions((row.id, row.value, row.substitution) for row in rows)
         print_bypasses((row.id, row.bypass) for row in rows)

@@ -18,7 +18,7 @@ from gateway.logic.tree import Expr, Window, tags_of, walk
 from gateway.site.complaints import Complaints
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
-from gateway.site.model import Config, Device, Interlock, Tag, by_id
+from gateway.site.model import Config, Device, Interlock, Tag, by_id, is_text
 from gateway.site.places import Places, is_boolean
 from gateway.site.references import SYSTEM_PREFIX
 from gateway.site.signal_rules import reach_of
@@ -171,9 +171,13 @@ def scope_of(draft: Draft, places: Places) -> Scope:
     symbols = {
         entry.id: _symbol(entry, places)
         for entry in reversed(draft.tag)
-        if entry.id and entry.item.value is None
+        if entry.id and entry.item.value is None and not is_text(entry.item.point)
     }
-    refused = {}
+    refused = {
+        entry.id: "expected a number or a boolean: it is a text, which no condition can hold"
+        for entry in draft.tag
+        if entry.id and is_text(entry.item.point)
+    }
     symbols[GATEWAY_ALIVE] = Symbol(Kind.BOOLEAN, "")
     polled = {entry.item.device for entry in draft.tag}
     for device in draft.device:

@@ -4,8 +4,6 @@ from typing import Final
 
 LATER_KEYS: Final[dict[str, dict[str, str]]] = {
     "device": {},
-    "tag": {
-        "point.length": "text tags",
-    },
+    "tag": {},
 }
 LATER_DRIVERS: Final[tuple[str, ...]] = ()

@@ -64,6 +64,11 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rate_max: str | None = None  # "5 %CH4/s": what changes faster is uncertain
 
 
+def is_text(point: Point | None) -> bool:
+    """Whether a tag's value is a text: it lives in the gateway alone, outside all logic."""
+    return point is not None and point.type == "text"
+
+
 class Heartbeat(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Two registers of the PLC that the guard keeps moving; the PLC trips without them."""
 

@@ -59,6 +59,7 @@ def point_of(device: Device, point: Point, limits: tuple[float, float] | None) -
         limits=limits,
         base=device.base,
         default_order=device.order,
+        length=point.length,
     )
 
 

@@ -14,7 +14,17 @@ from gateway.site.draft import LISTED, Draft
 from gateway.site.durations import format_duration
 from gateway.site.fallbacks import DEPTH_MAX, chains
 from gateway.site.load import heartbeat_every, tag_times
-from gateway.site.model import Burst, Device, Effect, Interlock, Limits, Output, Tag, Uplink
+from gateway.site.model import (
+    Burst,
+    Device,
+    Effect,
+    Interlock,
+    Limits,
+    Output,
+    Tag,
+    Uplink,
+    is_text,
+)
 from gateway.site.places import Places
 from gateway.site.signal_rules import flaws_of
 
@@ -40,6 +50,7 @@ POLL_NS_MIN: Final = 5_000_000
 MEASURED_KEYS: Final = (
     "device", "point", "signal", "range", "poll", "stale_after", "stuck_after", "molar_mass",
 )  # fmt: skip
+TEXT_NEVER: Final = ("limits", "signal", "stuck_after", "molar_mass")
 TICK_NS: Final = (1_000_000, 1_000_000_000)
 TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
 BYPASS_NS_MIN: Final = 1_000_000_000
@@ -236,11 +247,24 @@ class _Checker:
         self.stuck(entry)
         if tag.signal is not None and entry.ok("signal", "range", "unit"):
             self.signal(entry)
+        if is_text(tag.point):
+            self.text(entry)
         self.places.check_tag(entry)
         if entry.ok("range") and tag.range is not None and not tag.range[0] < tag.range[1]:
             self.complain(entry, ("range",), f"found {shown(tag.range)}, expected low < high")
         if tag.limits is not None:
             self.limits(entry, tag.limits)
+
+    def text(self, entry: Entry[Tag]) -> None:
+        """A text lives in the gateway alone and has no alarm."""
+        for key in TEXT_NEVER:
+            if getattr(entry.item, key) is not None and entry.ok(key):
+                text = f"found {key} on a text tag, expected none: it is shown and sent on change"
+                self.complain(entry, (key,), text)
+        device = self.draft.by_id("device").get(entry.item.device or "")
+        if device is not None and device.ok("fast") and device.item.fast:
+            text = 'found "text" on a fast device, expected a number: the guard keeps no texts'
+            self.complain(entry, ("point", "type"), text)
 
     def stuck(self, entry: Entry[Tag]) -> None:
         """One poll proves nothing."""

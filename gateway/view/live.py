@@ -75,6 +75,7 @@ class Moment:
     writes: "Mapping[tuple[str, str], int]"  # (output, result), of those that we write
     dropped: "Mapping[tuple[str, str], int]"  # (part, reason)
     substitutions: "Mapping[str, Substitution]"  # by tag
+    texts: "Mapping[str, str]"  # by tag, of text tags
 
     @classmethod
     def of(cls, gateway: "Gateway") -> Self:
@@ -109,6 +110,7 @@ class Moment:
             writes=gateway.slow_outputs.stats(),
             dropped=dropped | gateway.dropped,
             substitutions=gateway.substitutions.live() if gateway.substitutions else {},
+            texts=scanner.texts,
         )
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -163,6 +165,11 @@ def tags_of(moment: Moment) -> list[TagRow]:
     rows = [
         tag_row(tag.id, tag.device, tag.unit, value, bypassed.get(tag.id))
         for tag, value in zip(moment.gateway.config.tag, values, strict=True)
+    ]
+    texts = moment.texts
+    rows = [
+        msgspec.structs.replace(row, text=texts[row.id], value=None) if row.id in texts else row
+        for row in rows
     ]
     by_hand = moment.substitutions
     return [

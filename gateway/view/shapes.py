@@ -59,6 +59,7 @@ class TagRow(Struct, frozen=True, kw_only=True):
     source_time: str | None
     bypass: BypassRow | None = None  # its comparisons abstain
     substitution: SubstitutionRow | None = None  # its value is by hand
+    text: str | None = None  # of a text tag, which has no value
 
 
 class LegRow(Struct, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ def test_types_by_default() -> None:
     ("fields", "key"),
     [
         ({"address": "hr:1", "type_name": "float"}, "type"),
-        ({"address": "hr:1", "type_name": "text"}, "type"),
+        ({"address": "hr:1", "type_name": "text"}, "length"),
         ({"address": "hr:1", "type_name": "bool"}, "type"),
         ({"address": "c:1", "type_name": "uint16"}, "type"),
         ({"address": "hr:1.2", "type_name": "uint16"}, "type"),

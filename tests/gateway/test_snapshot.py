@@ -101,8 +101,9 @@ async def test_tags_of_a_live_gateway(guard: LiveGuard) -> None:
                                                                       None)  # fmt: skip
     assert set(msgspec.to_builtins(gas)) == {
         "id", "device", "value", "unit", "quality", "reason", "time", "source_time", "bypass",
-        "substitution",
+        "substitution", "text",
     }  # fmt: skip
+    assert (never.text, gas.text) == ("DN 200", None)
 
 
 async def test_tags_out_of_range_are_bad_with_the_reason(guard: LiveGuard) -> None:

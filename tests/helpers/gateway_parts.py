@@ -164,7 +164,9 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
             stats=lambda: SimpleNamespace(events=11, samples=22, dropped={"overwritten": 6}),
         ),
         "scanner": SimpleNamespace(
-            stats=lambda: SimpleNamespace(devices={"weather": stats}, dropped={"settle": 4})
+            stats=lambda: SimpleNamespace(
+                devices={"weather": stats}, dropped={"settle": 4}, texts={"rain": "DN 200"}
+            )
         ),
         "slow_outputs": SimpleNamespace(
             stats=lambda: {("valve", "good"): 3}, dropped={"audit_full": 1}
