@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from gateway.cli import (
     bypass,
     check,
-    commission,
     hands,
-    opcua,
     receive,
     reload,
     run,
@@ -52,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        args = parser(words).parse_args(words)
         try:
             return int(args.run(args))
         except ConfigError as error:
@@ -74,17 +73,27 @@ def _failed(args: argparse.Namespace, code: Exit, text: str) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line: the whole of it, unless ``words`` are for a command of a light family."""
     top = argparse.ArgumentParser(prog="sitewarden", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action=_Version)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, receive, reload, commission, opcua, simulate):
+    for family in (show, hands, bypass, substitute, receive, reload, simulate):
         family.register(commands)
+    if next((word for word in words if word[:1] != "-"), "") not in commands.choices:
+        _add_heavy(commands)
     return top
+
+
+def _add_heavy(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Families that import every driver."""
+    from gateway.cli import commission, opcua
+
+    for family in (commission, opcua):
+        family.register(commands)
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
