@@ -124,7 +124,10 @@ class LineFramer:
         if not line:
             return None
         if self._checksum is not None and self._checksum.name == NMEA:
-            line = line[max(0, line.rfind(b"$"), line.rfind(b"!")) :]
+            # Of two starts the second may be a damaged byte: what follows it would be checked
+            # alone, and by fewer bits than the whole.
+            starts = line.count(b"$") + line.count(b"!")
+            line = line[max(line.find(b"$"), line.find(b"!")) :] if starts == 1 else b"\0"
         if not _PRINTABLE.issuperset(line):
             self.counts["noise"] += 1
             return None

@@ -174,12 +174,15 @@ def test_a_frame_with_a_damaged_byte_is_refused(
 
 @pytest.mark.parametrize("name", LINES)
 @given(text=SENTENCE, at=st.integers(0, 10_000), by=st.integers(1, 255))
+@example(text=b"  ", at=2, by=1)
 @settings(max_examples=150, deadline=None)
 def test_a_line_with_a_damaged_byte_is_refused(name: str, text: bytes, at: int, by: int) -> None:
     raw = bytearray(line(name, text)[:-2])
     place = at % len(raw)
     before = raw[place]
     raw[place] ^= by
+    if name == "nmea" and place == 0 and raw[0] in b"$!":
+        return  # the sum does not cover the start: the pattern tells one from the other
     if bytes((before,)).lower() == bytes((raw[place],)).lower() and place >= len(raw) - 4:
         return  # hexadecimal digits in the other case are the same number
     found, _ = fed(lines(name), [bytes(raw) + b"\r\n", line(name, b"next")])
