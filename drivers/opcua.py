@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from asyncua import ua
@@ -270,6 +270,14 @@ class OpcUaSubscribing(OpcUa):
         if told.server_utc_ns:
             self._clock_ahead_ns = told.server_utc_ns - time.time_ns()
         return Batch(told.readings, provable if told.proven else (), told.gaps)
+
+    def facts(self) -> Facts:
+        """As of every session, and whether the server keeps pace."""
+        facts = super().facts()
+        slow = [text for each in self._subscriptions.values() if (text := each.slow_text())]
+        if not slow:
+            return facts
+        return replace(facts, troubles={**facts.troubles, "server_pace": "; ".join(slow)})
 
     async def close(self) -> None:
         """End the session and what it was waiting for."""

@@ -74,6 +74,8 @@ class _Transport(UaClient):
     def __init__(self, timeout_s: float) -> None:
         super().__init__(timeout_s)
         self.lost = asyncio.Event()
+        self.reached = False  # somebody took the connection
+        self._protocols: list[_Protocol] = []  # the library forgets one that it only began to close
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, CHUNKS_MAX, MESSAGE_BYTES_MAX)
@@ -81,6 +83,7 @@ class _Transport(UaClient):
         protocol.pre_request_hook = self._pre_request_hook
         protocol.on_connection_lost = self._on_transport_lost
         protocol.is_session_closing = self._is_session_closing
+        self._protocols.append(protocol)
         self.protocol = protocol
         return protocol
 
@@ -94,10 +97,18 @@ class _Transport(UaClient):
         for address in await resolve(host, port, self._timeout):
             try:
                 await super().connect_socket(address, port)
+                self.reached = True
                 return
             except (OSError, TimeoutError) as error:
                 failure = error
         raise failure
+
+    def abort(self) -> None:
+        """Close every socket now, whatever is still to be sent on it."""
+        for protocol in self._protocols:
+            if protocol.transport is not None:
+                protocol.transport.abort()
+        self._protocols.clear()
 
     async def request(self, request: Any) -> Any:
         """One service call that the library has no function for; the answer's bytes."""
@@ -157,9 +168,7 @@ class OpcUaClient(Client):
             renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await renewing
-        protocol = self.transport.protocol
-        if protocol is not None and protocol.transport is not None:
-            protocol.transport.abort()
+        self.transport.abort()
         await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
 
@@ -189,6 +198,7 @@ def mapped(what: str) -> Iterator[None]:
     except InvalidSignature:
         text = f"{what}: a signature is not the trusted certificate's"
         raise ProtocolError(text) from None
-    except (ua.UaError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001  a seam: whatever comes is mapped
+        # The library answers what it does not expect with whatever comes: assertions, too.
         text = f"{what}: {error or type(error).__name__}"
         raise ProtocolError(text) from None

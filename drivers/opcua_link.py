@@ -110,15 +110,17 @@ class OpcUaLink:
             await self._log_in(client)
             await client.open()
         except DriverError as error:
-            self._attempt += 1
+            reached = client.transport.reached
+            # A server that answered may not know our renewed certificate yet.
+            self._attempt = self._attempt + 1 if reached else 0
             await client.shut()
-            other = await self._other_certificate(pinned) if pinned is not None else ""
-            if other:
+            if reached and pinned is not None and (other := await self._other_certificate(pinned)):
                 raise LinkError(other) from None
             raise error from None
         except BaseException:
             await client.shut()
             raise
+        self._attempt = 0
         return client
 
     def _papers(self) -> tuple[x509.Certificate, Identity]:

@@ -26,6 +26,7 @@ from fastpath.codes import Quality, Reason
 NOTIFICATIONS_MAX: Final = 500  # of one message: decoding more would hold the event loop
 LIFE_NS: Final = 60_000_000_000  # the server forgets us after this long without a request of ours
 SILENT_PERIODS: Final = 3
+SLOW_FACTOR: Final = 1.5
 RETRY_NS: Final = 30_000_000_000  # refused items are asked for again so often
 CLOCK: Final = 0  # client handle of the server's own clock; a point's is its index + 1
 _CLOCK_NODE: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
@@ -63,7 +64,7 @@ class Subscription:
         self._client = client
         self._points = points
         self._nodes = dict(zip(members, nodes, strict=True))
-        self._period_ns = period_ns
+        self._period_ns = self._asked_ns = period_ns
         self._sampling_ns = sampling_ns
         self._queue = queue
         self._timeout_ns = timeout_ns
@@ -119,6 +120,13 @@ class Subscription:
         if not self._untold:
             return self.members
         return [i for i in self.members if i not in self._untold]
+
+    def slow_text(self) -> str:
+        """That the server tells less often than it was asked to; empty where it keeps pace."""
+        if self._period_ns <= SLOW_FACTOR * self._asked_ns:
+            return ""
+        told_s, asked_s = self._period_ns / 1e9, self._asked_ns / 1e9
+        return f"it tells changes every {told_s:g} s at best, poll = {asked_s:g} s asks for more"
 
     def deadline_ns(self) -> int:
         """Our monotonic time at which this subscription counts as dead."""

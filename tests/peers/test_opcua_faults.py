@@ -223,6 +223,19 @@ async def test_values_that_the_servers_queue_lost_are_counted(server: OpcUaServe
     await asyncio.to_thread(server.told)
 
 
+async def test_a_server_that_tells_less_often_is_said_to(server: OpcUaServer) -> None:
+    hasty = device(server.url, poll=Duration(10 * MS))  # node-opcua: 50 ms at best
+    driver = made(hasty, [node("temp")])
+    assert isinstance(driver, OpcUaSubscribing)
+    await driver.connect()
+    try:
+        await driver.subscribe([(10 * MS, (0,))])
+        assert "tells changes every 0.05 s" in driver.facts().troubles["server_pace"]
+    finally:
+        await driver.close()
+    assert not driver.facts().troubles
+
+
 async def test_many_nodes_each_second_lose_nothing(server: OpcUaServer) -> None:
     await follow_many(server, rounds=4)
 

@@ -204,6 +204,35 @@ async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_
     assert (tmp_path / "opcua" / "own" / "key.pem").stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_server_that_does_not_know_the_renewed_certificate_gets_the_old_one(
+    server: OpcUaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.trust(tmp_path, "dcs", certificates.load_certificate(server.certificate))
+    [old] = certificates.own_identities(tmp_path)
+    soon = old.certificate.not_valid_after_utc - dt.timedelta(days=80)
+    new, _ = certificates.own_identities(tmp_path, now=soon)
+    monkeypatch.setattr("drivers.opcua_link.own_identities", lambda _: [new, old])
+    offered = []
+
+    async def picky(client: OpcUaClient) -> None:
+        client.transport.reached = True
+        offered.append(client.security_policy.host_certificate)
+        if offered[-1] == new.certificate_der:
+            text = "BadCertificateUntrusted"
+            raise LinkError(text)
+
+    monkeypatch.setattr(OpcUaClient, "open", picky)
+    link = OpcUaLink(settings(server), Surroundings(no_secrets, tmp_path))
+    with pytest.raises(LinkError):
+        await link.open()
+    client = await link.open()
+    await client.shut()
+    assert certificates.fingerprint(new.certificate) in link.troubles()["own_certificate"]
+    with pytest.raises(LinkError):
+        await link.open()
+    assert offered == [each.certificate_der for each in (new, old, new)], "the new one goes first"
+
+
 async def test_a_password_is_not_sent_where_everybody_could_read_it() -> None:
     from asyncua import ua
 
