@@ -8,7 +8,7 @@ end a new one is made. Every library error that leaves is one of ours.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from asyncua import Client, ua
@@ -136,7 +136,7 @@ class OpcUaClient(Client):
         """Socket, channel, session. No supervisor of the library's runs. Raises DriverError."""
         with mapped(f"no session with {self.server_url.netloc}"):
             # Four exchanges, one deadline for all that a site file's timeout is meant for each.
-            async with asyncio.timeout(4 * self._timeout_s):
+            async with within(4 * self._timeout_s):
                 await self._connect_sequence()
 
     async def activate_session(self, *args: Any, **kwargs: Any) -> ua.ActivateSessionResult:
@@ -159,17 +159,35 @@ class OpcUaClient(Client):
 
     async def shut(self) -> None:
         """End the session if that takes no longer than the timeout, and the socket always."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(self._timeout_s):
-                await self.close_session()
-                await self.close_secure_channel()
-        renewing = self._renew_channel_task
+        try:
+            with contextlib.suppress(Exception):
+                async with within(self._timeout_s):
+                    await self.close_session()
+                    await self.close_secure_channel()
+        finally:
+            renewing = self._renew_channel_task
+            if renewing is not None:
+                renewing.cancel()
+            self.transport.abort()
         if renewing is not None:
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await renewing
-        self.transport.abort()
+            await asyncio.gather(renewing, return_exceptions=True)
         await asyncio.sleep(0)  # the loop closes the socket in its next turn
+
+
+@contextlib.asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[None]:
+    """``asyncio.timeout`` around the library's calls, which may raise a cancellation of their own.
+
+    A kind of CancelledError that is not itself would leave the plain one as a cancellation of the
+    whole task (the library's wait does so when a request ends as it is timed out).
+    """
+    async with asyncio.timeout(timeout_s):
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if type(error) is asyncio.CancelledError:
+                raise
+            raise asyncio.CancelledError from None
 
 
 class StatusError(LinkError):

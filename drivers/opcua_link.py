@@ -26,7 +26,7 @@ from drivers.opcua_certificates import (
     refusal,
     trusted,
 )
-from drivers.opcua_client import OpcUaClient, mapped
+from drivers.opcua_client import OpcUaClient, mapped, within
 
 if TYPE_CHECKING:
     from drivers.opcua_kind import OpcUaDevice
@@ -197,7 +197,7 @@ async def server_certificate(settings: LinkSettings) -> x509.Certificate:
     client = OpcUaClient(settings.url, settings.timeout_s)
     try:
         with mapped(f"endpoints of {client.server_url.netloc}"):
-            async with asyncio.timeout(4 * settings.timeout_s):
+            async with within(4 * settings.timeout_s):
                 endpoints = await client.connect_and_get_server_endpoints()
             policy, mode = POLICIES[settings.security], ua.MessageSecurityMode[settings.mode]
             for each in endpoints:

@@ -21,7 +21,7 @@ from drivers.errors import DriverError, LinkError
 from drivers.kind import Surroundings, no_secrets
 from drivers.opcua import OpcUa, OpcUaSubscribing
 from drivers.opcua_certificates import load_certificate, trust
-from drivers.opcua_client import CHUNKS_MAX, MESSAGE_BYTES_MAX
+from drivers.opcua_client import CHUNKS_MAX, MESSAGE_BYTES_MAX, within
 from drivers.opcua_status import overflowed, quality_of
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
@@ -398,6 +398,24 @@ async def test_endless_chunks_are_cut_off() -> None:
             while not written:  # noqa: ASYNC110  no event of its own
                 await asyncio.sleep(0.01)
     assert written[0] < MESSAGE_BYTES_MAX + 8_000_000
+
+
+async def test_a_timeout_is_no_cancellation_whatever_the_library_raises() -> None:
+    class OddCancelledError(asyncio.CancelledError):
+        """As the library's own wait raises it when an answer comes as it is timed out."""
+
+    async def call() -> None:
+        async with within(0.01):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise OddCancelledError from None
+
+    with pytest.raises(TimeoutError):
+        await call()
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
 
 
 async def test_noise_is_no_server() -> None:
