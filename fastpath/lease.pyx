@@ -4,9 +4,10 @@
 Each guard reads them on every new connection and before every heartbeat. Whoever finds another's
 instance with a counter that still moves is passive there: it writes nothing. A lease that is free,
 or whose counter stood still for its time, is claimed: our instance is written, and believed only
-when it is still there after a pause. An owner writes heartbeats and normal values only shortly
-after the device said that it is the owner, in less than that pause: so two guards never both
-believe it and write.
+when it is still there a pause after it was first read back. An owner writes heartbeats and normal
+values only shortly after it asked the device that named it the owner, for less than that pause, and
+moves nothing but the counter: so two guards never both believe it and write, however late requests
+and replies come and however long one of them was stopped.
 """
 
 from libc.string cimport memset
@@ -15,7 +16,7 @@ from fastpath.journal cimport journal_write
 from fastpath.types cimport *
 
 cdef int64_t SETTLE_NS = 500_000_000  # a claim is believed after that
-cdef int64_t SURE_NS = 200_000_000  # and ownership acted upon for less
+cdef int64_t SURE_NS = 400_000_000  # and ownership acted upon for less
 
 cdef struct DevicePayload:  # records.PAYLOADS[DEVICE_*]
     uint32_t reason
@@ -35,7 +36,7 @@ cdef void lease_opened(Lease* lease) noexcept nogil:
 cdef uint8_t lease_wish(const Lease* lease, int64_t now_ns) noexcept nogil:
     """What is to be asked of the device now."""
     if lease.write:
-        return LEASE_WRITE
+        return lease.write
     return LEASE_READ if now_ns >= lease.due_ns else LEASE_NOTHING
 
 
@@ -43,6 +44,11 @@ cdef bint lease_sure(const Lease* lease, int64_t now_ns) noexcept nogil:
     """We own it, and the device said so a moment ago."""
     return (
         lease.state == LEASE_OWNER and lease.sure_ns != 0 and now_ns - lease.sure_ns < SURE_NS)
+
+
+cdef void lease_asked(Lease* lease, int64_t now_ns) noexcept nogil:
+    """A reading is on the wire: what it will say was so at this moment at the earliest."""
+    lease.asked_ns = now_ns
 
 
 cdef void lease_ask(Lease* lease) noexcept nogil:
@@ -79,19 +85,31 @@ cdef void _tell(Shm* shm, uint32_t device, uint64_t key, bint lost, const Stamp*
 
 cdef void _claim(Lease* lease, const Stamp* now) noexcept nogil:
     lease.state = LEASE_CLAIMED
-    lease.write = 1
-    lease.claimed_ns = now.mono_ns
+    lease.write = LEASE_CLAIM
+    lease.claimed_ns = 0
     lease.other = 0
+    lease.due_ns = now.mono_ns
+
+
+cdef void _settle(Lease* lease, const Stamp* now) noexcept nogil:
+    """Ours stands there; whoever asked before that acts on it for less than this pause."""
+    lease.state = LEASE_CLAIMED
+    lease.claimed_ns = now.mono_ns
     lease.due_ns = now.mono_ns + SETTLE_NS
 
 
-cdef void _ours(Lease* lease, const Stamp* now) noexcept nogil:
-    if lease.state == LEASE_CLAIMED and now.mono_ns - lease.claimed_ns < SETTLE_NS:
+cdef void _ours(Lease* lease, const DeviceDef* d, const Stamp* now) noexcept nogil:
+    if lease.state == LEASE_CLAIMED and lease.claimed_ns == 0:
+        _settle(lease, now)
+    elif lease.state == LEASE_CLAIMED and lease.asked_ns - lease.claimed_ns < SETTLE_NS:
         lease.due_ns = lease.claimed_ns + SETTLE_NS
+    elif lease.state == LEASE_OWNER and lease.asked_ns - lease.owned_ns >= d.lease_ns:
+        _settle(lease, now)  # away for so long that another may have been here
     elif lease.state == LEASE_CLAIMED or lease.state == LEASE_OWNER:
         lease.state = LEASE_OWNER
-        lease.sure_ns = now.mono_ns
-        lease.write = 1
+        lease.sure_ns = lease.asked_ns
+        lease.owned_ns = lease.asked_ns
+        lease.write = LEASE_COUNT
     else:
         _claim(lease, now)
 
@@ -124,7 +142,7 @@ cdef void lease_look(
     lease.due_ns = now.mono_ns + d.every_ns
     if holder == instance:
         lease.count = count
-        _ours(lease, now)
+        _ours(lease, d, now)
     elif holder == 0:
         _claim(lease, now)
     else:

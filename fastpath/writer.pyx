@@ -13,8 +13,9 @@ from libc.string cimport memset
 
 from fastpath.clock cimport mono_ns
 from fastpath.lease cimport (
-    LEASE_NOTHING, LEASE_OWNER, LEASE_PASSIVE, LEASE_READ, LEASE_REGISTERS, LEASE_WRITE,
-    lease_ask, lease_look, lease_opened, lease_sure, lease_values, lease_wish,
+    LEASE_CLAIM, LEASE_COUNT, LEASE_NOTHING, LEASE_OWNER, LEASE_PASSIVE, LEASE_READ,
+    LEASE_REGISTERS, lease_ask, lease_asked, lease_look, lease_opened, lease_sure, lease_values,
+    lease_wish,
 )
 from fastpath.link cimport (
     LINK_CLOSED, LINK_CONNECTING, LINK_OPEN, link_close, link_connect, link_consume, link_finish,
@@ -317,10 +318,16 @@ cdef void _lease(WriterBank* bank, uint32_t device, const Stamp* now) noexcept n
     cdef uint8_t wish = lease_wish(&writer.lease, now.mono_ns)
     cdef uint16_t values[LEASE_REGISTERS]
     if wish == LEASE_READ:
+        lease_asked(&writer.lease, now.mono_ns)
         _beat(bank, device, 3, d.lease_address, LEASE_REGISTERS, NULL, wish, now)
-    elif wish == LEASE_WRITE:
+    elif wish == LEASE_CLAIM:
         lease_values(&writer.lease, bank.instance, values)
         _beat(bank, device, 16, d.lease_address, LEASE_REGISTERS, values, wish, now)
+    elif wish == LEASE_COUNT:
+        lease_values(&writer.lease, bank.instance, values)
+        _beat(
+            bank, device, 16, <uint16_t>(d.lease_address + LEASE_REGISTERS - 1), 1,
+            &values[LEASE_REGISTERS - 1], wish, now)
 
 
 cdef bint _passive(const WriterBank* bank, uint32_t device) noexcept nogil:

@@ -9,7 +9,11 @@ from fastpath.decode cimport decode_point
 from fastpath.evaluate cimport _STARTING, _UNUSABLE, registers_begin
 from fastpath.image cimport slot_read, slot_touch, slot_write
 from fastpath.journal cimport (
-    SharedFile, Shm, sample_write, samples_grow, samples_wanted, shm_map,
+    SharedFile, Shm, Stamp, sample_write, samples_grow, samples_wanted, shm_map,
+)
+from fastpath.lease cimport (
+    LEASE_CLAIM, LEASE_COUNT, LEASE_READ, Lease, lease_asked, lease_look, lease_opened, lease_sure, lease_values,
+    lease_wish,
 )
 from fastpath.program cimport (
     ProgramView,
@@ -23,7 +27,7 @@ from fastpath.program cimport (
     program_verify,
     truth_of,
 )
-from fastpath.types cimport _OWNER_GUARD, DecodeDef, InstructionDef, NodeState, Slot, TagDef, WindowState
+from fastpath.types cimport _OWNER_GUARD, DecodeDef, DeviceDef, InstructionDef, NodeState, Slot, TagDef, WindowState
 from fastpath.windows cimport (
     WindowBank, WindowRun, window_begin, windows_list, windows_recover, windows_take,
     windows_touch,
@@ -288,3 +292,64 @@ cdef class Ring:
 
     def close(self):
         self.file.close()
+
+
+cdef class Contender:
+    """One guard's view of a device's lease; whoever carries its requests is the test."""
+
+    cdef SharedFile file
+    cdef Shm shm
+    cdef Lease lease
+    cdef DeviceDef device
+    cdef readonly uint32_t instance
+
+    def __init__(self, str path, uint32_t instance, int64_t lease_ns, int64_t every_ns):
+        cdef ProgramView empty
+        memset(&empty, 0, sizeof(empty))
+        memset(&self.lease, 0, sizeof(self.lease))
+        memset(&self.device, 0, sizeof(self.device))
+        self.file = SharedFile(path, bytes(16))
+        self.file.fit(&empty)
+        shm_map(&self.shm, self.file.base)
+        self.instance = instance
+        self.device.lease_ns = lease_ns
+        self.device.every_ns = every_ns
+
+    def close(self):
+        """Its file."""
+        self.file.close()
+
+    def forget(self):
+        """Another process: nothing is known."""
+        memset(&self.lease, 0, sizeof(self.lease))
+
+    def opened(self):
+        """A new connection."""
+        lease_opened(&self.lease)
+
+    def wish(self, int64_t now_ns):
+        """The request that it has: read, claim (three values), count (one), or None."""
+        cdef uint16_t values[3]
+        cdef uint8_t wish = lease_wish(&self.lease, now_ns)
+        if wish == LEASE_READ:
+            lease_asked(&self.lease, now_ns)
+            return ("read",)
+        if wish == LEASE_CLAIM:
+            lease_values(&self.lease, self.instance, values)
+            return ("claim", values[0], values[1], values[2])
+        if wish == LEASE_COUNT:
+            lease_values(&self.lease, self.instance, values)
+            return ("count", values[2])
+        return None
+
+    def look(self, bytes data, int64_t now_ns):
+        """What a reading has brought, six bytes as they came."""
+        cdef Stamp now
+        now.mono_ns = now.boot_ns = now.utc_ns = now_ns
+        lease_look(
+            &self.lease, &self.shm, 0, &self.device, self.instance, <const uint8_t*><char*>data,
+            &now)
+
+    def sure(self, int64_t now_ns):
+        """It may write heartbeats and normal values now."""
+        return lease_sure(&self.lease, now_ns)
