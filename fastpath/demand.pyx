@@ -103,7 +103,7 @@ cdef void demands_scan(Bank* bank, const Stamp* now) noexcept nogil:
 cdef void demand_silence(
     Bank* bank, uint32_t index, uint64_t mark, const Stamp* now,
 ) noexcept nogil:
-    """Silence it for its time; ``mark`` sums the generations of the interlocks that name it."""
+    """Silence it for its time; ``mark`` tells the trips that whoever silences it has heard of."""
     cdef OutputRun* run = &bank.runs[index]
     run.latch.demand |= _DEMAND_SILENCED
     run.latch.silence_mark = mark

@@ -453,13 +453,15 @@ cdef void interlocks_demand(
 cdef void interlocks_marks(
     const Logic* logic, int64_t before_ns, uint64_t* marks,
 ) noexcept nogil:
-    """Per output: the sum of the generations of the armed interlocks that name it.
+    """Per output: a number that tells how often each armed interlock that names it has tripped.
 
-    It grows with every trip of one of them; trips from ``before_ns`` (boottime) on do not count.
+    Each weighs by its own key: what a swap takes away does not make up for a trip. Trips from
+    ``before_ns`` (boottime) on do not count.
     """
     cdef const InterlockDef* d
     cdef const InterlockLatch* latch
-    cdef uint32_t i, k, generation
+    cdef uint64_t generation
+    cdef uint32_t i, k
     memset(marks, 0, logic.program.output_count * sizeof(uint64_t))
     for i in range(logic.program.interlock_count):
         d = &logic.program.interlocks[i]
@@ -467,6 +469,7 @@ cdef void interlocks_marks(
         generation = latch.generation
         if generation != 0 and latch.trip_boot_ns >= before_ns:
             generation -= 1
+        generation = (generation + 1) * (d.key | 1)
         for k in range(d.effects_count):
             if d.flags & _IL_ARMED:
                 marks[logic.program.effects[d.effects_first + k].output] += generation

@@ -113,8 +113,10 @@ cdef void sample_write(
     int64_t mono_ns, int64_t utc_ns) noexcept nogil
 cdef void interlock_store(InterlockPair* pair, InterlockLatch* latch) noexcept nogil
 cdef bint interlock_load(const InterlockPair* pair, InterlockLatch* out) noexcept nogil
+cdef void interlock_salvage(const InterlockPair* pair, InterlockLatch* out) noexcept nogil
 cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil
 cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil
+cdef void output_salvage(const OutputPair* pair, OutputLatch* out) noexcept nogil
 cdef void latches_spill(Shm* shm, uint32_t interlocks, uint32_t outputs) noexcept nogil
 cdef void latches_settled(Shm* shm) noexcept nogil
 cdef SampleRecord* sample_place(const Shm* shm) noexcept nogil

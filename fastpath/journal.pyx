@@ -268,15 +268,32 @@ cdef void interlock_store(InterlockPair* pair, InterlockLatch* latch) noexcept n
     sw_compiler_barrier()
 
 
+cdef bint _interlock_whole(const InterlockLatch* latch) noexcept nogil:
+    """A copy as it was sealed."""
+    return (
+        latch.crc == crc32_of(latch, sizeof(InterlockLatch) - 8)
+        and latch.not_state == ~latch.state
+        and _ILS_NORMAL <= latch.state <= _ILS_READY_TO_RESET
+    )
+
+
 cdef bint interlock_load(const InterlockPair* pair, InterlockLatch* out) noexcept nogil:
     """Copy A out; True only where both copies agree, the crc holds and the state is a state."""
     memcpy(out, &pair.a, sizeof(InterlockLatch))
     return (
-        memcmp(&pair.a, &pair.b, sizeof(InterlockLatch)) == 0
-        and out.crc == crc32_of(out, sizeof(InterlockLatch) - 8)
-        and out.not_state == ~out.state
-        and _ILS_NORMAL <= out.state <= _ILS_READY_TO_RESET
-    )
+        memcmp(&pair.a, &pair.b, sizeof(InterlockLatch)) == 0 and _interlock_whole(out))
+
+
+cdef void interlock_salvage(const InterlockPair* pair, InterlockLatch* out) noexcept nogil:
+    """Of a pair that does not agree: a copy that is whole, A before B, else zeros.
+
+    Its numbers may be gone on with; its state never counts.
+    """
+    memset(out, 0, sizeof(InterlockLatch))
+    if _interlock_whole(&pair.a):
+        memcpy(out, &pair.a, sizeof(InterlockLatch))
+    elif _interlock_whole(&pair.b):
+        memcpy(out, &pair.b, sizeof(InterlockLatch))
 
 
 cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil:
@@ -289,15 +306,32 @@ cdef void output_store(OutputPair* pair, OutputLatch* latch) noexcept nogil:
     sw_compiler_barrier()
 
 
+cdef bint _output_whole(const OutputLatch* latch) noexcept nogil:
+    """A copy as it was sealed."""
+    return (
+        latch.crc == crc32_of(latch, sizeof(OutputLatch) - 8)
+        and latch.not_state == ~latch.state
+        and _OUTS_RELEASED <= latch.state <= _OUTS_HELD
+    )
+
+
 cdef bint output_load(const OutputPair* pair, OutputLatch* out) noexcept nogil:
     """Copy A out; True only where both copies agree, the crc holds and the state is a state."""
     memcpy(out, &pair.a, sizeof(OutputLatch))
     return (
-        memcmp(&pair.a, &pair.b, sizeof(OutputLatch)) == 0
-        and out.crc == crc32_of(out, sizeof(OutputLatch) - 8)
-        and out.not_state == ~out.state
-        and _OUTS_RELEASED <= out.state <= _OUTS_HELD
-    )
+        memcmp(&pair.a, &pair.b, sizeof(OutputLatch)) == 0 and _output_whole(out))
+
+
+cdef void output_salvage(const OutputPair* pair, OutputLatch* out) noexcept nogil:
+    """Of a pair that does not agree: a copy that is whole, A before B, else zeros.
+
+    Its numbers may be gone on with; its state never counts.
+    """
+    memset(out, 0, sizeof(OutputLatch))
+    if _output_whole(&pair.a):
+        memcpy(out, &pair.a, sizeof(OutputLatch))
+    elif _output_whole(&pair.b):
+        memcpy(out, &pair.b, sizeof(OutputLatch))
 
 
 cdef void latches_spill(Shm* shm, uint32_t interlocks, uint32_t outputs) noexcept nogil:

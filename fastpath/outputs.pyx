@@ -177,6 +177,8 @@ cdef void _follow(Bank* bank, const Stamp* now) noexcept nogil:
         ):
             continue
         run.failed = f.output
+        run.sounds_again = run.latch.demand & _DEMAND_SILENCED != 0
+        run.latch.silence_until_ns = 0
         run.latch.demand = (run.latch.demand | _DEMAND_FALLBACK) & ~<uint32_t>(
             _DEMAND_SILENCED | _DEMAND_FIRST_HOLD)
         run.dirty = 1

@@ -11,8 +11,8 @@ from fastpath.bank cimport DEMANDED, OutputRun
 from fastpath.bypass cimport bypass_over, bypass_slot
 from fastpath.interlock cimport interlock_trip, interlocks_demand, interlocks_regroup
 from fastpath.journal cimport (
-    Shm, event_valid, interlock_load, interlock_store, latches_settled,
-    latches_spill, output_load, output_store,
+    Shm, event_valid, interlock_load, interlock_salvage, interlock_store, latches_settled,
+    latches_spill, output_load, output_salvage, output_store,
 )
 from fastpath.interlock cimport InterlockRun
 from fastpath.outputs cimport output_restore_trip
@@ -75,6 +75,8 @@ cdef dict _latches(const Shm* shm):
     out = {}
     for i in range(<uint32_t>_INTERLOCKS_MAX):
         good = interlock_load(&shm.spare.interlocks[i], &latch)
+        if not good:
+            interlock_salvage(&shm.spare.interlocks[i], &latch)
         for key in {shm.spare.interlocks[i].a.key, shm.spare.interlocks[i].b.key}:
             if key != 0 and (key not in out or not good):
                 out[key] = (good, (<char*>&latch)[:sizeof(InterlockLatch)])
@@ -87,6 +89,8 @@ cdef dict _output_latches(const Shm* shm):
     out = {}
     for i in range(<uint32_t>_OUTPUTS_MAX):
         good = output_load(&shm.spare.outputs[i], &latch)
+        if not good:
+            output_salvage(&shm.spare.outputs[i], &latch)
         for key in {shm.spare.outputs[i].a.key, shm.spare.outputs[i].b.key}:
             if key != 0 and (key not in out or not good):
                 out[key] = (good, (<char*>&latch)[:sizeof(OutputLatch)])
@@ -221,7 +225,7 @@ cdef bytes _rebased(const char* stored, const Stamp* now):
 
 
 cdef void _restore_tripped(Parts* parts, uint32_t i, entry, const Stamp* now) except *:
-    """TRIPPED(restored): a damaged pair keeps at least its generation, where that reads."""
+    """TRIPPED(restored): a damaged pair goes on with the numbers of a copy that is whole."""
     cdef InterlockRun* run = &parts.logic.runs[i]
     cdef InterlockLatch latch
     cdef const char* raw
@@ -247,8 +251,10 @@ cdef void _recover_output(
     raw = entry[1]
     memcpy(&latch, raw, sizeof(OutputLatch))
     if not entry[0]:
+        # A silence that may be none is none; that it failed goes on until it is confirmed.
         latch.state = _OUTS_TRIPPING
         latch.key = rt.program.outputs[i].key
+        latch.demand &= _DEMAND_FAILED | _DEMAND_BEAT_STOPPED
     run.latch = latch
     run.first_hold = 1 if latch.demand & _DEMAND_FIRST_HOLD else 0
     if latch.state in (_OUTS_TRIPPING, _OUTS_TRIPPED, _OUTS_TRIP_FAILED):

@@ -248,10 +248,16 @@ class _Scan:
             reading = self.tags[node.id]
             return not reading.bypassed and reading.never_read and self.start.excuses()
         if kind_of(node) == "Window":
-            return self.number(node) is BAD and self.start.excuses(node.span_ns)
+            return self._uncovered(node) and self.start.excuses(node.span_ns)
         if self._abstains(node):
             return False
         return any(map(self.starting, below(node)))
+
+    def _uncovered(self, node: Node) -> bool:
+        """What is covered is known, though it may be no number."""
+        reading = self.tags[node.tag.id]
+        window = self.condition.window_of(node)
+        return not reading.bypassed and window.number(reading.scale, self.now_ns) is None
 
     def _abstains(self, node: Node) -> bool:
         if id(node) in self.condition.truths:

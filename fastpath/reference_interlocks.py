@@ -112,6 +112,15 @@ class Interlock:
         """Its cause, and its permissive where there is one."""
         return [self.cause] if self.permissive is None else [self.cause, self.permissive]
 
+    def lose(self, now: Now) -> None:
+        """Its latch is damaged: nothing is left of it but how often it tripped."""
+        fresh = Interlock(
+            self.definition, self.cause, self.permissive, self.leg_nodes, self.fingerprint,
+            generation=self.generation, demands=self.demands, since_boot_ns=now.boot_ns,
+        )  # fmt: skip
+        for name in Interlock.__slots__:
+            setattr(self, name, getattr(fresh, name))
+
     def forget(self) -> None:
         """A new process, or a new definition: nothing is known yet, and grace is given."""
         self.unknown_since_ns = None
@@ -122,6 +131,16 @@ class Interlock:
         self.blind = False
         self.ended = ""
         self.graced = True
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What the interlocks ask of the outputs, in one scan."""
+
+    demanded: set[str] = field(default_factory=set)
+    awaited: set[str] = field(default_factory=set)  # an effect's delay still runs
+    releasable: set[str] = field(default_factory=set)  # let go by a reset or a return
+    trips: Callable[[str], dict[str, int]] = lambda _output: {}  # generations of what names it
 
 
 @dataclass(slots=True)
@@ -468,21 +487,27 @@ class Interlocks:
             ):
                 yield one
 
-    def demands(self, now: Now) -> dict[str, str]:
-        """Outputs that an armed interlock holds, each with the first interlock that does.
+    def wanted(self, now: Now) -> Wanted:
+        """What is asked of the outputs.
 
         One whose effect's delay still runs is not commanded, and not let go either.
         """
-        found: dict[str, str] = {}
+        found = Wanted(releasable=self.releasable, trips=self.generations)
         for one in self.items:
-            if not one.armed or not one.holds:
-                continue
-            for name, delay_ns in one.outputs:
-                if now.boot_ns - one.effects_from_ns >= delay_ns:
-                    found.setdefault(name, one.id)
-                else:
-                    self.releasable.discard(name)
+            if one.armed and one.holds:
+                for name, delay_ns in one.outputs:
+                    runs = now.boot_ns - one.effects_from_ns < delay_ns
+                    (found.awaited if runs else found.demanded).add(name)
         return found
+
+    def generations(self, output: str, *, before: Now | None = None) -> dict[str, int]:
+        """How often each armed interlock that names an output has tripped; before this scan."""
+        return {
+            one.id: one.generation
+            - bool(before is not None and one.generation and one.trip_boot_ns >= before.boot_ns)
+            for one in self.items
+            if one.armed and any(name == output for name, _delay in one.outputs)
+        }
 
 
 def _leg_that_is(legs: tuple[int, ...], truth: int) -> int:

@@ -1,58 +1,23 @@
-"""Outputs in plain Python: the state table, what is to be written and when, and what confirms it.
+"""Outputs in plain Python: the state table, and what confirms a trip.
 
-Part of the reference (``reference``): written for reading, never run on site. A definition is a
-``gateway.site.model.Output``. All times but ``since`` are of the monotonic clock.
+Part of the reference (``reference``): written for reading, never run on site. Who demands an output
+is in ``reference_demands``, what is written of it in ``reference_wire``.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastpath.codes import OutputCode, OutputState, Quality, ResultCode
+from fastpath import reference_wire as wire
+from fastpath.codes import OutputCode, OutputState, Quality, ResultCode, ResultDetail
 from fastpath.reference_conditions import Reading
-from fastpath.reference_interlocks import Now
+from fastpath.reference_demands import Demands
+from fastpath.reference_heartbeats import Heartbeats
+from fastpath.reference_interlocks import Now, Wanted
+from fastpath.reference_output import RETRY_NS, Output, Silence
 
-Definition = Any  # gateway.site.model.Output
-WRITE_TIMEOUT_NS: Final = 200_000_000
-RETRY_NS: Final = (100_000_000, 1_000_000_000)  # first, longest
 RELEASE_NS: Final = 10_000_000_000
-RELEASE_TRIES: Final = 3
-TRIP_STATES: Final = (OutputState.TRIPPING, OutputState.TRIPPED, OutputState.TRIP_FAILED)
-NOTHING, TRIP, NORMAL = 0, 1, 2  # wishes
-
-
-@dataclass(slots=True)
-class Output:
-    """One output: what its latch keeps, what is on the wire, what the device has said."""
-
-    definition: Definition
-    readback: tuple[str, bool] | None  # (tag, inverted)
-    # The latch.
-    state: int = OutputState.HELD
-    generation: int = 0
-    demanded: bool = False
-    first_hold: bool = False  # HELD by a first start: an agreeing read-back releases it
-    confirmed: bool = False
-    # Lost with the process.
-    wish: int = NOTHING
-    in_flight: bool = False
-    replied: bool = False
-    refused: bool = False
-    tries: int = 0
-    unverified: bool = False
-    restored: bool = False  # tripped before a restart: its confirmation is late
-    wire_ns: int | None = None  # first write of this trip
-    entered_ns: int = 0
-    next_write_ns: int = 0
-    confirm_by_ns: int | None = None
-    retry_ns: int = RETRY_NS[0]
-    differs_since_ns: int | None = None
-    uncommanded: bool = False  # the read-back contradicts though nothing was commanded
-
-    @property
-    def id(self) -> str:
-        """As in the site file."""
-        return str(self.definition.id)
+STOP_MARGIN_NS: Final = 100_000_000  # what fails last has its fallbacks written
 
 
 @dataclass(slots=True)
@@ -62,24 +27,33 @@ class Outputs:
     items: dict[str, Output]
     record: Callable[..., None]
     tags: Mapping[str, Reading]
-    stopping: bool = False  # STOP with on_stop = trip: everything is demanded
-    demands: dict[str, str] = field(default_factory=dict)  # output -> interlock that holds it
+    demands: Demands = field(init=False)
+    heartbeats: Heartbeats = field(init=False)
+    gateway: bool = False  # whoever writes the outputs via it is heard
+    stop_by_ns: int | None = None  # STOP waits until then at most
 
-    def scan(self, demands: dict[str, str], releasable: set[str], now: Now) -> None:
+    def __post_init__(self) -> None:
+        self.demands = Demands(self.items)
+        self.heartbeats = Heartbeats(self.items, self.record)
+
+    def scan(self, wanted: Wanted, now: Now, *, gateway: bool) -> None:
         """Every output: demand, one row of the state table, the wish."""
-        self.demands = demands
+        self._gateway(now, up=gateway)
+        self.demands.scan(wanted, now)
         for one in self.items.values():
-            one.demanded = one.id in demands or self.stopping
-            if one.demanded:
-                releasable.discard(one.id)
-            if one.state in TRIP_STATES:
-                if not one.demanded and one.id in releasable:
-                    releasable.discard(one.id)
+            if one.held or one.awaited:
+                wanted.releasable.discard(one.id)
+            if one.trips:
+                if not one.held and one.id in wanted.releasable:
+                    wanted.releasable.discard(one.id)
                     self._begin_release(one, now)
-            elif one.demanded:
+            elif one.held and one.silence is None:
                 self._begin_trip(one, now)
             self._row(one, now)
-            self._wish(one, now)
+            wire.wish(one, now)
+        for one in self.demands.follow(lambda each: self._begin_trip(each, now)):
+            wire.wish(one, now)
+        self.heartbeats.scan(now)
 
     # ---- the read-back
 
@@ -123,17 +97,25 @@ class Outputs:
         one.restored = False
         one.retry_ns = RETRY_NS[0]
         one.confirm_by_ns = now.mono_ns + int(one.definition.confirm_within)
-        self._record(one, "OUT_TRIP")
+        code = OutputCode.NOTHING
+        if one.sounds_again:
+            code = OutputCode.SOUNDS_AGAIN
+        elif one.stands_in and not one.demanded:
+            code = OutputCode.FALLBACK
+        one.sounds_again = False
+        self._record(one, "OUT_TRIP", code)
 
-    def _begin_release(self, one: Output, now: Now) -> None:
+    def _begin_release(self, one: Output, now: Now, code: int = OutputCode.NOTHING) -> None:
         self._fresh_command(one, now)
         one.tries = 0
+        one.beat_stopped = False
         if one.definition.normal is None:
             self._enter(one, OutputState.HELD, now)
-            self._record(one, "OUT_HELD")
+            self._record(one, "OUT_HELD", code)
             return
+        one.generation += one.by_gateway  # a late result of the trip is none of the release
         self._enter(one, OutputState.RELEASING, now)
-        self._record(one, "OUT_RELEASE")
+        self._record(one, "OUT_RELEASE", code)
 
     def _row(self, one: Output, now: Now) -> None:
         match one.state:
@@ -180,7 +162,7 @@ class Outputs:
 
     def _releasing(self, one: Output, now: Now) -> None:
         """The device's own reply confirms it; three tries within ten seconds, then HELD."""
-        tried = one.tries >= RELEASE_TRIES and not one.in_flight
+        tried = one.tries >= wire.RELEASE_TRIES and not one.in_flight
         if one.replied:
             one.confirmed = True
             self._enter(one, OutputState.RELEASED, now)
@@ -221,7 +203,7 @@ class Outputs:
 
     def _confirm(self, one: Output, now: Now, *, late: bool) -> None:
         one.confirmed = True
-        one.unverified = one.restored = False
+        one.unverified = one.restored = one.beat_stopped = False
         one.confirm_by_ns = None
         if one.state != OutputState.TRIPPED:
             self._enter(one, OutputState.TRIPPED, now)
@@ -229,8 +211,9 @@ class Outputs:
         self._record(one, "OUT_CONFIRMED", late=late)
 
     def _fail(self, one: Output, now: Now, record: str, code: int) -> None:
-        """-> TRIP_FAILED: tried again for ever, 100 ms doubling to 1 s."""
+        """-> TRIP_FAILED: tried again for ever, 100 ms doubling to 1 s; its fallbacks trip."""
         self._enter(one, OutputState.TRIP_FAILED, now)
+        one.failed = True
         one.confirmed = one.replied = one.refused = False
         one.confirm_by_ns = None
         one.retry_ns = RETRY_NS[0]
@@ -243,117 +226,168 @@ class Outputs:
         one.confirm_by_ns = None
         self._record(one, "OUT_UNVERIFIED")
 
-    def tell_held(self, demands: dict[str, str]) -> None:
-        """After a power loss: what nothing demands is held."""
-        for one in self.items.values():
-            if one.state == OutputState.HELD and one.id not in demands:
-                self._record(one, "OUT_HELD")
-
     def _record(self, one: Output, kind: str, code: int = 0, *, late: bool = False) -> None:
         self.record(kind, one.id, generation=one.generation, code=int(code), late=late)
 
-    # ---- the wire
-
-    def _wish(self, one: Output, now: Now) -> None:
-        one.wish = NOTHING
-        if one.in_flight or now.mono_ns < one.next_write_ns:
-            return
-        if one.state in TRIP_STATES:
-            one.wish = TRIP
-        elif one.state == OutputState.RELEASING and one.tries < RELEASE_TRIES:
-            one.wish = NORMAL
-
-    def sent(self, one: Output, now: Now) -> None:
-        """The wish is on the wire."""
-        one.in_flight = True
-        one.wish = NOTHING
-        if one.state == OutputState.RELEASING:
-            one.tries += 1
-            one.next_write_ns = now.mono_ns + WRITE_TIMEOUT_NS
-            return
-        if one.wire_ns is None:
-            one.wire_ns = now.mono_ns
-        if one.state == OutputState.TRIPPED and not one.unverified:
-            one.next_write_ns = now.mono_ns + int(one.definition.reassert)
-        elif one.state == OutputState.TRIP_FAILED:
-            one.next_write_ns = now.mono_ns + one.retry_ns
-            one.retry_ns = min(2 * one.retry_ns, RETRY_NS[1])
-        else:
-            one.next_write_ns = now.mono_ns + WRITE_TIMEOUT_NS
-
-    def replied(self, one: Output, *, refused: bool) -> None:
-        """The device's own reply to the outstanding write."""
-        if not one.in_flight:
-            return
-        one.in_flight = False
-        one.refused = refused
-        one.replied = one.replied or not refused
-
-    def expired(self, one: Output) -> None:
-        """No reply in its time."""
-        one.in_flight = False
+    # ---- links
 
     def link_down(self, device: str) -> None:
         """The connection that carries this device's outputs ended."""
         for one in self._on(device):
-            one.in_flight = False
-            if one.state == OutputState.TRIPPED and not one.unverified:
-                one.replied = False
-                self._unverify(one)
-            elif one.state == OutputState.TRIPPED:
-                one.confirm_by_ns = None
-            elif one.state in TRIP_STATES:
-                one.replied = False
+            self._part(one)
 
     def link_up(self, device: str, now: Now) -> None:
-        """A new connection: a pending trip value is the first thing on it."""
+        """A new connection."""
         for one in self._on(device):
-            if one.state not in TRIP_STATES:
-                continue
+            wire.link_up(one, now)
+
+    def _gateway(self, now: Now, *, up: bool) -> None:
+        """The gateway is heard, or not."""
+        changed, self.gateway = up != self.gateway, up
+        for one in self.items.values():
+            if one.by_gateway and changed:
+                if up:
+                    wire.gateway_up(one, now)
+                else:
+                    self._part(one)
+
+    def _part(self, one: Output) -> None:
+        """Nobody hears from it: a tripped one is unverified."""
+        one.in_flight = False
+        if not one.trips:
+            return
+        if one.state != OutputState.TRIPPED:
             one.replied = False
-            one.next_write_ns = now.mono_ns
-            if one.state == OutputState.TRIPPED:
-                one.unverified = True
-                one.confirm_by_ns = now.mono_ns + int(one.definition.confirm_within)
-            self._wish(one, now)
+        elif one.unverified:
+            one.confirm_by_ns = None
+        else:
+            one.replied = False
+            self._unverify(one)
 
     def _on(self, device: str) -> list[Output]:
-        return [each for each in self.items.values() if each.definition.device == device]
+        own = [each for each in self.items.values() if not each.by_gateway]
+        return [each for each in own if each.definition.device == device]
 
-    # ---- commands and lives
+    # ---- commands
 
-    def command_release(self, one: Output, forbidden: int, now: Now) -> int:
-        """HELD, or tripped with nothing that demands it -> RELEASING."""
+    def command_release(
+        self, one: Output, forbidden: int, heard: dict[str, int], now: Now
+    ) -> tuple[int, int]:
+        """HELD, or tripped with nothing that demands it -> RELEASING; a siren falls silent.
+
+        ``heard``: the trips that whoever silences it knows of. (Result, detail.)
+        """
         if one.state in (OutputState.RELEASED, OutputState.RELEASING):
-            return ResultCode.ALREADY
-        if one.id in self.demands or self.stopping:
-            return ResultCode.CAUSE_PRESENT
-        if forbidden:
-            return forbidden
-        if one.definition.normal is None:
-            return ResultCode.NOT_ALLOWED
-        self._begin_release(one, now)
-        return ResultCode.DONE
+            return ResultCode.ALREADY, 0
+        code, silences = self.demands.may_release(one, forbidden)
+        if code != ResultCode.DONE:
+            return code, 0
+        if not silences:
+            self._begin_release(one, now)
+            return code, 0
+        one.silence = Silence(now.boot_ns + int(one.definition.silence), heard)
+        self._begin_release(one, now, OutputCode.SILENCED)
+        return code, int(ResultDetail.SILENCED)
 
-    def restart(self, one: Output, now: Now, *, power_loss: bool) -> None:
-        """A new process: what was tripped is written again, a release under way ends in HELD."""
-        state, hold, generation = one.state, one.first_hold, one.generation
-        demanded, confirmed = one.demanded, one.confirmed
-        self.forget(one, now)
-        one.generation, one.demanded, one.first_hold = generation, demanded, hold
-        if state in TRIP_STATES:
-            one.state = OutputState.TRIPPING
+    def command_stop(self, now: Now, *, trips: bool) -> bool:
+        """STOP: trip values first where the site says so. False: it is under way already."""
+        if self.stop_by_ns is not None:
+            return False
+        self.stop_by_ns = now.mono_ns
+        self.demands.stopping = trips
+        if trips:
+            within_ns = (int(each.definition.confirm_within) for each in self.items.values())
+            self.stop_by_ns += max(within_ns, default=0) + STOP_MARGIN_NS
+        return True
+
+    def stopped(self, now: Now) -> bool:
+        """STOP has its confirmations, or its time is over."""
+        if self.stop_by_ns is None:
+            return False
+        waits = self.demands.stopping and not self.confirmed
+        return not waits or now.mono_ns >= self.stop_by_ns
+
+    @property
+    def confirmed(self) -> bool:
+        """Every output is tripped and confirmed."""
+        return all(
+            each.state == OutputState.TRIPPED and each.confirmed for each in self.items.values()
+        )
+
+    # ---- programs and lives
+
+    def install(self, definitions: dict[str, Any], readbacks: dict[str, Any], now: Now) -> None:
+        """Of another program: what is new is HELD, what is written elsewhere is written anew."""
+        before = dict(self.items)
+        self.items.clear()
+        for name, definition in definitions.items():
+            one = before.get(name)
+            if one is None:
+                one = Output(definition, None, first_hold=True, entered_ns=now.mono_ns)
+            old, one.definition, one.readback = one.definition, definition, readbacks[name]
+            one.in_flight = one.awaited = False
+            self.items[name] = one
+            if _place(old) == _place(definition):
+                continue
+            if one.trips:
+                self._write_anew(one, now)
+            else:
+                one.forget(now.mono_ns)  # nothing is known of what stands there now
+                one.first_hold = True
+
+    def _write_anew(self, one: Output, now: Now) -> None:
+        self._enter(one, OutputState.TRIPPING, now)
+        one.confirmed = one.replied = one.refused = one.unverified = False
+        one.wire_ns = None
+        one.next_write_ns = now.mono_ns
+        one.confirm_by_ns = now.mono_ns + int(one.definition.confirm_within)
+
+    def begin(self) -> None:
+        """A new process."""
+        self.gateway = False
+        self.stop_by_ns = None
+        self.demands.stopping = False
+        self.heartbeats.withheld = set()
+
+    def restart(self, one: Output, now: Now) -> None:
+        """What was tripped is written again, a release under way ends in HELD."""
+        was = Output(**{name: getattr(one, name) for name in Output.__slots__})
+        one.forget(now.mono_ns)
+        for name in ("demanded", "stands_in", "failed", "silence", "beat_stopped", "first_hold"):
+            setattr(one, name, getattr(was, name))
+        if was.trips:
+            self._write_anew(one, now)
             one.restored = True
-            one.next_write_ns = now.mono_ns
-            one.confirm_by_ns = now.mono_ns + int(one.definition.confirm_within)
-        elif state == OutputState.RELEASING or power_loss:
-            one.state = OutputState.HELD
+        elif was.state == OutputState.RELEASING:
             one.first_hold = False
         else:
-            one.state, one.confirmed = state, confirmed
+            one.state, one.confirmed = was.state, was.confirmed
 
-    def forget(self, one: Output, now: Now) -> None:
-        """HELD, and nothing known of it."""
-        fresh = Output(one.definition, one.readback, entered_ns=now.mono_ns)
-        for name in Output.__slots__:
-            setattr(one, name, getattr(fresh, name))
+    def restore(self, one: Output, now: Now) -> None:
+        """Its two copies disagree: the trip value, whatever was demanded.
+
+        A silence that may be none is none; that it failed goes on until it is confirmed.
+        """
+        failed, beat_stopped = one.failed, one.beat_stopped
+        one.forget(now.mono_ns)
+        one.failed, one.beat_stopped = failed, beat_stopped
+        self._begin_trip(one, now)
+        one.restored = True
+
+    def lose(self, one: Output, now: Now) -> None:
+        """Nothing is known of it, not even by a first start's rule."""
+        one.forget(now.mono_ns)
+        one.generation = 0
+
+    def tell_held(self, wanted: Wanted) -> None:
+        """After a power loss: what nothing demands is held."""
+        for one in self.items.values():
+            if one.state == OutputState.HELD and one.id not in wanted.demanded:
+                self._record(one, "OUT_HELD")
+
+
+def _place(definition: Any) -> tuple[Any, ...]:
+    """Where it is written, and which values. Of one via the gateway its values alone are known."""
+    d = definition
+    values = (d.via, d.trip, d.normal)
+    return values if d.via == "gateway" else (*values, d.device, d.unit, d.address)

@@ -44,7 +44,7 @@ def durations(*ms: int) -> st.SearchStrategy[Duration]:
     return st.sampled_from([Duration(each * MS) for each in ms])
 
 
-def _device(ident: str, *, fast: bool) -> model.Device:
+def _device(ident: str, *, fast: bool, watchdog_ns: int = 0) -> model.Device:
     return model.Device(
         id=ident,
         driver="modbus-tcp",
@@ -52,10 +52,19 @@ def _device(ident: str, *, fast: bool) -> model.Device:
         fast=fast,
         poll=Duration(50 * MS),
         timeout=Duration(200 * MS),
-    )
+        heartbeat=model.Heartbeat(
+            address="hr:90", watchdog=Duration(watchdog_ns), every=Duration(100 * MS)
+        ) if watchdog_ns else None,
+    )  # fmt: skip
 
 
-DEVICES = (_device("plc", fast=True), _device("logger", fast=False), _device("valves", fast=False))
+DEVICES = (
+    _device("plc", fast=True, watchdog_ns=500 * MS),
+    _device("logger", fast=False),
+    _device("valves", fast=False),
+)
+SILENT = (_device("plc", fast=True), *DEVICES[1:])  # no heartbeat anywhere
+PLANTS = (DEVICES, SILENT, (*SILENT[:2], _device("valves", fast=False, watchdog_ns=2 * SECOND)))
 
 
 @st.composite
@@ -73,19 +82,36 @@ def _tag(draw: st.DrawFn, ident: str, number: int) -> model.Tag:
     )
 
 
+Via = Literal["gateway"] | None
+PATHS: st.SearchStrategy[tuple[str, Via]] = st.sampled_from(
+    [("plc", None), ("plc", None), ("valves", None), ("valves", None), ("valves", "gateway")]
+)
+READBACKS = st.sampled_from([None, None, *CONTACTS, *(f"not {each}" for each in CONTACTS)])
+
+
+@functools.cache
+def _some_of(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
+    """None, one, or all of them."""
+    return st.sampled_from([(), *((each,) for each in names), names])
+
+
 @st.composite
-def _output(draw: st.DrawFn, ident: str, number: int) -> model.Output:
+def _output(draw: st.DrawFn, ident: str, number: int, others: tuple[str, ...]) -> model.Output:
+    """``others``: those that may stand in for it."""
     trip = draw(st.booleans())
-    readback = draw(st.sampled_from([None, *CONTACTS, *(f"not {each}" for each in CONTACTS)]))
+    device, via = draw(PATHS)
     return model.Output(
         id=ident,
-        device=draw(st.sampled_from(["plc", "valves"])),
+        device=device,
+        via=via,
         address=f"c:{number}",
         trip=trip,
         normal=draw(st.sampled_from([not trip, not trip, None])),
-        readback=readback,
+        readback=draw(READBACKS),
         confirm_within=draw(durations(300, 1000)),
         reassert=draw(durations(500, 1000)),
+        silence=draw(durations(0, 0, 1000, 30_000)),
+        fallback=draw(_some_of(others)),
     )
 
 
@@ -132,6 +158,12 @@ def _interlock(draw: st.DrawFn, ident: str, outputs: tuple[str, ...]) -> model.I
     )
 
 
+STOPS: st.SearchStrategy[Literal["trip", "nothing"]] = st.sampled_from(("trip", "trip", "nothing"))
+FAILURES: st.SearchStrategy[Literal["stop_heartbeat", "nothing"]] = st.sampled_from(
+    ("stop_heartbeat", "stop_heartbeat", "stop_heartbeat", "nothing")
+)
+
+
 @st.composite
 def sites(draw: st.DrawFn) -> model.Config:
     """A site that check would let pass, but for conditions that make little sense."""
@@ -139,10 +171,15 @@ def sites(draw: st.DrawFn) -> model.Config:
     outputs = OUTPUTS[: draw(st.integers(1, len(OUTPUTS)))]
     interlocks = INTERLOCKS[: draw(st.integers(1, len(INTERLOCKS)))]
     return model.Config(
-        site=model.Site(id="north", start_within=draw(durations(1000, 5000))),
-        device=DEVICES,
+        site=model.Site(
+            id="north",
+            start_within=draw(durations(1000, 5000)),
+            on_stop=draw(STOPS),
+            on_output_failure=draw(FAILURES),
+        ),
+        device=draw(st.sampled_from(PLANTS)),
         tag=tuple(draw(_tag(each, n)) for n, each in enumerate(names)),
-        output=tuple(draw(_output(each, n)) for n, each in enumerate(outputs)),
+        output=tuple(draw(_output(each, n, outputs[n + 1 :])) for n, each in enumerate(outputs)),
         interlock=tuple(draw(_interlock(each, outputs)) for each in interlocks),
         group=tuple(
             model.Group(id=each, max_bypassed=draw(st.sampled_from([0, 1, 2, 2])))
@@ -151,13 +188,39 @@ def sites(draw: st.DrawFn) -> model.Config:
     )
 
 
+EDITS = st.sampled_from(
+    ["condition", "parameter", "gone", "added", "armed", "effects", "output", "output", "site"]
+)
+
+
+@st.composite
+def _with_another_output(draw: st.DrawFn, config: model.Config) -> model.Config:
+    """One is written elsewhere or otherwise, has another fallback, or is not there any more."""
+    outputs = list(config.output)
+    place = draw(st.integers(0, len(outputs) - 1))
+    used = {each.output for one in config.interlock for each in one.effects}
+    used |= {each for one in config.output for each in one.fallback}
+    if outputs[place].id not in used and len(outputs) > 1:
+        del outputs[place]
+    else:
+        others = tuple(each.id for each in outputs[place + 1 :])
+        number = draw(st.sampled_from([place, place, 7]))
+        outputs[place] = draw(_output(outputs[place].id, number, others))
+    return msgspec.structs.replace(config, output=tuple(outputs))
+
+
 @st.composite
 def edits(draw: st.DrawFn, config: model.Config) -> model.Config:
     """The same site a little later: limits changed, an interlock or an output added or gone."""
     interlocks = list(config.interlock)
     outputs = tuple(each.id for each in config.output)
     place = draw(st.integers(0, len(interlocks) - 1))
-    match draw(st.sampled_from(["condition", "parameter", "gone", "added", "armed", "effects"])):
+    match draw(EDITS):
+        case "output":
+            return draw(_with_another_output(config))
+        case "site":
+            site = msgspec.structs.replace(config.site, on_output_failure=draw(FAILURES))
+            return msgspec.structs.replace(config, site=site)
         case "condition":
             interlocks[place] = msgspec.structs.replace(interlocks[place], cause=draw(causes))
         case "parameter":
@@ -215,6 +278,7 @@ def _people() -> list[Op]:
         for each in OUTPUTS
         for seq, late in ((1, 0), (1, 1), (1, -1), (0, 0))
     ]
+    ops += [("stop", 1), ("stop", 1), ("stop", 0)]
     return [*ops, *_bypasses(), ("again",), ("again",)]
 
 
@@ -231,7 +295,15 @@ def _bypasses() -> list[Op]:
 
 def _machines() -> list[Op]:
     """Devices that answer or do not, and connections that come and go."""
-    ops: list[Op] = [("replies", each) for each in ("good", "good", "refused", "none", "lost")]
+    ops: list[Op] = [("replies", "all", "good")] * 3
+    ops += [
+        ("replies", each, how)
+        for each in ("all", *OUTPUTS)
+        for how in ("good", "refused", "none", "lost")
+    ]
+    ops += [
+        ("result", each, off, code) for each in OUTPUTS for off, code in ((0, 1), (-1, 1), (0, 2))
+    ]
     ops += [("contacts", on) for on in (True, False)]
     ops += [("link", device, up) for device in ("plc", "valves") for up in (False, True)]
     ops += [("device", "plc", False), ("gateway", False), ("gateway", True)]
@@ -242,6 +314,11 @@ def _lives() -> list[Op]:
     """Clocks, ends and beginnings, other programs."""
     ops: list[Op] = [("restart",), ("restart",), ("power",), ("reboot",)]
     ops += [("swap", which) for which in (0, 1, 2)]
+    ops += [
+        ("torn", of, which, copy, byte)
+        for of in ("interlock", "output", "tag")
+        for which, copy, byte in ((0, "a", 8), (1, "b", 16), (2, "old", 40), (3, "old", 0))
+    ]
     ops += [("suspend", ns) for ns in (500 * MS, 2 * SECOND, 60 * SECOND)]
     return ops + [("utc", ns) for ns in (-3600 * SECOND, SECOND, 86_400 * SECOND)]
 

@@ -381,6 +381,10 @@ cdef class Stepper:
         """Where an output's pair stands in it."""
         return <char*>&self.scanner.shm.outputs[index] - <char*>&self.bytes_[0]
 
+    def tag_bypass_at(self, uint32_t index):
+        """Where a tag bypass's pair stands in it."""
+        return <char*>&self.scanner.shm.tag_bypasses[index] - <char*>&self.bytes_[0]
+
     def break_code(self):
         """An instruction that no verified program has, as a flipped bit would make it.
 
