@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastpath import reference_wire as wire
-from fastpath.codes import TripReason
+from fastpath.codes import BypassKind, TripReason
 from fastpath.reference_bypasses import Bypasses
 from fastpath.reference_commands import Command, Commands, Result
 from fastpath.reference_conditions import Condition, Start
@@ -212,11 +212,11 @@ class Reference:
         The named ones have two copies that disagree: TRIPPED(restored), TRIPPING, no bypass.
         """
         self._begin_process(now)
-        for tag in tags:
-            self.bypasses.tags.pop(tag, None)
+        lost = [("TAG", tag) for tag in tags if self.bypasses.tags.pop(tag, None) is not None]
         for one in self.interlocks.items:
             one.forget()
             if one.id in interlocks:
+                lost += [("INTERLOCK", one.id)] if one.bypass is not None else []
                 one.lose(now)
         self.bypasses.rebind(now)
         for output in self.outputs.items.values():
@@ -227,6 +227,8 @@ class Reference:
                 self.interlocks.trip(one, TripReason.RESTORED, now, self.scans)
         for name in outputs:
             self.outputs.restore(self.outputs.items[name], now)
+        for kind, ident in lost:
+            self.bypasses.record_lost(BypassKind[kind], ident, now)
 
     def lose_power(self, now: Now) -> None:
         """Another boot, nothing kept: every armed, latching interlock starts TRIPPED."""

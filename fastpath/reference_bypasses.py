@@ -111,6 +111,13 @@ class Bypasses:
             else:
                 self.readings[tag].bypassed = True
 
+    def record_lost(self, kind: int, ident: str, now: Now) -> None:
+        """The end of one whose memory is damaged; nothing else is known of it."""
+        self.record(
+            "BYPASS_END", ident, kind=int(kind), cause=int(BypassEnd.BOOT), until_ns=now.boot_ns,
+            left_ns=0, ledger_seq=0, withheld=False, unarmed=False,
+        )  # fmt: skip
+
     def _readers(self, tag: str) -> Iterator[Interlock]:
         return (each for each in self.interlocks.items if _reads(each, tag))
 

@@ -389,5 +389,5 @@ class Outputs:
 def _place(definition: Any) -> tuple[Any, ...]:
     """Where it is written, and which values. Of one via the gateway its values alone are known."""
     d = definition
-    values = (d.via, d.trip, d.normal)
+    values = (d.via, int(d.trip), int(d.normal or 0))
     return values if d.via == "gateway" else (*values, d.device, d.unit, d.address)

@@ -47,12 +47,16 @@ cdef uint16_t output_seen(const Bank* bank, uint32_t index) noexcept nogil:
 
 
 cdef bint output_agrees(const Bank* bank, uint32_t index) noexcept nogil:
-    """The read-back says tripped, by a reading not older than the write; True without one."""
+    """The read-back says tripped, by a reading not older than the write; True without one.
+
+    Before anything was asked for, as right after a restart, no reading is.
+    """
     cdef const OutputDef* d = &bank.program.outputs[index]
     if d.readback == _NONE_U32:
         return True
     return (
         output_seen(bank, index) == (1 if d.trip else 0)
+        and bank.runs[index].latch.wire_ns != 0
         and bank.shm.image[d.readback].mono_ns >= bank.runs[index].latch.wire_ns
     )
 

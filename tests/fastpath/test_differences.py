@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastpath.codes import EventType, InterlockState, OutputCode, OutputDemand, OutputState
@@ -137,3 +138,28 @@ def test_a_covered_window_that_overflows_is_not_waited_for(stepping: Any) -> Non
         (("plant", "n1", (1e300, 2, 0)), 10 * MS), (250 * MS,), (10 * MS,),
     )  # fmt: skip
     assert trace[-1].interlocks["i1"].state == InterlockState.TRIPPED
+
+
+def test_a_tripped_output_that_is_given_a_normal_value_stays_confirmed(stepping: Any) -> None:
+    """The same trip value is written to the same place."""
+    config = site([output("o1")], [interlock("i1", "o1")])
+    trace = lived(
+        stepping, site([msgspec.structs.replace(config.output[0], trip=True, normal=None)],
+                       [interlock("i1", "o1")]),
+        (CALM, 10 * MS), (GAS, 10 * MS), (10 * MS,), (("swap", 1), 10 * MS), (10 * MS,),
+        edited=site([msgspec.structs.replace(config.output[0], trip=True, normal=False)],
+                    [interlock("i1", "o1")]),
+    )  # fmt: skip
+    assert trace[-1].outputs["o1"].state == OutputState.TRIPPED
+    assert trace[-1].outputs["o1"].confirmed
+
+
+def test_a_word_of_the_gateway_before_it_was_asked_waits_for_a_newer_reading(stepping: Any) -> None:
+    """After a restart: the result of the life before, and a reading of nobody knows when."""
+    slow = msgspec.structs.replace(output("o1", readback="not b2.on"), via="gateway")
+    trace = lived(
+        stepping, site([slow], [interlock("i1", "o1")]),
+        (("plant", "b2.on", (1.0, 2, 0)), ("trip", "i1"), ("contacts", False), 10 * MS),
+        (("restart",), ("result", "o1", 0, 1), 10 * MS), (10 * MS,),
+    )  # fmt: skip
+    assert [scan.outputs["o1"].confirmed for scan in trace[-2:]] == [0, 1]

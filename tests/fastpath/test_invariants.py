@@ -21,7 +21,7 @@ TRIPS = (OutputState.TRIPPING, OutputState.TRIPPED, OutputState.TRIP_FAILED)
 TRIP, NORMAL = 1, 2  # wishes
 
 
-def lives(count: int) -> Any:
+def lives(count: int) -> settings:
     """So many, always the same ones."""
     return settings(
         max_examples=count,
