@@ -31,7 +31,7 @@ base = 1
 fast = true
 watchdog_registers = [{ address = "hr:4097", value = 30 }]
 lease = { address = "hr:201" }
-heartbeat = { address = "hr:91", watchdog = "30s" }
+heartbeat = { address = "hr:91", watchdog = "10s" }
 """
 
 
