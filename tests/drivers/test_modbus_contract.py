@@ -20,19 +20,13 @@ from tests.helpers.tcp_bridges import serial_server, tls_end, tls_server
 POINTS = (Point(address="hr:5"), Point(address="hr:900", type="uint16"))
 NUMBERS = (5, 900)
 BAUD: Final = 115_200
+DAYS: Final = 90  # of certificates: so that none is told to end soon
 
 
 def dut(driver: str, address: str, **fields: Any) -> Device:
     """The device under test."""
-    return Device(
-        id="dut",
-        driver=driver,
-        address=address,
-        poll=Duration(20 * MS),
-        timeout=Duration(100 * MS),
-        settle=Duration(0),
-        **fields,
-    )
+    times = {"poll": Duration(20 * MS), "timeout": Duration(100 * MS), "settle": Duration(0)}
+    return Device(id="dut", driver=driver, address=address, **(times | fields))
 
 
 class TcpPeer:
@@ -91,12 +85,18 @@ class TestModbusTls(DriverContract, SiteContract):
             tls_end(server.port, lambda: tls_server(made)) as port,
             FaultProxy("127.0.0.1", port, framed=False) as line,
         ):
-            yield TcpPeer(server, line, driver="modbus-tls", credentials="plc")
+            yield TcpPeer(
+                server,
+                line,
+                driver="modbus-tls",
+                credentials="plc",
+                timeout=Duration(500 * MS),  # a handshake on a busy machine takes its time
+            )
 
 
 def credentials(folder: Path) -> Path:
     """The authority's folder; ``plc`` beside it is what the gateway has of it."""
-    made = make_authority(folder / "authority")
+    made = make_authority(folder / "authority", DAYS)
     own = folder / "plc"
     own.mkdir(mode=0o700)
     names = {"ca.pem": "ca.pem", "client.pem": "cert.pem", "client-key.pem": "key.pem"}

@@ -6,12 +6,14 @@ from pathlib import Path
 from tests.helpers.programs import find
 
 
-def make_authority(folder: Path) -> Path:
+def make_authority(folder: Path, days: int = 2) -> Path:
     """ca.pem, and server.pem and client.pem signed by it, with their ``-key.pem``."""
     folder.mkdir(parents=True, exist_ok=True)
-    _openssl(folder, *_request("ca", "test authority"), "-x509", "-days", "2", "-out", "ca.pem")
-    _sign(folder, "server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
-    _sign(folder, "client", "extendedKeyUsage=clientAuth")
+    _openssl(
+        folder, *_request("ca", "test authority"), "-x509", "-days", str(days), "-out", "ca.pem"
+    )
+    _sign(folder, "server", "subjectAltName=IP:127.0.0.1,DNS:localhost", days)
+    _sign(folder, "client", "extendedKeyUsage=clientAuth", days)
     return folder
 
 
@@ -22,12 +24,12 @@ def _request(name: str, subject: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _sign(folder: Path, name: str, extension: str) -> None:
+def _sign(folder: Path, name: str, extension: str, days: int) -> None:
     (folder / f"{name}.ext").write_text(f"{extension}\n")
     _openssl(folder, *_request(name, name), "-out", f"{name}.csr")
     _openssl(
         folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem",
-        "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem",
+        "-CAcreateserial", "-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem",
     )  # fmt: skip
     (folder / f"{name}-key.pem").chmod(0o600)
 
