@@ -86,11 +86,7 @@ async def _killed_in_a_swap(
     wanted = hashes[1 - hashes.index(running)]
     client = guard.client()
     load = messages.LOAD.pack(wanted, bytes(32), 1, LoadStep.SWAP, LoadFlag.WEAKENS)
-    client.send(
-        MessageType.LOAD,
-        messages.LOAD.pack(wanted, bytes(32), 1, LoadStep.SWAP, LoadFlag.WEAKENS),
-        chance.randbytes(16),
-    )
+    client.send(MessageType.LOAD, load, chance.randbytes(16))
     if answered:
         await asyncio.to_thread(client.receive, MessageType.RESULT)
     else:
