@@ -44,6 +44,7 @@ EXPIRE_S: Final = 0.1  # how often staleness is looked for
 RENEW_NS: Final = 5_000_000_000  # how often unchanged values of a device that pushes are delivered
 _FAULTS_TOLD_MAX: Final = 5
 _NS_PER_S: Final = 1_000_000_000
+_NEVER_NS: Final = 1 << 62
 _LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
 
 # What a scanner delivers: every sample, and those of them that the tag's ``record`` wants kept.
@@ -250,6 +251,8 @@ class _Device:
         self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
         self._read_ns = [0] * len(tags)  # newest reading or proof, 0: none or told stale
+        self._stale_after_ns_min = min(filter(None, self._stale_after_ns), default=_NEVER_NS)
+        self._expires_ns = _NEVER_NS  # no tag is stale before this; a newer reading makes it later
         self._newest: list[Reading | None] = [None] * len(tags)
         self._renewed_ns = 0  # when what such a device leaves out was delivered last
         self.system_tag = connected_tag(device.id)
@@ -292,15 +295,17 @@ class _Device:
         """Pack one poll and pass it on."""
         del plan_index
         self._good_ns = max(self._good_ns, mono_ns)
+        self._expires_ns = min(self._expires_ns, mono_ns + self._stale_after_ns_min)
         pack, tags = messages.SAMPLE.pack, self.tags
         conditioners, substitutes = self._conditioners, self.substitutes
+        read_ns, newest, recording = self._read_ns, self._newest, self._recording
         samples, recorded = bytearray(), bytearray()
         if self.texts and self._worded is not None:
             self.texts.take(self._worded.texts(), mono_ns)
         for reading in readings:
             point, value, quality, reason, source_utc_ns = reading
-            self._read_ns[point] = mono_ns
-            self._newest[point] = reading
+            read_ns[point] = mono_ns
+            newest[point] = reading
             if conditioners is not None and (conditioner := conditioners[point]) is not None:
                 value, quality, reason = conditioner.take(value, quality, reason, mono_ns)
                 self._alerts.look(point, conditioner.trouble, mono_ns)
@@ -309,7 +314,7 @@ class _Device:
                 continue
             sample = pack(tags[point], quality, reason, 0, value, mono_ns, source_utc_ns or utc_ns)
             samples += sample
-            wanted = self._recording[point].wants(value, quality, reason, mono_ns)
+            wanted = recording[point].wants(value, quality, reason, mono_ns)
             if wanted and point not in self.texts:
                 recorded += sample
         if samples:
@@ -383,10 +388,16 @@ class _Device:
 
     def expire(self, now_ns: int, utc_ns: int) -> None:
         """One BAD(comm_failure) sample for each tag whose time is over."""
+        if now_ns <= self._expires_ns:
+            return  # every tag was read too lately: the most usual case, asked ten times a second
         samples, recorded = bytearray(), bytearray()
+        self._expires_ns = _NEVER_NS
         for point, read_ns in enumerate(self._read_ns):
             stale_after_ns = self._stale_after_ns[point]
-            if not read_ns or not stale_after_ns or now_ns - read_ns <= stale_after_ns:
+            if not read_ns or not stale_after_ns:
+                continue
+            if now_ns - read_ns <= stale_after_ns:
+                self._expires_ns = min(self._expires_ns, read_ns + stale_after_ns)
                 continue
             self._read_ns[point] = 0
             if point in self.substitutes:
@@ -451,21 +462,17 @@ class _Recording:
         """Whether to keep this sample; a change of quality is always kept."""
         if self._mode == "all":
             return True
+        seen = (value, quality, reason)
         before = self._kept
-        worse = before is None or before[1:] != (quality, reason)
-        if self._mode == "change":
-            same = not worse and before is not None and _same(before[0], value)
-        else:
-            same = not worse and mono_ns - self._kept_ns < _NS_PER_S
-        if same:
-            return False
-        self._kept = (value, quality, reason)
+        if before is not None and before[1:] == seen[1:]:
+            if self._mode == "change":
+                if before[0] == value or (math.isnan(value) and math.isnan(before[0])):
+                    return False
+            elif mono_ns - self._kept_ns < _NS_PER_S:
+                return False
+        self._kept = seen
         self._kept_ns = mono_ns
         return True
-
-
-def _same(a: float, b: float) -> bool:
-    return a == b or (math.isnan(a) and math.isnan(b))
 
 
 def _total(totals: Totals, tag: "Tag") -> Total:

@@ -15,12 +15,22 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.benchmarks import evaluation, memory, node_red, polling, reaction, report, storage
+from tests.benchmarks import (
+    evaluation,
+    memory,
+    node_red,
+    polling,
+    reaction,
+    report,
+    scanning,
+    storage,
+)
 from tests.benchmarks.evaluation import Evaluation
 from tests.benchmarks.loads import IDLE, LOADS
 from tests.benchmarks.memory import Memory
 from tests.benchmarks.polling import Polling
 from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN, Cell, Measurement, clients_of
+from tests.benchmarks.scanning import Scanning
 
 LIMIT_S, LIMIT_S_PER_TRIP = 4.0, 0.06  # of one cell's round; a trip at 10 ms takes about 0.025 s
 STORE_SAMPLES, STORE_ROUNDS, LIVE_S = 600_000, 3, 10.0
@@ -32,6 +42,7 @@ class Results:
 
     cells: dict[tuple[int, str, str], Cell] = field(default_factory=dict)  # period us, load, client
     polling: Polling = field(default_factory=Polling)
+    scanning: Scanning = field(default_factory=Scanning)
     evaluation: Evaluation = field(default_factory=Evaluation)
     memory: Memory | None = None
     stored: storage.Storage | None = None
@@ -61,6 +72,9 @@ async def run(options: argparse.Namespace) -> str:
         await polling.throughput(results.polling, SITEWARDEN, BARE, PLAIN)
         with tempfile.TemporaryDirectory(prefix="sitewarden-bench") as name:
             await polling.neighbours(results.polling, Path(name))
+        _say(f"round {number + 1}/{options.rounds}: the gateway's polling")
+        await scanning.cost(results.scanning, options.live)
+        await scanning.neighbours(results.scanning, options.live)
     _say("evaluation")
     await asyncio.to_thread(evaluation.measure, results.evaluation, options.rounds)
     _say("memory")

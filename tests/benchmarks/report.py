@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import node_red, polling, reaction, storage
+from tests.benchmarks import node_red, polling, reaction, scanning, storage
 from tests.benchmarks.loads import BACKLOG_TAGS, HELD, HOGS_PER_CORE, HOLD_MS, IDLE, STORM
 from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN, Cell
 
@@ -28,7 +28,7 @@ def lines(results: "Results") -> list[str]:
     """The whole report."""
     return [
         *_reactions(results), "", *_ratios(results), "", *_notes(results), "",
-        *_polling(results), "", *_evaluation(results), *_memory(results), "",
+        *_polling(results), *_scanning(results), "", *_evaluation(results), *_memory(results), "",
         *_storage(results),
     ]  # fmt: skip
 
@@ -172,6 +172,35 @@ def _polling(results: "Results") -> list[str]:
         f"ones ({more:+.0f} µs)"
     )
     return found
+
+
+def _scanning(results: "Results") -> list[str]:
+    found = results.scanning
+    tags = scanning.DEVICES * scanning.TAGS_PER_DEVICE
+    lines = [
+        f"The gateway's polling: {tags:,} tags (float32) of {scanning.DEVICES} devices every "
+        f"second, every sample recorded (medians)"
+    ]
+    for name, rounds in (("Sitewarden", found.site), ("pymodbus per tag", found.per_tag)):
+        cpu = statistics.median(each.cpu for each in rounds)
+        per_s = statistics.median(each.samples_per_s for each in rounds)
+        lines.append(
+            f"  {name:<17} {cpu:>6.1%} of a core, "
+            f"{statistics.median(e.rss_bytes for e in rounds) / 1e6:.0f} MB resident, "
+            f"{per_s:,.0f} samples/s in "
+            f"{statistics.median(e.requests_per_s for e in rounds):,.0f} requests/s, "
+            f"{1e6 * cpu / per_s:.1f} µs CPU a sample"
+        )
+    healthy = [quantile(values, 0.99) / 1e6 for values in found.healthy]
+    bad = [quantile(values, 0.99) / 1e6 for values in found.with_bad]
+    ratio = statistics.median(b / a for a, b in zip(healthy, bad, strict=True))
+    lines.append(
+        f"  lateness of {scanning.GOOD} good devices' polls, p99, median of {len(bad)} rounds: "
+        f"{statistics.median(healthy):.2f} ms beside {scanning.BAD} more good ones, "
+        f"{statistics.median(bad):.2f} ms beside a dead, a slow, a holed and a hostile one "
+        f"(ratio {ratio:.2f}, {statistics.median(bad) - statistics.median(healthy):+.2f} ms)"
+    )
+    return lines
 
 
 def _evaluation(results: "Results") -> list[str]:

@@ -194,7 +194,7 @@ async def live(directory: Path, seconds: float) -> Live:
             device.count("hr", 0, LIVE_TAGS)
             await site.start()
             await site.ready()
-            await until("samples in the history", lambda: _stored(site) > 0)
+            await until("samples in the history", lambda: samples_stored(site) > 0)
             guard, gateway = site.guard_pid(), site.process
             assert guard is not None
             assert gateway is not None
@@ -216,10 +216,11 @@ def _site(device: ModbusServer, directory: Path) -> Site:
 def _state(site: Site, gateway: int, guard: int) -> tuple[float, ...]:
     """Samples stored, up to when in s, and CPU seconds of both processes."""
     stored, newest_ns = _progress(site)
-    return float(stored), newest_ns / SECOND, _cpu_s(gateway), _cpu_s(guard)
+    return float(stored), newest_ns / SECOND, cpu_s(gateway), cpu_s(guard)
 
 
-def _stored(site: Site) -> int:
+def samples_stored(site: Site) -> int:
+    """How many the history has."""
     return _progress(site)[0]
 
 
@@ -239,11 +240,11 @@ def _progress(site: Site) -> tuple[int, int]:
 
 
 async def _next_commit(site: Site) -> None:
-    before = _stored(site)
-    await until("a commit", lambda: _stored(site) > before)
+    before = samples_stored(site)
+    await until("a commit", lambda: samples_stored(site) > before)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Of all threads that live now, to the nanosecond (stat counts in ticks)."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

@@ -45,6 +45,10 @@ async def test_a_short_run_has_every_cell() -> None:
     assert re.search(
         r"10,000 tags: \d+\.\d MB .* major faults after start 0$", report, re.MULTILINE
     )
+    assert re.search(r"10,000 tags .* 100 devices every second", report)
+    for name in ("Sitewarden", "pymodbus per tag"):
+        assert re.search(rf"^  {name} +[\d.]+% of a core, \d+ MB resident", report, re.MULTILINE)
+    assert re.search(r"46 good devices' polls, p99, .* \(ratio \d", report)
     assert report.count("samples per commit") == 2
     assert re.search(r"packed chunks +\d+\.\d+ in rows", report)
     assert re.search(r"offered 50\.0k samples/s, stored \d", report)
