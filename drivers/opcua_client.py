@@ -178,16 +178,22 @@ class OpcUaClient(Client):
 async def within(timeout_s: float) -> AsyncIterator[None]:
     """``asyncio.timeout`` around the library's calls, which may raise a cancellation of their own.
 
-    A kind of CancelledError that is not itself would leave the plain one as a cancellation of the
-    whole task (the library's wait does so when a request ends as it is timed out).
+    The library's wait raises a kind of its own when a request ends as it is cancelled; only a
+    plain one is what ``asyncio.timeout`` knows.
     """
     async with asyncio.timeout(timeout_s):
-        try:
+        with _plain_cancellation():
             yield
-        except asyncio.CancelledError as error:
-            if type(error) is asyncio.CancelledError:
-                raise
-            raise asyncio.CancelledError from None
+
+
+@contextlib.contextmanager
+def _plain_cancellation() -> Iterator[None]:
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if type(error) is asyncio.CancelledError:
+            raise
+        raise asyncio.CancelledError from None
 
 
 class StatusError(LinkError):
@@ -200,9 +206,10 @@ class StatusError(LinkError):
 
 @contextlib.contextmanager
 def mapped(what: str) -> Iterator[None]:
-    """Turn the library's errors into ours; ``what`` says what failed."""
+    """Turn the library's errors into ours, its cancellations into plain ones; ``what`` failed."""
     try:
-        yield
+        with _plain_cancellation():
+            yield
     except DriverError:
         raise
     except ua.UaStatusCodeError as error:

@@ -6,6 +6,7 @@ that jumps: a silence costs nothing, and a wait without an end is found at once.
 """
 
 import asyncio
+import contextlib
 import selectors
 import struct
 from collections.abc import Iterator
@@ -171,8 +172,8 @@ def run(data: bytes) -> int:
     """One request and what came back, held against the definition of a reply."""
     reader = Reader(data)
     rtu, which = bool(reader.number() & 1), reader.number() % (READS + len(WRITES))
-    loop = _loop()
-    return loop.run_until_complete(_exchange(reader, which, rtu=rtu))
+    with contextlib.closing(Loop()) as loop:
+        return loop.run_until_complete(_exchange(reader, which, rtu=rtu))
 
 
 async def _exchange(reader: Reader, which: int, *, rtu: bool) -> int:
@@ -240,15 +241,6 @@ def _remembering(client: Any, device: Device) -> Any:
 
     client.ctx.call_create = create
     return client
-
-
-def _loop() -> Loop:
-    if not _LOOPS:
-        _LOOPS.append(Loop())
-    return _LOOPS[0]
-
-
-_LOOPS: list[Loop] = []
 
 
 def seeds() -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from posix.mman cimport munmap
 from fastpath.delivery cimport (
     output_expired, output_parted, output_replied, output_sent, outputs_link_down, outputs_link_up,
 )
+from fastpath.evaluate cimport _HIGH, _LOW, _STARTING, _UNUSABLE, Register
 from fastpath.intake cimport intake_store
 from fastpath.journal cimport Stamp
 from fastpath.mailbox cimport mailbox_event
@@ -406,13 +407,13 @@ cdef class Stepper:
 
     def runs(self, uint32_t register):
         """(low, high, starting) of a truth register."""
-        r = self.scanner.parts.registers[register]
-        return r.low, r.high, r.starting
+        cdef uint32_t state = self.scanner.parts.registers[register].state
+        return int(state & _LOW != 0), int(state & _HIGH != 0), int(state & _STARTING != 0)
 
     def number(self, uint32_t register):
         """(value, bad) of a number register."""
-        r = self.scanner.parts.registers[register]
-        return r.value, r.bad
+        cdef const Register* r = &self.scanner.parts.registers[register]
+        return r.value.number, int(r.state & _UNUSABLE != 0)
 
     def events(self, uint64_t since=0):
         """Journal records from a seq on (records.Event)."""

@@ -56,6 +56,7 @@ async def test_the_tree_and_a_site_file_of_it(
     assert [row["value"] for row in answer.json()] == [20.5, 1.25]
 
 
+@pytest.mark.alone  # a site of another test that is in trouble refuses every write
 async def test_reads_and_writes_by_address(server: OpcUaServer, shell: Shell) -> None:
     server.set("temp", 20.5)
     url = insecure(server)

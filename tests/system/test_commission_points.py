@@ -227,6 +227,7 @@ def _chain(path: Path) -> list[dict[str, object]]:
     return entries
 
 
+@pytest.mark.alone
 async def test_write_reads_back_and_is_audited(device: ModbusServer, shell: Shell) -> None:
     url = f"tcp://{device.address}/1"
     answer = await shell.run(f"write {url} hr:{FLOAT_AT}:float32:CDAB -3.125 --yes --reason tuning")
@@ -247,6 +248,7 @@ async def test_write_reads_back_and_is_audited(device: ModbusServer, shell: Shel
     assert [entry["seq"] for entry in rest] == [3, 4]
 
 
+@pytest.mark.alone
 async def test_without_a_terminal_nothing_is_asked_and_nothing_written(
     device: ModbusServer, shell: Shell
 ) -> None:
@@ -257,6 +259,7 @@ async def test_without_a_terminal_nothing_is_asked_and_nothing_written(
 
 
 @pytest.mark.parametrize(("reply", "code", "left"), [("n", 1, 0x8000), ("y", 0, 7)])
+@pytest.mark.alone
 async def test_the_question_on_a_terminal(
     device: ModbusServer, shell: Shell, reply: str, code: int, left: int
 ) -> None:
@@ -275,6 +278,7 @@ async def test_the_question_on_a_terminal(
     assert await device.get("hr", 5) == [left]
 
 
+@pytest.mark.alone
 async def test_a_value_that_does_not_stay_is_told(shell: Shell) -> None:
     async with ModbusServer() as device:
         device.count("hr", 9, 1)  # every reading of it changes it
@@ -322,6 +326,7 @@ armed = true
         yield one
 
 
+@pytest.mark.alone
 async def test_what_a_running_site_holds_is_not_written(
     site: Site, device: ModbusServer, shell: Shell
 ) -> None:
@@ -349,6 +354,7 @@ async def test_what_a_running_site_holds_is_not_written(
     assert json.loads(rows[0][4])["new"] == 3
 
 
+@pytest.mark.alone
 async def test_the_guard_alone_is_enough_to_refuse(
     site: Site, device: ModbusServer, shell: Shell
 ) -> None:
@@ -369,6 +375,7 @@ async def test_the_guard_alone_is_enough_to_refuse(
         assert "cannot be learned" in answer.err
 
 
+@pytest.mark.alone
 async def test_a_site_file_that_does_not_run_holds_its_places_too(
     device: ModbusServer, shell: Shell, tmp_path: Path
 ) -> None:

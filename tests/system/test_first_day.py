@@ -26,6 +26,7 @@ def commands() -> list[str]:
     return re.findall(r"^    sitewarden (.*)$", section, re.MULTILINE)
 
 
+@pytest.mark.alone  # a site of another test that is in trouble refuses every write
 async def test_ten_commands_from_nothing_to_a_running_site(tmp_path: Path) -> None:
     ten = commands()
     assert len(ten) == 10
