@@ -79,8 +79,9 @@ async def browse(
         walk = _Walk(client, limits, depth_max, nodes_max)
         begin = "0:Objects" if start == OBJECTS else ""
         top = _Entry(BrowsedNode(-1, root.to_string(), begin, "", variable=False))
-        await walk.run(top)
-        await _read_values(client, limits, walk.variables)
+        with mapped("browse"):  # a hostile server's node ids come apart when they are shown
+            await walk.run(top)
+            await _read_values(client, limits, walk.variables)
     finally:
         await client.shut()
     return _flat(top), walk.complete

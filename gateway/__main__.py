@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+    except EOFError:
+        complain("nothing was done: nobody answered")
+        return Exit.FAILED
     except BrokenPipeError:
         # Whoever read us has gone; nothing may be written at the interpreter's end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

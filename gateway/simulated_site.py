@@ -186,6 +186,7 @@ def _free_registers(config: Config) -> Iterator[int]:
 
 def _device(device: Device) -> Device:
     kept = {key: getattr(device, key) for key in DEVICE_KEYS}
+    kept["max_registers"] = max(device.max_registers, FLOAT64_REGISTERS)
     return Device(driver=DRIVER, address=f"{HOST}:1", **kept)
 
 

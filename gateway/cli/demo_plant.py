@@ -47,6 +47,7 @@ class Plant:
         self._gateway: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
         self.platform_url = ""
+        self._ours = False  # the directories: emptied or made by this demo
 
     def __enter__(self) -> Self:
         try:
@@ -94,12 +95,14 @@ class Plant:
             msg = f"another demo runs here (pid {endpoints.pid}); end it with Ctrl-C first"
             raise GatewayError(msg)
         for path in (self.paths.runtime, self.paths.state):
-            if (path / MARK).exists() or (self.paths.state / MARK).exists():
+            if (path / MARK).exists():
                 shutil.rmtree(path, ignore_errors=True)
             if path.exists() and any(path.iterdir()):
                 msg = f"{path} is not empty; name others with --runtime-dir and --state-dir"
                 raise GatewayError(msg)
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            (path / MARK).touch()
+        self._ours = True
 
     def wait_ready(self) -> str:
         """The gateway's base URL, once it serves. Raises GatewayError."""
@@ -171,7 +174,7 @@ class Plant:
                         stream.close()
         if self._log is not None:
             self._log.close()
-        if (self.paths.state / MARK).exists():
+        if self._ours:
             shutil.rmtree(self.paths.runtime, ignore_errors=True)  # 50 MB of memory
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from drivers.errors import DriverError, PointError
-from drivers.points import ADDRESS_MAX
+from drivers.modbus_kinds import excluded_of
+from drivers.points import ADDRESS_MAX, parse_point
 from fastpath.codes import Quality
 from gateway.cli.options import add_credentials, add_directories, add_json, paths_of
 from gateway.cli.table import complain, plain, show_json, show_json_line, show_table
@@ -199,12 +200,16 @@ def _rate(last: Value | None, value: Value) -> float | None:
 def _with_registers_behind(target: Target, ahead: int) -> Target:
     """The target with the registers that wider decodings of its last ones need."""
     raw = {p.point.address: p for p in target.points if p.raw}
+    barred = excluded_of(target.device) if target.modbus else ()
     more: dict[str, TargetPoint] = {}
     for point in raw.values():
         area, number = _place(point)
         for address in (f"{area}:{number + i}" for i in range(1, ahead + 1)):
             if address not in raw and number + ahead <= ADDRESS_MAX:
                 behind = structs.replace(point.point, address=address)
+                at = parse_point(address, base=target.device.base)
+                if any(each.holds(at) for each in barred):
+                    break  # nor is what lies behind it read
                 more[address] = TargetPoint(address, behind, raw=True)
     points = (*target.points, *more.values())
     return Target(target.name, target.device, points, target.site)

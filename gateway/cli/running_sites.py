@@ -88,7 +88,10 @@ def _look(paths: Paths, *, runs: bool) -> RunningSite | None:
         if not runs and not paths.guard_shm.exists():
             return None
     except OSError:  # not ours to look at, and no guard says that it is there
-        return None
+        if os.access("/proc/1/cmdline", os.R_OK):
+            return None
+        # hidepid: a guard could not be seen
+        return RunningSite(paths, None, why="neither it nor the processes of others may be read")
     try:
         answer = get(paths, "/holdings")
         return RunningSite(paths, msgspec.json.decode(answer, type=Holdings), answers=True)

@@ -70,6 +70,10 @@ def scan(args: argparse.Namespace) -> int:
     units = numbers_of("--units", args.units, most)
     areas = _areas(args.tables) if args.registers else []
     first, last = _range("--registers", args.registers or ADDRESSES, ADDRESS_MAX)
+    if areas and target.device.exclude:
+        barred = ", ".join(target.device.exclude)
+        text = f"the site file excludes {barred} from every read, and a scan reads everything"
+        raise ConfigError([f"{args.device}: {text}: give its bare address if that is meant"])
     new_file(args.emit)
     if not _allowed(args, target):
         return Exit.USAGE

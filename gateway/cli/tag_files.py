@@ -147,7 +147,11 @@ def _export(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         return Exit.DONE
     try:
-        Path(args.export).write_bytes(content)
+        with Path(args.export).open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        msg = f"{args.export} is there already; name another file, or remove it first"
+        raise GatewayError(msg) from None
     except OSError as error:
         msg = f"{args.export} cannot be written: {error.strerror}"
         raise GatewayError(msg) from error

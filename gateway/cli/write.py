@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -64,6 +65,9 @@ def write(args: argparse.Namespace) -> int:
     if not args.yes and not _agreed(target, before, value):
         complain("not written")
         return Exit.FAILED
+    sites = running_sites(paths_of(args))  # again: the question may have stood for long
+    if why := refusal(aim, sites):
+        return _refused(args, f"not written: {_place(target)}: {why}")
     audit = _Audit(args, target, _keepers(args, target, sites))
     audit.begin({"old": _words(before), "new": value, "reason": args.reason})
     try:
@@ -98,6 +102,8 @@ def _asked(args: argparse.Namespace) -> tuple[Target, float, Aim]:
     """The one point, its value, and its place. Raises ConfigError."""
     *points, text = args.rest
     target = pointed(args, points)
+    # One address: the one that is looked up, asked about and audited.
+    target = replace(target, device=structs.replace(target.device, backup=None))
     if len(target.points) != 1:
         raise ConfigError([f"{args.device}: found {len(target.points)} points, expected one"])
     try:

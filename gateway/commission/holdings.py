@@ -4,16 +4,19 @@ Nobody else writes such a place. It is told by the running gateway; where that i
 out of the guard's own program.
 """
 
+import base64
 import ipaddress
 import socket
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from drivers.errors import PointError
 from drivers.kind import Endpoint, parse_endpoint
+from drivers.opcua_points import parse_node
 from drivers.points import Area, parse_address
 from fastpath import blob
 from fastpath.codes import NONE_U32, DeviceFlag, DeviceKind, OutputKind, OutputPath, TagFlag
@@ -75,8 +78,16 @@ def holdings_of(config: Config) -> Holdings:
         device = devices[output.device]
         unit = device.unit if output.unit is None else output.unit
         places.append(_place(device, unit, output.address, 1, f"output {output.id}"))
-    held = tuple(HeldDevice(one.id, one.address, one.unit) for one in config.device)
-    return Holdings(config.site.id, held, tuple(places))
+    held = [HeldDevice(one.id, one.address, one.unit) for one in config.device]
+    for device in config.device:
+        if device.backup is not None:  # the same device, at another address
+            held.append(HeldDevice(device.id, device.backup, device.unit))
+            places += [
+                structs.replace(one, address=device.backup)
+                for one in places
+                if one.address == device.address
+            ]
+    return Holdings(config.site.id, tuple(held), tuple(places))
 
 
 def holdings_of_program(program: bytes) -> Holdings:
@@ -135,10 +146,29 @@ def holder(aim: Aim, holdings: Holdings) -> str | None:
         if place.area:
             meets = place.first < aim.first + aim.count and aim.first < place.first + place.count
         else:
-            meets = place.node == aim.node
+            meets = _nodes_meet(place.node, aim.node)
         if meets and same_device(place.address, aim.address):
             return place.what
     return None
+
+
+def _nodes_meet(one: str, other: str) -> bool:
+    """Whether two OPC UA nodes may be one: what a path or a URI means the server alone knows."""
+    plain = [_plain_node(text) for text in (one, other)]
+    return None in plain or plain[0] == plain[1]
+
+
+def _plain_node(text: str) -> tuple[int, str, object] | None:
+    """A node id however it is spelled; None for what only the server can tell."""
+    try:
+        name = parse_node(text)
+    except PointError:
+        return None
+    if name.uri:
+        return None
+    kind, value = name.identifier[0], name.identifier[2:]
+    read: dict[str, Callable[[str], object]] = {"i": int, "g": uuid.UUID, "b": base64.b64decode}
+    return name.namespace, kind, read.get(kind, str)(value)
 
 
 def device_of(address: str, holdings: Holdings) -> HeldDevice | None:

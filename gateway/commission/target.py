@@ -145,6 +145,9 @@ def _bare(url: str, points: Sequence[str]) -> Target:
         table["unit"] = unit
     lines: dict[str, Any] = {}
     for key, value in query:
+        if key in table:
+            text = f"found {shown(key)} behind the ?, but the address itself says it"
+            raise PointError(key="", text=text)
         into = lines if key in Line.__struct_fields__ and "line" in kind.device_keys else table
         into[key] = _value(value)
     if lines:

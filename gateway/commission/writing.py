@@ -13,7 +13,7 @@ from gateway.commission.target import Target
 if TYPE_CHECKING:
     from drivers.kind import Surroundings
 
-RELATIVE: Final = 1e-6  # float32 keeps seven digits
+RELATIVE: Final = 2.0**-24  # what rounding to a float32 may change
 WORDS: Final = {
     "true": 1.0, "on": 1.0, "yes": 1.0, "false": 0.0, "off": 0.0, "no": 0.0,
 }  # fmt: skip
@@ -35,7 +35,7 @@ def parse_value(text: str) -> float:
     """A number, or on/off, true/false. Raises PointError."""
     try:
         value = WORDS[text.lower()] if text.lower() in WORDS else float(int(text, 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             value = float(text)
         except ValueError:

@@ -111,7 +111,9 @@ class MqttUplink:
         self._window = config.window
         self._timeout_s = config.timeout / 1e9
         self._prefix = f"sitewarden/{sender.gateway}"
-        self._status_topic = f"{self._prefix}/status"
+        # A simulated run of the same site must not take the real one's session or its word.
+        self._apart = "-simulated" if sender.exercise else ""
+        self._status_topic = f"{self._prefix}/status{self._apart}"
         self._client: AckingClient | None = None
         self._slots = _Slots(config.window)
         self._status_taken = True  # a broker may end the session over it: not tried twice
@@ -185,7 +187,7 @@ class MqttUplink:
         credentials = self.credentials
         return AckingClient(
             self._host,
-            identifier=f"sitewarden-{self._sender.gateway}-{self._sender.uplink}",
+            identifier=f"sitewarden-{self._sender.gateway}-{self._sender.uplink}{self._apart}",
             username=credentials.username if credentials else None,
             password=credentials.password.reveal()
             if credentials and credentials.password
@@ -208,7 +210,10 @@ class MqttUplink:
             )  # fmt: skip
 
     def _word(self, state: str) -> bytes:
-        return msgspec.json.encode({"gateway": self._sender.gateway, "state": state})
+        word: dict[str, object] = {"gateway": self._sender.gateway, "state": state}
+        if self._sender.exercise:
+            word["exercise"] = True
+        return msgspec.json.encode(word)
 
     async def _publish(self, client: AckingClient, lane: str, out: Outgoing) -> Verdict | None:
         """None where nothing is known of the item."""

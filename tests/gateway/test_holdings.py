@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.commission.holdings import (
@@ -15,6 +16,7 @@ from gateway.commission.holdings import (
     holdings_of_program,
     same_device,
 )
+from gateway.site.model import Config, Device, Output, Site
 from tests.helpers.harness import ROOT
 from tests.helpers.sites import checked, site_text
 
@@ -130,3 +132,37 @@ def test_a_trip_waits_for_no_driver_to_be_imported() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert out == "[]\n"
+
+
+def _slow_site(output: str, device: str) -> Config:
+    return Config(
+        site=Site(id="s"),
+        device=(msgspec.toml.decode(device, type=Device),),
+        output=(Output(id="o", device="io", address=output, trip=False, via="gateway"),),
+    )
+
+
+def test_the_second_address_of_a_device_is_held_too() -> None:
+    config = _slow_site(
+        "c:16",
+        'id = "io"\ndriver = "modbus-tcp"\naddress = "10.0.0.1:502"\nbackup = "10.0.0.2:502"\n',
+    )
+    made = holdings_of(config)
+    assert holder(Aim("10.0.0.2:502", 1, "c", 16, 1), made) == "output o"
+    assert holder(Aim("10.0.0.3:502", 1, "c", 16, 1), made) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "held"),
+    [
+        ("ns=2;i=1001", True), ("ns=02;i=1001", True), ("ns=2;i=01001", True),
+        ("nsu=urn:plant;i=1001", True),  # what the URI means the server alone knows
+        ("0:Objects/2:Plant/2:Breaker", True),
+        ("ns=2;i=1002", False), ("ns=3;i=1001", False), ("ns=2;s=1001", False),
+    ],
+)  # fmt: skip
+def test_a_node_is_held_however_it_is_spelled(node: str, held: bool) -> None:
+    url = "opc.tcp://10.0.0.1:4840"
+    config = _slow_site("ns=2;i=1001", f'id = "io"\ndriver = "opcua"\naddress = "{url}"\n')
+    found = holder(Aim(url, 1, "", 0, 0, node), holdings_of(config))
+    assert found == ("output o" if held else None)

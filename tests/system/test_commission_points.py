@@ -142,6 +142,8 @@ async def test_what_the_device_refuses_is_said_of_the_point(
         ("write tcp://h/1/hr:5-9 1 --yes", "found 5 points"),
         ("write tcp://h/1 1 --yes", "found no point"),
         ("write tcp://h/1/hr:5 1", "say --yes"),
+        ("write tcp://h/1/hr:5?address=10.0.0.5:502 1 --yes", "the address itself says it"),
+        ("write tcp://h/1/hr:5?driver=modbus-tls 1 --yes", "the address itself says it"),
     ],
 )
 def test_bad_input_is_one_line(
