@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 
 from drivers.base import Reading
-from fastpath.codes import Quality, Reason
+from drivers.blocks import bad_reading
+from fastpath.codes import Quality
 
 
 class Life:
@@ -30,19 +31,16 @@ class Life:
     def connected(self) -> None:
         """The time without a connection is nobody's fault."""
         self._moved_ns = 0
+        self._value = math.nan  # another value than before the loss is no move
 
     def judged(self, readings: Sequence[Reading], now_ns: int) -> list[Reading]:
         """The readings without the counter's own; BAD ones while it stands."""
         own = next((each for each in readings if each.point == self.point), None)
         others = [each for each in readings if each.point != self.point]
-        if own is not None:
-            self._look(own, now_ns)
+        self._look(own or bad_reading(self.point), now_ns)  # one that is not read stands, too
         if not self.stopped:
             return others
-        return [
-            Reading(each.point, math.nan, int(Quality.BAD), int(Reason.DEVICE_FAILURE), 0)
-            for each in others
-        ]
+        return [bad_reading(each.point) for each in others]
 
     def _look(self, own: Reading, now_ns: int) -> None:
         good = own.quality == Quality.GOOD

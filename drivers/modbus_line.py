@@ -50,6 +50,7 @@ class Line:
         self._turns = _Turns()
         self._gap_ns = int(dial.gap_s * 1e9)
         self._free_ns = 0  # no frame before: the gap after the last one
+        self._late = False  # a reply may still come
         self._silent_ns = 0  # no request but urgent ones before: a late reply may come
 
     async def open(self, timeout_s: float) -> None:
@@ -61,27 +62,35 @@ class Line:
         """One exchange in its turn. Raises as the link does."""
         urgent = call.function in URGENT
         state = self._units.setdefault(unit, _Unit())
+        while True:
+            async with self._turns.turn(urgent=urgent):
+                await self._opened(timeout_s)  # first: what comes late is heard, and dropped
+                silent_ns = 0 if urgent else max(self._silent_ns, state.again_ns)
+                rest_ns = silent_ns - time.monotonic_ns()
+                if rest_ns <= 0:
+                    await self._quiet(timeout_s)
+                    return await self._exchange(call, unit, timeout_s, state)
+            await asyncio.sleep(rest_ns / 1e9)  # without the turn: a trip goes on, and the others
+
+    async def _exchange(self, call: Call, unit: int, timeout_s: float, state: _Unit) -> bytes:
+        """One request and its reply; a failure is followed by silence."""
         late_ns = int(LATE_TIMEOUTS * timeout_s * 1e9)
-        rest_ns = 0 if urgent else state.again_ns - time.monotonic_ns()
-        if rest_ns > 0:
-            await asyncio.sleep(rest_ns / 1e9)  # the others go on
-        async with self._turns.turn(urgent=urgent):
-            await self._quiet(timeout_s, 0 if urgent else max(self._silent_ns, state.again_ns))
-            await self._opened(timeout_s)
-            good = False
-            try:
-                reply = await self.link.ask(call, unit, timeout_s)
-                good = True
-                return reply
-            except ExceptionReply:
-                good = True
-                raise
-            finally:
-                now_ns = time.monotonic_ns()
-                self._free_ns = now_ns + self._gap_ns
-                if not good and state.silent < SILENT_UNTIL_DEAD:
-                    self._silent_ns = now_ns + late_ns
-                state.settle(good=good, late_ns=late_ns)
+        good = False
+        try:
+            reply = await self.link.ask(call, unit, timeout_s)
+            good = True
+            return reply
+        except ExceptionReply:
+            good = True
+            raise
+        finally:
+            now_ns = time.monotonic_ns()
+            self._free_ns = now_ns + self._gap_ns
+            if not good and state.silent < SILENT_UNTIL_DEAD:
+                self._silent_ns, self._late = now_ns + late_ns, True
+            elif good:
+                self._late = False
+            state.settle(good=good, late_ns=late_ns)
 
     def close(self) -> None:
         """Nobody is left."""
@@ -90,13 +99,13 @@ class Line:
     async def _opened(self, timeout_s: float) -> None:
         if not self.link.is_open:
             await self.link.open(timeout_s)
+            if not self.link.dial.keeps:  # a serial server sends what it kept for us
+                late_ns = int(timeout_s * 1e9) if self._late else 0
+                self._silent_ns = max(self._silent_ns, time.monotonic_ns() + late_ns)
 
-    async def _quiet(self, timeout_s: float, from_ns: int) -> None:
-        """Wait for ``from_ns`` and until nothing was heard for a gap.
-
-        Raises ProtocolError where noise never ends.
-        """
-        begin_ns = max(time.monotonic_ns(), from_ns)
+    async def _quiet(self, timeout_s: float) -> None:
+        """Wait until nothing was heard for a gap. Raises ProtocolError where noise never ends."""
+        begin_ns = time.monotonic_ns()
         last_ns = begin_ns + int(timeout_s * 1e9)
         while True:
             # What has arrived is read by then, however late this loop is.
@@ -123,6 +132,7 @@ class LineWire(Wire):
         self._timeout_s = timeout_s
         self._lines = lines
         self._line: Line | None = None
+        self._kept: Line | None = None  # what is known of its silence outlives the connection
 
     @property
     def name(self) -> str:
@@ -137,7 +147,8 @@ class LineWire(Wire):
     async def open(self) -> None:
         """Join the line; open its port where nobody has. Raises LinkError."""
         self.close()
-        line: Line = self._lines.setdefault((Line, self.name), Line(self._dial))
+        line: Line = self._lines.setdefault((Line, self.name), self._kept or Line(self._dial))
+        self._kept = line
         line.users += 1
         self._line = line
         try:

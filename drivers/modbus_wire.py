@@ -6,7 +6,7 @@ share a port (``modbus_line``).
 
 from abc import ABC, abstractmethod
 
-from drivers.errors import LinkError
+from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import Dial
 from drivers.modbus_link import Call, ModbusLink, SilenceError
 
@@ -96,6 +96,7 @@ class BackupWire(Wire):
         self._wires = (first, backup)
         self._used = 0
         self._silent = False  # the one in use, since its last good reply
+        self._cut = False  # a connection to it ended without a good reply
 
     @property
     def name(self) -> str:
@@ -127,6 +128,7 @@ class BackupWire(Wire):
             except LinkError as error:
                 failures.append(str(error))
                 continue
+            self._cut = self._cut and place == self._used
             self._used, self._silent = place, False
             return
         raise LinkError("; ".join(failures))
@@ -143,5 +145,9 @@ class BackupWire(Wire):
         except SilenceError:
             self._silent = True
             raise
-        self._silent = False
+        except (LinkError, ProtocolError):
+            # One cut is forgiven; an address that only accepts and closes is as good as silent.
+            self._silent, self._cut = self._cut, True
+            raise
+        self._silent = self._cut = False
         return reply

@@ -317,7 +317,11 @@ class OpcUaSubscribing(OpcUa):
         if subscription is None:
             return Told(), ()
         self._counts["good"] += 1
-        told = subscription.take(response, time.monotonic_ns(), time.time_ns())
+        try:
+            told = subscription.take(response, time.monotonic_ns(), time.time_ns())
+        except LinkError:
+            self._counts["lost"] += 1
+            raise
         return told, subscription.provable()
 
     def _note_refused(self) -> None:

@@ -7,6 +7,7 @@ that was trusted for that device. Nothing is ever trusted here because it was se
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ VALID_DAYS: Final = 5 * 365  # a server trusts it by hand: a short life is many 
 RENEW_DAYS: Final = 90  # before its end; the old one goes on being offered until then
 KEY_BITS: Final = 2048
 CERTIFICATE_BYTES_MAX: Final = 64 * 1024
+_OWN: Final = threading.Lock()  # drivers connect on threads of their own
 _STARTED: Final = timedelta(hours=1)  # in the past: the server's clock may be behind
 
 
@@ -68,15 +70,23 @@ def own_identities(state_dir: Path, *, now: datetime | None = None) -> list[Iden
     folder = state_dir / "opcua" / "own"
     now = now or utc_now()
     try:
-        _make_folder(folder, 0o700)
-        found = [_load(path, folder / "key.pem") for path in _newest_first(folder)]
-        alive = [each for each in found if each.certificate.not_valid_after_utc > now]
-        if not alive or alive[0].certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS):
-            alive.insert(0, _make(folder, now))
-        return alive
+        with _OWN:
+            return _own(folder, now)
     except (OSError, ValueError) as error:
         text = f"our own certificate in {folder}: {error}"
         raise LinkError(text) from None
+
+
+def _own(folder: Path, now: datetime) -> list[Identity]:
+    _make_folder(folder, 0o700)
+    found = [_load(path, folder / "key.pem") for path in _newest_first(folder)]
+    alive = [each for each in found if each.certificate.not_valid_after_utc > now]
+    if not alive:
+        return [_make(folder, now)]
+    if alive[0].certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS):
+        with contextlib.suppress(OSError):  # the old one is good until its end
+            alive.insert(0, _make(folder, now))
+    return alive
 
 
 def load_identity(cert_path: Path, key_path: Path) -> Identity:

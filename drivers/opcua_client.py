@@ -25,6 +25,7 @@ CHUNK_BYTES_MAX: Final = 65_536
 CHUNKS_MAX: Final = 64
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 SESSION_TIMEOUT_MS: Final = 60_000  # a crash loop must not use up a small server's sessions
+CHANNEL_MS_MIN: Final = 10_000  # renewing it more often is no use of a processor
 CHANNEL_TIMEOUT_MS: Final = 3_600_000
 # Every publish is an INFO record; errors come to us as exceptions and are told once.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)
@@ -138,6 +139,9 @@ class OpcUaClient(Client):
             # Four exchanges, one deadline for all that a site file's timeout is meant for each.
             async with within(4 * self._timeout_s):
                 await self._connect_sequence()
+            if self.secure_channel_timeout < CHANNEL_MS_MIN:
+                text = f"the server keeps a channel for {self.secure_channel_timeout} ms only"
+                raise LinkError(text)
 
     async def activate_session(self, *args: Any, **kwargs: Any) -> ua.ActivateSessionResult:
         """As the library's, but for a password that everybody on the network could read."""

@@ -169,7 +169,7 @@ class OpcUaLink:
         secrets = self._around.secrets(name)
         if secrets.cert_path is not None and secrets.key_path is not None:
             _log_in_by_certificate(client, secrets.cert_path, secrets.key_path)
-        elif secrets.username is not None:
+        elif secrets.username:  # an empty one would be nobody
             _log_in_by_name(client, secrets)
         else:
             text = f'credentials "{name}": expected username and password, or cert.pem and key.pem'

@@ -74,6 +74,8 @@ class Subscription:
         self._clock_ns = 0  # ours, when the sampled clock had moved last
         self._retry_ns = 0
         self._sequence = 0  # of the newest message with notifications
+        self._unfit: dict[int, str] = {}  # point: how the server made it worse than asked
+        self._seldom: set[int] = set()  # of those: sampled so seldom that nothing is proven
         self._untold = set(members)  # of this session: a proof says nothing of them
 
     async def create(self, limits: Limits, now_ns: int) -> None:
@@ -117,14 +119,13 @@ class Subscription:
 
     def provable(self) -> Sequence[int]:
         """The points that a proof speaks of: told in this session, or refused."""
-        if not self._untold:
-            return self.members
-        return [i for i in self.members if i not in self._untold]
+        unknown = self._untold | self._seldom
+        return [i for i in self.members if i not in unknown] if unknown else self.members
 
     def slow_text(self) -> str:
         """That the server tells less often than it was asked to; empty where it keeps pace."""
         if self._period_ns <= SLOW_FACTOR * self._asked_ns:
-            return ""
+            return next(iter(self._unfit.values()), "")
         told_s, asked_s = self._period_ns / 1e9, self._asked_ns / 1e9
         return f"it tells changes every {told_s:g} s at best, poll = {asked_s:g} s asks for more"
 
@@ -147,9 +148,16 @@ class Subscription:
         return f"the server's clock has stood still for {stood_s:.1f} s"
 
     def take(self, response: ua.PublishResponse, now_ns: int, utc_ns: int) -> Told:
-        """One message of this subscription's. Raises LinkError when it says that it ended."""
+        """One message of this subscription's.
+
+        Raises LinkError when it says that it ended, or when one before it is missing: what that
+        told is not known, and a proof would call the values of before good.
+        """
         message = response.Parameters.NotificationMessage
-        told = Told(gaps=self._missing(message))
+        if missing := self._missing(message):
+            text = f"{missing} messages of a subscription are missing before this one"
+            raise LinkError(text)
+        told = Told()
         sent_ns = _server_time_ns(response)
         if sent_ns != self._sent_ns:  # one that stands still proves nothing
             self._sent_ns = told.server_utc_ns = sent_ns
@@ -242,7 +250,25 @@ class Subscription:
                 self._clock_every_ns = int(result.RevisedSamplingInterval * 1e6) if good else 0
             elif not result.StatusCode.is_good():
                 self.refused[handle - 1] = int(result.StatusCode.value)
+            else:
+                self._note_pace(handle - 1, item, result)
         self._untold -= self.refused.keys()
+
+    def _note_pace(
+        self,
+        index: int,
+        item: ua.MonitoredItemCreateRequest,
+        result: ua.MonitoredItemCreateResult,
+    ) -> None:
+        """What the server made of an item that is worse than what was asked."""
+        self._unfit.pop(index, None)
+        self._seldom.discard(index)
+        every_ns = int(result.RevisedSamplingInterval * 1e6)
+        if every_ns > SLOW_FACTOR * max(self._sampling_ns, self._asked_ns):
+            self._unfit[index] = f"it samples a value every {every_ns / 1e9:g} s only"
+            self._seldom.add(index)
+        elif 0 < result.RevisedQueueSize < min(2, item.RequestedParameters.QueueSize):
+            self._unfit[index] = "it keeps one value of each: lost ones are not counted"
 
 
 def _server_time_ns(response: ua.PublishResponse) -> int:

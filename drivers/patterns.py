@@ -125,6 +125,7 @@ class _Walk:
 
     def _repeat(self, least: int, most: int, inner: Any, follow: Set) -> tuple[Set, int]:
         most = min(int(most), LINE_BYTES_MAX)
+        least = min(int(least), most)
         if most == 0:
             return follow, 1
         self._depth += 1

@@ -190,10 +190,11 @@ class SerialAsker(SerialLine):
 
         def heard(data: bytes | None) -> None:
             nonlocal anything
-            anything = True
             rest = echo.without(data)
+            anything = anything or rest != b""
             for frame in hearing.frames(rest) if rest != b"" else ():
                 if self._is_echo(frame, request):
+                    anything = False
                     continue
                 readings = self._readings(frame)
                 if readings and not answer.done():
@@ -230,8 +231,10 @@ class SerialAsker(SerialLine):
         until_ns = time.monotonic_ns() + int(self._timeout_s * 1e9)
         if self._values.protocol.addressed:
             self._not_before_ns = until_ns  # the others' answers are told apart by their station
-        elif not (anything and bus.alone):
-            bus.unanswered(self._timeout_s)
+        else:
+            # Of an answer that had begun the rest must not begin the next one.
+            begun = anything and bus.alone
+            bus.unanswered(min(self._framer.pause_s, self._timeout_s) if begun else self._timeout_s)
 
     def _collision(self) -> DeviceError:
         self._counts["echo"] += 1

@@ -126,7 +126,7 @@ class Session:
         self._retry_max_ns = retry_max_ns
         self._on_faults = on_faults
         self._on_facts = on_facts
-        self._facts = Facts()
+        self._facts: Facts | None = None
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
         self._jitter = jitter
@@ -139,7 +139,7 @@ class Session:
         self._settled_ns = 0
         self._attempts = 0  # failed ones in a row, for the backoff
         self._failed_polls = 0  # in a row, over an intact link
-        self._faults: Mapping[int, str] = {}
+        self._faults: Mapping[int, str] | None = None
 
     async def run(self) -> None:
         """Serve the device until cancelled; nothing else ends it."""

@@ -388,7 +388,8 @@ cdef void _step(Logic* logic, uint32_t index, const Stamp* now) noexcept nogil:
         # What was running goes on counting; nothing else comes of what was never read.
         if latch.state == _ILS_PENDING and now.boot_ns - latch.since_ns >= d.delay_ns:
             _demanded(logic, index, now)
-        run.ended = 0
+        if run.ended != BYPASS_ENDED_LASTED:  # that acts as soon as anything is known
+            run.ended = 0
         return
     _transit(logic, index, _acts(d, run, now), now)
     run.ended = 0

@@ -103,6 +103,11 @@ cdef void _ours(Lease* lease, const DeviceDef* d, const Stamp* now) noexcept nog
         _settle(lease, now)
     elif lease.state == LEASE_CLAIMED and lease.asked_ns - lease.claimed_ns < SETTLE_NS:
         lease.due_ns = lease.claimed_ns + SETTLE_NS
+    elif (
+        lease.state == LEASE_CLAIMED
+        and lease.asked_ns - lease.claimed_ns >= SETTLE_NS + d.lease_ns // 2
+    ):
+        _settle(lease, now)  # stopped meanwhile: another may have been here
     elif lease.state == LEASE_OWNER and lease.asked_ns - lease.owned_ns >= d.lease_ns:
         _settle(lease, now)  # away for so long that another may have been here
     elif lease.state == LEASE_CLAIMED or lease.state == LEASE_OWNER:

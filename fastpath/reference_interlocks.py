@@ -195,7 +195,8 @@ class Interlocks:
             # A PENDING that was running goes on counting; nothing else comes of what is unread.
             if one.state == InterlockState.PENDING and now.boot_ns - one.since_boot_ns >= d.delay:
                 self._demanded(one, now, number)
-            one.ended = ""
+            if one.ended != "lasted":  # that acts as soon as anything is known
+                one.ended = ""
             return
         acts = self._acts(one, now)
         if one.state == InterlockState.NORMAL:

@@ -16,7 +16,7 @@ from fastpath.delivery cimport outputs_gateway
 from fastpath.image cimport slot_write
 from fastpath.intake cimport intake_age
 from fastpath.interlock cimport (
-    interlock_holds, interlock_trip, interlocks_demand, interlocks_marks, interlocks_scan, interlocks_store,
+    InterlockRun, interlock_holds, interlock_trip, interlocks_demand, interlocks_marks, interlocks_scan, interlocks_store,
 )
 from fastpath.journal cimport Stamp, journal_write, shm_map
 from fastpath.mailbox cimport SESSIONS_MAX
@@ -80,6 +80,12 @@ cdef void _system_tag(Scanner* scanner, uint32_t slot, const Stamp* now) noexcep
         slot_write(at, 1.0 if on else 0.0, _Q_GOOD, 0, now.mono_ns, now.utc_ns, 0)
 
 
+cdef inline void _needs_reset(InterlockRun* run) noexcept nogil:
+    """What is tripped by its cause, and by more than that now, waits for a person."""
+    run.latch.flags |= _LATCH_NEEDS_RESET
+    run.dirty = 1
+
+
 cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept nogil:
     """A broken internal check trips everything that is not tripped; told where it does."""
     cdef FaultPayload payload
@@ -92,6 +98,8 @@ cdef void _fault(Scanner* scanner, uint32_t place, const Stamp* now) noexcept no
     for i in range(scanner.current.program.interlock_count):
         latch = &scanner.current.interlocks[i].latch
         told &= latch.state == _ILS_TRIPPED and not latch.flags & _LATCH_WITHHELD
+        if interlock_holds(latch):
+            _needs_reset(&scanner.current.interlocks[i])
     if told:
         return
     scanner.fault_told = True
@@ -169,9 +177,11 @@ cdef void _trip_overrun(Scanner* scanner, int64_t took_ns, const Stamp* now) noe
     for k in range(scanner.current.program.interlock_count):
         i = scanner.current.order[k]
         d = &scanner.current.program.interlocks[i]
-        if took_ns > 2 * d.response_ns and not interlock_holds(
-            &scanner.current.interlocks[i].latch
-        ):
+        if took_ns <= 2 * d.response_ns:
+            continue
+        if interlock_holds(&scanner.current.interlocks[i].latch):
+            _needs_reset(&scanner.current.interlocks[i])
+        else:
             interlock_trip(&scanner.parts.logic, i, _TRIP_OVERRUN, now)
 
 
@@ -241,6 +251,7 @@ cdef void scan_swap(Scanner* scanner, const Stamp* now) noexcept nogil:
     scanner.box.program = &scanner.current.program
     bypasses_rebind(&scanner.parts.logic, now)
     scanner.fault_told = False
+    scanner.parts.logic.faulted = False  # of the old program; the new one is evaluated now
     sw_store_release(&scanner.load.state, LOAD_SWAPPED)
     write(scanner.main_fd, &one, sizeof(one))
 

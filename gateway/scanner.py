@@ -45,6 +45,11 @@ RENEW_NS: Final = 5_000_000_000  # how often unchanged values of a device that p
 _FAULTS_TOLD_MAX: Final = 5
 _NS_PER_S: Final = 1_000_000_000
 _NEVER_NS: Final = 1 << 62
+# Kinds of Facts.troubles: what an earlier life has told of them ends when a device is well.
+_FACTS: Final = (
+    "alive", "backup", "certificate", "own_certificate", "server_certificate", "server_clock",
+    "server_pace",
+)  # fmt: skip
 _LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
 
 # What a scanner delivers: every sample, and those of them that the tag's ``record`` wants kept.
@@ -256,9 +261,10 @@ class _Device:
         self._newest: list[Reading | None] = [None] * len(tags)
         self._renewed_ns = 0  # when what such a device leaves out was delivered last
         self.system_tag = connected_tag(device.id)
-        self._connected_within_ns = 3 * device.poll + device.timeout
+        fastest_ns = min(tag.poll or device.poll for _, tag in tags)
+        self._connected_within_ns = 3 * max(device.poll, fastest_ns) + device.timeout
         self._good_ns = 0  # newest poll that was answered
-        self._troubles: set[str] = set()  # kinds that were told
+        self._troubles = set(_FACTS)  # kinds that were told, perhaps in an earlier life
         self._asked_ns = 0  # since when the guard wants to know whether it is connected
         self._told: bool | None = None
         self._told_ns = 0
@@ -400,6 +406,8 @@ class _Device:
                 self._expires_ns = min(self._expires_ns, read_ns + stale_after_ns)
                 continue
             self._read_ns[point] = 0
+            if self._conditioners is not None and (each := self._conditioners[point]) is not None:
+                each.take(*_LOST, now_ns)  # the time without readings is no time of standing still
             if point in self.substitutes:
                 self._real[point] = _LOST
                 continue

@@ -169,6 +169,7 @@ class _Writer:
         self._note = note
         self._tried: dict[str, _Tried] = {}
         self._heard_ns = 0
+        self._answered = False  # over this connection
         points = [(Point(address=output.address), None) for output in outputs]
         self._driver: PlanningDriver = make_driver(device.driver, device, points, around)
         self._plan = self._driver.plan(range(len(points)))
@@ -177,12 +178,11 @@ class _Writer:
         """Connect, serve, reconnect; returns only by cancellation."""
         delay_s = CONNECT_S_FIRST
         while True:
+            self._answered = False
             try:
                 await self._driver.connect()
-                delay_s = CONNECT_S_FIRST
                 self._tried.clear()  # what is pending goes first on a new connection
                 self._heard_ns = time.monotonic_ns()
-                self._problems.cleared("outputs", self.name, "its outputs can be written")
                 while True:
                     await self._round()
             except DriverError as error:
@@ -190,6 +190,8 @@ class _Writer:
                 self._problems.raised("outputs", self.name, text, priority="critical")
             finally:
                 await self._driver.close()
+            if self._answered:
+                delay_s = CONNECT_S_FIRST
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  jitter
             delay_s = min(2 * delay_s, CONNECT_S_MAX)
 
@@ -202,6 +204,7 @@ class _Writer:
         elif now_ns - self._heard_ns >= PROOF_NS:
             with contextlib.suppress(DeviceError):
                 await self._driver.read(self._plan)
+            self._works()
             self._heard_ns = now_ns
         else:
             with contextlib.suppress(TimeoutError):
@@ -260,10 +263,16 @@ class _Writer:
             )
             self.counts[wish.ident, "good" if good else "failed"] += 1
             if result != "lost":
+                self._works()
                 self._answer(wish, ResultCode.DONE if good else _REFUSED)
             if not same:
                 self._note(wish, result)
         self._heard_ns = time.monotonic_ns()
+
+    def _works(self) -> None:
+        """The device itself has answered: a connection alone proves nothing."""
+        self._answered = True
+        self._problems.cleared("outputs", self.name, "its outputs can be written")
 
     def _answer(self, wish: Wish, code: int) -> None:
         body = messages.OUTPUT_RESULT.pack(wish.key, wish.generation, code)

@@ -6,6 +6,7 @@ before it counts, goes on over a restart of the gateway, and ends with its time 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.errors import StoreError
+from gateway.logic.conditions import computed_of
+from gateway.logic.tree import tags_of
 from gateway.outcome import Exit, Outcome, unknown
 from gateway.store.audit import SUBSTITUTE, SUBSTITUTE_END
 from gateway.times import boot_ns, moment_words, span_words
@@ -60,12 +63,15 @@ class Substitutions:
         self._tags = config.tag
         self._index = {tag.id: i for i, tag in enumerate(config.tag)}
         self._fast = {device.id for device in config.device if device.fast}
+        far = [each for each in computed_of(config).tags.values() if each.far]
+        self._remembered = {name for each in far for name in tags_of(each.tree)}
         self._ledger = ledger
         self._problems = problems
         self._give = give
         self._now_ns = now_ns
         self._boot_id = boot_id()
         self._live: dict[str, Substitution] = {}
+        self._owed: dict[str, tuple[str, dict[str, Any]]] = {}  # ends that are not written yet
 
     def live(self) -> dict[str, Substitution]:
         """Those that are in force, by tag."""
@@ -99,6 +105,7 @@ class Substitutions:
         if not_after_ns is not None and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > not_after_ns:
             await self._note(who, SUBSTITUTE_END, ident, {"reason": "came too late"})
             return _failed("the command came too late and was not carried out; send it again")
+        self._owed.pop(ident, None)  # the newer word holds
         self._start(ident, made)
         await answered()
         text = self._words(ident, made)
@@ -125,7 +132,15 @@ class Substitutions:
         while True:
             restored = restored or await self._restored()
             self.look()
+            await self._pay()
             await asyncio.sleep(LOOK_S)
+
+    async def _pay(self) -> None:
+        """Write the ends that the ledger did not take: a restart would begin them again."""
+        for ident, (who, detail) in list(self._owed.items()):
+            with contextlib.suppress(StoreError):
+                await self._ledger.command(who, SUBSTITUTE_END, ident, detail)
+                self._owed.pop(ident, None)
 
     def look(self) -> None:
         """End those whose time is over."""
@@ -200,6 +215,11 @@ class Substitutions:
                 f"{ident} is read by the guard itself, for its interlocks: it takes no value by "
                 f"hand; 'sitewarden bypass {ident} --tag' leaves it out"
             )
+        if tag.uncertain == "use" and ident in self._remembered:
+            return (
+                f"{ident} goes into a computed tag that looks back for long and that interlocks "
+                f"may read: its window would go on with the value"
+            )
         if tag.point is not None and tag.point.type == "text":
             return f"{ident} is a text"
         return None
@@ -208,6 +228,8 @@ class Substitutions:
         try:
             await self._ledger.command(who, action, ident, detail)
         except StoreError as error:
+            if action == SUBSTITUTE_END:
+                self._owed[ident] = (who, detail)
             _LOGGER.warning("%s of %s by %s is not in the audit: %s", action, ident, who, error)
 
     async def _result(self, seq: int, text: str) -> None:

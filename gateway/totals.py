@@ -41,6 +41,7 @@ class Total:
         self.total = kept.total if kept is not None and same else 0.0
         self.raw = kept.raw if kept is not None and same else None
         self._wrap = wrap
+        self._fell_from: float | None = None  # by the last step
         self._odd = odd  # called where the difference alone would not do
 
     def count(self, raw: float) -> str:
@@ -54,11 +55,16 @@ class Total:
             self.total = max(self.total, raw)
             self._odd()
             return ""
+        if self._fell_from is not None and raw > before:
+            if before == 0 and raw >= self._fell_from:  # a single zero, as of a meter that starts
+                before = self._fell_from
+            self._fell_from = None
         step = raw - before
         if step >= 0:
             self.total += step
             return ""
         self._odd()
+        self._fell_from = before
         if self._wrap is not None and 0 <= step + self._wrap < self._wrap / 2:
             self.total += step + self._wrap
             return ""

@@ -68,6 +68,11 @@ def expand_devices(draft: Draft, folder: Path) -> None:
             draft.complaints.add(entry.origin, ("template",), text)
             continue
         left = {key: value for key, value in found.defaults.items() if key not in entry.raw}
+        base = found.defaults.get("base", 0)
+        if "base" in entry.raw and entry.ok("base") and entry.item.base != base:
+            entry.bad.add("base")
+            text = f"found {entry.item.base}, expected {base}: the map's addresses count from it"
+            draft.complaints.add(entry.origin, ("base",), text)
         entry.item = structs.replace(entry.item, **left)
         _add_tags(draft, entry, found)
 
