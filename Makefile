@@ -22,7 +22,7 @@ test: lint ## lint, types, every test, and the fast path again with every check 
 bench: .venv/.ready-test .venv/.built ## reactions, polling, evaluation beside bare C and asyncio (6 minutes)
 	@$(PY) -m tests.benchmarks.bench
 
-bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, every load, Node-RED (50 minutes)
+bench-full: .venv/.ready-test .venv/.built ## the same with 1,000 trips a cell, every load, Node-RED (40 minutes)
 	@$(PY) -m tests.benchmarks.bench --full
 
 checked: .venv/.ready-test .venv/.built ## the fast path with bounds checks, UBSan, failpoints; its coverage
