@@ -59,6 +59,7 @@ async def one(driver: ModbusUnit) -> Reading:
     return found
 
 
+@pytest.mark.alone  # the paces of twenty sessions are compared
 async def test_a_black_hole_among_twenty_disturbs_no_other() -> None:
     async with AsyncExitStack() as stack:
         devices = [await stack.enter_async_context(serving()) for _ in range(20)]

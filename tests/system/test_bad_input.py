@@ -324,6 +324,7 @@ async def has_no_ledger(site: Site) -> bool:
     return {FULL, LEDGER_DOWN, LEDGER_PROBLEM} <= set(metrics)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("disk", [SMALL_DISK_MIB], indirect=True)
 async def test_a_ledger_without_any_room_takes_everything_when_there_is_some(
     tmp_path: Path, good: ModbusServer, disk: Path
