@@ -25,7 +25,7 @@ from typing import ClassVar, Literal, Protocol
 import pytest
 
 from drivers.base import Reading
-from drivers.errors import DriverError, LinkError, RequestError
+from drivers.errors import DeviceError, DriverError, LinkError, RequestError
 from drivers.kind import PlanningDriver, Surroundings, no_secrets
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
@@ -212,7 +212,8 @@ class DriverContract(Contract):
             held: list[tuple[int, int, int]] = []
             for _ in range(6):
                 await driver.connect()
-                await self.read(driver)
+                with contextlib.suppress(DeviceError):  # a busy machine may outlast a timeout
+                    await self.read(driver)
                 held.append(_held())
                 await driver.close()
             assert held[-1] == held[1], "tasks, threads, descriptors"
