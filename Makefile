@@ -15,7 +15,7 @@ run: .venv/.ready-run .venv/.built ## a whole plant on this machine: trip, alert
 test: lint ## lint, types, every test, and the fast path again with every check compiled in
 	@$(PY) -m tests.helpers.build
 	@$(PY) -m tests.helpers.inside
-	@$(PY) -m pytest -q -n 4 --dist load --maxschedchunk 1 -m "not campaign and not alone"
+	@$(PY) -m pytest -q -n 3 --dist load --maxschedchunk 1 -m "not campaign and not alone"
 	@$(PY) -m pytest -q -m "alone and not campaign"
 	@$(PY) -m tests.checked --short
 
