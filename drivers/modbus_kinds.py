@@ -222,7 +222,7 @@ def _unit(
 ) -> PlanningDriver:
     return ModbusUnit(
         wire,
-        [_modbus_point(device, fields, limits) for fields, limits in points],
+        [point_of(device, fields, limits) for fields, limits in points],
         request_delay_s=device.request_delay / 1e9,
         max_registers=device.max_registers,
         max_gap=device.max_gap,
@@ -246,7 +246,8 @@ def _alive(device: ModbusDevice) -> tuple[ModbusPoint, int] | None:
     return point, device.alive.within
 
 
-def _modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) -> ModbusPoint:
+def point_of(device: ModbusDevice, point: ModbusTag, limits: Limits) -> ModbusPoint:
+    """The driver's point of a tag. Raises PointError."""
     return parse_point(
         point.address,
         point.type,
@@ -263,7 +264,7 @@ def _modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) -> Mod
 def _check_modbus_point(device: ModbusDevice, point: ModbusTag, limits: Limits) -> None:
     if not point.address:
         raise PointError(key="address", text='found nothing, expected "ir:100" or the like')
-    parsed = _modbus_point(device, point, limits)
+    parsed = point_of(device, point, limits)
     if any(each.holds(parsed) for each in _excluded_or_none(device)):
         text = f"{describe(parsed)} is excluded from every read of its device"
         raise PointError(key="address", text=text)
@@ -283,13 +284,13 @@ def _excluded_or_none(device: ModbusDevice) -> tuple[Excluded, ...]:
 
 def _boolean(device: ModbusDevice, point: ModbusTag) -> bool | None:
     try:
-        return _modbus_point(device, point, None).boolean
+        return point_of(device, point, None).boolean
     except PointError:
         return None
 
 
 def _describe(device: ModbusDevice, point: ModbusTag) -> str:
-    parsed = _modbus_point(device, point, None)
+    parsed = point_of(device, point, None)
     return f"{describe(parsed)} {parsed.type.name.lower()} {parsed.order.name}"
 
 

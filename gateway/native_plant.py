@@ -11,13 +11,13 @@ from typing import Final
 from msgspec import structs
 
 from drivers.instrument import InstrumentTag, InstrumentText
+from drivers.modbus_kinds import point_of
 from drivers.opcua_points import parse_opcua_point
 from drivers.plant import NodeText, PlantText, ServerText, TagText
 from drivers.serial_kind import SERIAL
 from drivers.signals import PERIOD_NS, Signal
 from gateway.simulated_site import simulated_site
 from gateway.site.model import SERIAL_DRIVER, Config, Device, Output, Point, Tag, by_id
-from gateway.site.places import point_of
 
 OPCUA: Final = "opcua"
 MIDDLE_MA: Final = (11.9, 12.1)

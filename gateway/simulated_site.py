@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import structs
 
+from drivers.modbus_kinds import point_of
 from drivers.plant import (
     HeartbeatText,
     OutputText,
@@ -33,7 +34,7 @@ from gateway.logic.alarms import compile_alarms
 from gateway.logic.compile import compile_site
 from gateway.rest_values import rest_signals
 from gateway.site.model import Config, Device, Output, Point, Tag, View, by_id
-from gateway.site.places import point_of, server_of
+from gateway.site.places import server_of
 from gateway.site.references import readback_of
 
 DRIVER: Final = "modbus-tcp"

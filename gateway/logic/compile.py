@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from drivers.kind import parse_endpoint
-from drivers.modbus_kinds import excluded_of
+from drivers.modbus_kinds import excluded_of, point_of
 from drivers.plan import plan
 from drivers.points import Area, ModbusPoint, parse_address
 from fastpath import blob, codes
@@ -48,7 +48,7 @@ from gateway.site.model import (
     WatchdogRegister,
     by_id,
 )
-from gateway.site.places import is_boolean, packed_address, point_of
+from gateway.site.places import is_boolean, packed_address
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
 FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes: it tells it every second

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drivers.errors import PointError, RequestError
+from drivers.modbus_kinds import point_of
 from drivers.points import Area, ModbusPoint, parse_address
 from gateway.logic import tree
 from gateway.logic.bus import Bus, buses_of, given_up_ns, write_ns
@@ -22,7 +23,6 @@ from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.load import tag_times
 from gateway.site.model import SERIAL_DRIVER, Device, Interlock, Output, Tag
-from gateway.site.places import point_of
 
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead

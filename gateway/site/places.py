@@ -10,9 +10,7 @@ from drivers.points import (
     ADDRESS_MAX,
     Address,
     Area,
-    ModbusPoint,
     parse_address,
-    parse_point,
 )
 from drivers.registry import DRIVERS
 from drivers.serial_kind import SERIAL, streams
@@ -46,21 +44,6 @@ class Wire(NamedTuple):
     unit: int
     area: Area
     number: int
-
-
-def point_of(device: Device, point: Point, limits: tuple[float, float] | None) -> ModbusPoint:
-    """The driver's point of a tag. Raises PointError."""
-    return parse_point(
-        point.address,
-        point.type,
-        point.order,
-        scale=point.scale,
-        offset=point.offset,
-        limits=limits,
-        base=device.base,
-        default_order=device.order,
-        length=point.length,
-    )
 
 
 def is_boolean(device: Device, point: Point) -> bool:
