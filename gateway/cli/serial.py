@@ -129,10 +129,10 @@ async def _listen(path: str, line: Line, args: argparse.Namespace) -> int:
             complain(f"{path}: nothing readable with any of the usual settings")
             return Exit.FAILED
         line = found
-    _say(args, f"listening on {path}, {_words(line)}; Ctrl-C ends it")
     ear = Ear(lambda at_s, part: _show(args, at_s, part))
     seconds = args.for_ns / 1e9 if args.for_ns is not None else None
-    await _hear(path, line, ear, stop, seconds)
+    text = f"listening on {path}, {_words(line)}; Ctrl-C ends it"
+    await _hear(path, line, ear, stop, seconds, opened=lambda: _say(args, text))
     ear.flush()
     if ear.why:
         complain(ear.why)
@@ -140,10 +140,16 @@ async def _listen(path: str, line: Line, args: argparse.Namespace) -> int:
 
 
 async def _hear(
-    path: str, line: Line, ear: Ear, stop: asyncio.Event, seconds: float | None
+    path: str,
+    line: Line,
+    ear: Ear,
+    stop: asyncio.Event,
+    seconds: float | None,
+    opened: Callable[[], None] = lambda: None,
 ) -> None:
     """Until told to stop, until the port goes, at most so long. Raises LinkError."""
     port = await open_port(path, Settings.of(line), ear.take, ear.end, OPEN_S)
+    opened()
     waits = [asyncio.ensure_future(event.wait()) for event in (stop, ear.lost)]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
