@@ -232,11 +232,19 @@ class LiveGuard:
         await self.output_of("power", OutputState.RELEASED)
         if self.release:
             latch = self.map().output(outputs.index("siren"))
-            body = messages.command(latch.key, who="test", generation=0, ledger_seq=1)
-            result = await self.link.command(MessageType.RELEASE, body)
+            result = await self._released_when_known(latch.key)
             # ALREADY: on a first start a read-back that agrees lets it go by itself.
             assert result.code in (ResultCode.DONE, ResultCode.ALREADY), result
             await self.output_of("siren", OutputState.RELEASED)
+
+    async def _released_when_known(self, key: int) -> messages.Result:
+        """The answer to a release once its causes have been read."""
+        body = messages.command(key, who="test", generation=0, ledger_seq=1)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                result = await self.link.command(MessageType.RELEASE, body)
+                if result.code != ResultCode.CAUSE_UNKNOWN:
+                    return result
 
     async def until(self, so: Callable[[], bool]) -> None:
         """Wait for something that guard.shm shows."""
