@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 import aiosqlite
 from aiosqlite import Connection
 
+from gateway.store.migration import Step, StrandedError, bring_forward
+
 _LOGGER = logging.getLogger(__name__)
 
 PAGE_BYTES: Final = 4096
@@ -47,11 +49,15 @@ _DISK: Final = (
 
 
 class Schema(NamedTuple):
-    """Which tables a file has: ``name_vN.sql``, and the id that says that it is one of ours."""
+    """Which tables a file has: ``name_vN.sql``, and the id that says that it is one of ours.
+
+    ``steps``: how files of older versions come to this one, one by one.
+    """
 
     name: str
     application_id: int
     version: int
+    steps: tuple[Step, ...] = ()
 
 
 class DamagedError(Exception):
@@ -72,7 +78,7 @@ async def open_file(path: Path, schema: Schema, *, fresh: bool) -> Connection:
             await connection.executescript(_sql(schema))
             sync_directory(path.parent)
         else:
-            await _verify(connection, path.name, schema)
+            await _verify(connection, path, schema)
     except BaseException:
         await close_file(connection)
         raise
@@ -153,15 +159,24 @@ async def _check_wal(connection: Connection) -> None:
         raise sqlite3.OperationalError(msg)
 
 
-async def _verify(connection: Connection, name: str, schema: Schema) -> None:
+async def _verify(connection: Connection, path: Path, schema: Schema) -> None:
+    """What it is, whether it is whole, and its version: an older one is brought forward."""
     if await value_of(connection, "PRAGMA application_id") != schema.application_id:
         msg = "it is not one of ours"
         raise DamagedError(msg)
     version = await value_of(connection, "PRAGMA user_version")
     if version > schema.version:
-        msg = f"{name} has schema {version}, this version knows {schema.version}: use the newer one"
+        msg = (
+            f"{path.name} in {path.parent}: found schema {version}, expected {schema.version} or "
+            "older: a newer version wrote it; run that one, or name another --state-dir"
+        )
         raise NewerError(msg)
-    await _quick_check(connection, name)
+    await _quick_check(connection, path.name)
+    if version < schema.version:
+        try:
+            await bring_forward(connection, path, schema.steps, version, schema.version)
+        except (StrandedError, ValueError) as error:
+            raise DamagedError(str(error)) from error
 
 
 async def _quick_check(connection: Connection, name: str) -> None:
