@@ -8,7 +8,8 @@ from msgspec import Struct
 class SampleItem(Struct, frozen=True):
     """One message of samples: ``values[i][j]`` is tag i at ``t0_ns + dt_ns[j]``.
 
-    ``qualities[i][j]`` is a ``columns.quality_byte`` (ABSENT: no sample at that time).
+    ``qualities[i][j]`` is a ``columns.quality_byte`` (ABSENT: no sample at that time,
+    and the value is NaN).
     """
 
     seq: int  # gap-free per uplink and lane

@@ -4,6 +4,11 @@ An alert's body is the ledger's; only ``historical`` and ``audit_head`` are adde
 alert that is sent again is the same but for those two. A gap marker has the sequence of what is
 missing and an id of its own (``…/gap``), so that the missing alert may still come later under its
 own id.
+
+Samples: ``v[i][j]`` and ``q[i][j]`` are tag i at ``t0_ns + dt_ms[j]`` milliseconds. Without ``q``
+(quality + 4 x reason, ``fastpath.codes``) every sample is GOOD and a null in ``v`` says that this
+tag has none at that time. With it a null in ``q`` says so, and a null in ``v`` beside a quality is
+a sample that is no number.
 """
 
 from collections.abc import Sequence
@@ -21,7 +26,7 @@ from gateway.store.items import SampleItem
 from gateway.uplink.base import ALERT, BACKFILL, GapItem, Outgoing
 
 _GOOD: Final = quality_byte(Quality.GOOD, 0)
-_ALL_FINE: Final = frozenset({_GOOD})
+_FINE: Final = bytes((_GOOD, ABSENT))
 _NS_PER_MS: Final = 1_000_000
 _NS_PER_S: Final = 1_000_000_000
 
@@ -107,10 +112,8 @@ def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> dict[st
         "tags": item.tags,
         "v": item.values,  # what is not finite becomes null
     }
-    qualities = item.qualities
-    if not (_all_good(qualities) and _all_finite(item.values)):
-        # quality + 4 x reason (fastpath.codes), null where the tag has no sample at that time
-        message["q"] = [[None if q == ABSENT else q for q in row] for row in qualities]
+    if not all(map(_fine, item.values, item.qualities)):
+        message["q"] = [[None if q == ABSENT else q for q in row] for row in item.qualities]
     return message
 
 
@@ -179,13 +182,16 @@ def _ms(ns: int) -> int | float:
     return ns / _NS_PER_MS if rest else whole
 
 
-def _all_good(qualities: Sequence[bytes]) -> bool:
-    return all(frozenset(row) <= _ALL_FINE for row in qualities)
+def _fine(values: Sequence[float], qualities: bytes) -> bool:
+    """Whether each of a tag's samples is GOOD and a number; what is ABSENT has none (NaN).
 
-
-def _all_finite(values: Sequence[Sequence[float]]) -> bool:
-    """False also where a row's sum overflows: then the qualities are sent without need."""
-    return all(isfinite(sum(row)) for row in values)
+    False also where a sum overflows: then the qualities are sent without need.
+    """
+    if qualities.translate(None, _FINE):
+        return False
+    if ABSENT not in qualities:
+        return isfinite(sum(values))
+    return sum(map(isfinite, values)) == len(qualities) - qualities.count(ABSENT)
 
 
 def _utc_ns(text: str) -> int:

@@ -6,10 +6,13 @@ import math
 import msgspec
 import pytest
 
+from fastpath.columns import ABSENT
 from gateway.store.items import SampleItem
 from gateway.uplink import message
 from gateway.uplink.base import GapItem, Outgoing
 from tests.helpers.uplinks import EPOCH, GOOD, SENDER, T0_NS, alert_out, row_out
+
+UNCERTAIN = 1
 
 
 def _encoded(lane: str, out: Outgoing) -> dict[str, object]:
@@ -49,8 +52,7 @@ def test_samples_in_columns() -> None:
         "t0_ns": T0_NS + 3_000_000_000,
         "dt_ms": [0, 500],
         "tags": ["ch4.t1", "air.speed"],
-        "v": [[3.25, 3.5], [3.0, None]],
-        "q": [[GOOD, GOOD], [GOOD, None]],
+        "v": [[3.25, 3.5], [3.0, None]],  # no q: null is a cell without a sample
     }
 
 
@@ -62,6 +64,22 @@ def test_historical_is_the_lane(lane: str) -> None:
 def test_qualities_are_left_out_when_all_are_good() -> None:
     item = SampleItem(1, T0_NS, (0,), ("a",), ((1.5,),), (bytes((GOOD,)),))
     assert "q" not in _encoded("live", Outgoing(item, epoch=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "qualities"),
+    [
+        ((1.5, math.nan, 2.0), (GOOD, ABSENT, UNCERTAIN)),
+        ((math.nan, 1.5, math.nan), (GOOD, GOOD, ABSENT)),  # one that is no number
+        ((1.5, 2.5, 3.5), (GOOD, ABSENT, GOOD)),  # a value where no sample is
+    ],
+)
+def test_qualities_are_there_where_a_null_would_not_say_it(
+    values: tuple[float, ...], qualities: tuple[int, ...]
+) -> None:
+    item = SampleItem(1, T0_NS, (0, 1, 2), ("a",), (values,), (bytes(qualities),))
+    sent = _encoded("live", Outgoing(item, epoch=1))
+    assert sent["q"] == [[None if q == ABSENT else q for q in qualities]]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

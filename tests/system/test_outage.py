@@ -66,7 +66,7 @@ def _series(messages: list[dict[str, Any]]) -> dict[str, list[int]]:
             points.setdefault(tag, []).extend(
                 (time, value)
                 for time, value, q in zip(times, message["v"][i], quality, strict=True)
-                if q == Quality.GOOD
+                if q == Quality.GOOD and value is not None
             )
     return {tag: [value for _time, value in sorted(own)] for tag, own in points.items()}
 
