@@ -178,6 +178,21 @@ class Recorder:
             self._running = False
             await self._finish()
 
+    async def commit(self) -> None:
+        """Store what was taken; ``run`` does it once a second. Raises StoreError."""
+        journal_id = self._samples.journal_id
+        position = (journal_id, self._samples.position) if journal_id else None
+        if await self._history.commit(position):
+            self._on_stored()
+
+    async def keep(self) -> None:
+        """Pack and shed what is due; ``run`` does it every KEEP_S. Raises StoreError."""
+        self._tell_lost()
+        await self._history.pack()
+        shed = await self._history.shed()
+        if shed.unsent:
+            self._tell_shed(shed.unsent)
+
     def stats(self) -> RecorderStats:
         """Counters."""
         return RecorderStats(
@@ -239,21 +254,15 @@ class Recorder:
             due = max(due + COMMIT_S, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             try:
-                await self._commit()
+                await self.commit()
             except StoreError:
                 self._failures += 1
 
     async def _run_keeping(self) -> None:
         while True:
             await asyncio.sleep(KEEP_S)
-            self._tell_lost()
-            try:
-                await self._history.pack()
-                shed = await self._history.shed()
-            except StoreError:
-                continue
-            if shed.unsent:
-                self._tell_shed(shed.unsent)
+            with contextlib.suppress(StoreError):
+                await self.keep()
 
     # ---- their steps ---------------------------------------------------------------------------
 
@@ -302,12 +311,6 @@ class Recorder:
         view = self._view()
         if view is not None and view.header().journal_id == journal_id:  # still, after the wait
             self._samples.attach(view, view.header(), position or 0, told or 0)
-
-    async def _commit(self) -> None:
-        journal_id = self._samples.journal_id
-        position = (journal_id, self._samples.position) if journal_id else None
-        if await self._history.commit(position):
-            self._on_stored()
 
     async def _store_alarms(self) -> bool:
         """Bring waiting alarms into the ledger, in order; True where some were stored."""
@@ -364,7 +367,7 @@ class Recorder:
             async with asyncio.timeout(STOP_S):
                 if self._samples.journal_id:
                     await self._drain_samples()
-                await self._commit()
+                await self.commit()
                 await self._events.drain(all_of_it=True)
                 await self._store_alarms()
 

@@ -2,17 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastpath.codes import RecordMode
 from tests.benchmarks.polling import guard_of, program_of
 from tests.helpers.blobs import MS
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.process_memory import major_faults, private_bytes
 
 DEVICES, REQUESTS, FLOATS = 20, 25, 20  # 10,000 tags
 POLL_NS = 1000 * MS
 WATCH_S = 3.0
-KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -23,29 +22,6 @@ class Memory:
     private: int
     shared_file: int  # allocated, not its length
     major_faults: int
-
-
-def private_bytes(pid: int) -> int:
-    """Resident memory that no other process shares and that is not the shared file."""
-    rollup = _fields(Path(f"/proc/{pid}/smaps_rollup"))
-    status = _fields(Path(f"/proc/{pid}/status"))
-    shared = rollup["Shared_Clean"] + rollup["Shared_Dirty"]
-    # Pages of guard.shm that nobody else has touched yet count as private.
-    return (rollup["Rss"] - max(shared, status["RssShmem"])) * KIB
-
-
-def major_faults(pid: int) -> int:
-    """Of all threads since the start of the process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[9])
-
-
-def _fields(path: Path) -> dict[str, int]:
-    lines = (line.split() for line in path.read_text().splitlines())
-    return {
-        words[0].rstrip(":"): int(words[1])
-        for words in lines
-        if len(words) > 1 and words[1].isdigit()
-    }
 
 
 async def measure() -> Memory:

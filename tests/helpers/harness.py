@@ -157,11 +157,21 @@ class Site:
 
     # ---- life ----
 
-    async def start(self, *options: str, hogs: Sequence[str] | None = None) -> None:
-        """Start the gateway; ``hogs``: through the launcher, with these options."""
+    async def start(
+        self,
+        *options: str,
+        hogs: Sequence[str] | None = None,
+        through: Sequence[str] | None = None,
+    ) -> None:
+        """Start the gateway; ``hogs``: through the launcher, with these options.
+
+        ``through``: a module that starts it, and that module's own options.
+        """
         program = ["-m", "gateway"]
         if hogs is not None:
-            program = ["-m", "tests.helpers.launcher", *hogs, "--"]
+            through = ["tests.helpers.launcher", *hogs]
+        if through is not None:
+            program = ["-m", *through, "--"]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *program, "run", str(self.file), *options, *self.directories,

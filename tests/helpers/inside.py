@@ -11,7 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 BIN = HERE / "bin"
-MODULES = ("inside", "stepper")
+MODULES = ("inside", "signals", "stepper")
 
 
 def load(name: str = "inside") -> Any:
