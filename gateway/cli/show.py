@@ -4,7 +4,7 @@ The gateway answers where it lives; where not, guard.shm and the names in the st
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.cli.tag_files import add_tag_files, tag_files
 from gateway.outcome import Exit
 from gateway.paths import Paths
-from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagRow
+from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagRow, WaitingRow
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
@@ -256,11 +256,22 @@ def _print_uplinks(found: Status) -> None:
     if found.uplinks is None:
         return
     cells = [
-        (u.id, u.up, u.backlog.alerts, u.backlog.live, u.backlog.backfill, f"{u.oldest_s:.0f} s")
+        (
+            u.id, u.up, u.backlog.alerts, u.backlog.live, u.backlog.backfill, f"{u.oldest_s:.0f} s",
+            *_room(u.waiting.values()),
+        )
         for u in found.uplinks
-    ]
-    headings = ("uplink", "up", "alerts", "live", "backfill", "oldest")
+    ]  # fmt: skip
+    headings = ("uplink", "up", "alerts", "live", "backfill", "oldest", "room used", "full in")
     show_table("uplinks (waiting)", headings, cells)
+
+
+def _room(waiting: Iterable[WaitingRow]) -> tuple[str, str]:
+    """How much of its room the fullest lane uses, and when the first one is full."""
+    rows = list(waiting)
+    used = max((row.fill for row in rows), default=0.0)
+    times_s = [row.full_s for row in rows if row.full_s is not None]
+    return f"{used:.0%}", f"{min(times_s) / 3600:.1f} h" if times_s else "-"
 
 
 def _print_alarms(rows: list[dict[str, Any]]) -> None:

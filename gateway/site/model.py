@@ -263,6 +263,7 @@ class Uplink(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lanes: tuple[Lane, ...] = ("alert", "live", "backfill")
     window: Annotated[int, Meta(ge=1, le=1000)] = 20  # messages in flight
     timeout: Duration = Duration(10_000_000_000)
+    keep_after_ack: Duration = Duration(0)
 
 
 class View(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

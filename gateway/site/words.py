@@ -203,6 +203,8 @@ WORDS: Final[dict[str, str]] = {
     "Uplink.lanes": "What goes there.",
     "Uplink.window": "Most messages in flight.",
     "Uplink.timeout": "Of each answer.",
+    "Uplink.keep_after_ack": "So long what was acknowledged is kept, and sent once more where the "
+    "link is lost meanwhile: for a platform that acknowledges what it has in memory alone.",
     "View.listen": "host:port of metrics and health; port 0: any.",
     "History.max_bytes": "Oldest samples go first.",
     "History.max_age": "Older samples go.",

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from aiosqlite import Connection
 from msgspec import Struct
@@ -161,6 +161,20 @@ class History:
     def lane_head(self, uplink: str, lane: str) -> int:
         """The last sequence of a lane, 0 where it has none."""
         return self._state.lanes.head(uplink, lane)
+
+    @property
+    def bound_bytes(self) -> int:
+        """Stored bytes beyond which the oldest samples go."""
+        return self._max_bytes * FILL_PERCENT // 100
+
+    async def bytes_since(self, utc_ns: int) -> int:
+        """Stored bytes of samples from ``utc_ns`` on."""
+        sql = "SELECT ifnull(sum(length(body)), 0) FROM {} WHERE t_last >= ?"
+        found = 0
+        for table in ("chunk", "tail"):
+            rows = await self._db.query(partial(_rows, sql.format(table), (utc_ns,)))
+            found += rows[0][0]
+        return found
 
     async def items(self, uplink: str, lane: str, after: int, limit: int) -> list[SampleItem]:
         """The oldest stored rows of a lane above ``after``, at most ``limit``.
@@ -357,3 +371,7 @@ class History:
 async def _shrink(connection: Connection) -> None:
     """Give free pages back to the disk, a bounded number at a time."""
     await connection.executescript("PRAGMA incremental_vacuum(4096)")
+
+
+async def _rows(sql: str, parameters: tuple[int, ...], connection: Connection) -> list[Any]:
+    return list(await connection.execute_fetchall(sql, parameters))

@@ -25,6 +25,9 @@ from gateway.store.database import Database
 from gateway.store.ledger_state import EVENTS, SAMPLES, Batch, LedgerState, Stamp
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
+FILL_PERCENT: Final = (
+    80  # of the file: alerts' bodies, at most; the rest is rows' own and the audit
+)
 RESERVE_BYTES: Final = 176 * 1024 * 1024  # 100,000 alerts of 1.2 KB with their pages, the -wal
 
 
@@ -50,8 +53,10 @@ class Ledger:
         self, path: Path, stamp: Stamp, uplinks: Sequence[str], sizes: tuple[int, int]
     ) -> None:
         self._state = LedgerState(stamp, uplinks)
-        max_bytes, reserve_bytes = sizes
-        self._db = Database(path, self._state, max_bytes=max_bytes, reserve_bytes=reserve_bytes)
+        self._max_bytes, reserve_bytes = sizes
+        self._db = Database(
+            path, self._state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes
+        )
         self._bytes_written = 0
         self._damaged = 0
 
@@ -151,6 +156,20 @@ class Ledger:
                 return items
             after = rows[-1][0]
         return []
+
+    @property
+    def bound_bytes(self) -> int:
+        """Bytes of alerts' bodies that there is room for."""
+        return self._max_bytes * FILL_PERCENT // 100
+
+    async def bytes_after(self, seq: int) -> int:
+        """Bytes of the alerts' bodies above ``seq``; by the oldest 1,000 where they are more."""
+        sql = (
+            "SELECT count(*), sum(length(body)) FROM "
+            "(SELECT body FROM alert WHERE seq > ? ORDER BY seq LIMIT 1000)"
+        )
+        (count, size), *_ = await self._rows(sql, (seq,))
+        return size * (self.head - seq) // count if count else 0
 
     async def journal_position(self, journal_id: int) -> int | None:
         """The first record of this journal that is not recorded; None: never seen."""

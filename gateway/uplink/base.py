@@ -12,7 +12,7 @@ from typing import Final, Protocol, runtime_checkable
 from msgspec import Struct
 
 from gateway.errors import UplinkError
-from gateway.store.alert import AlertDraft, AlertItem
+from gateway.store.alert import AlertDraft, AlertItem, Priority
 from gateway.store.items import SampleItem
 
 ALERT: Final = "alert"
@@ -130,6 +130,13 @@ class AlertSource(Protocol):
     def audit_head(self) -> str:
         """Head of the audit's hash chain."""
 
+    @property
+    def bound_bytes(self) -> int:
+        """Bytes of alerts that it has room for."""
+
+    async def bytes_after(self, seq: int) -> int:
+        """Bytes of the alerts above ``seq``; estimated where they are many."""
+
     async def alerts(self, after: int, limit: int) -> Sequence[AlertItem]:
         """The oldest alerts with a sequence above ``after``."""
 
@@ -164,6 +171,13 @@ class SampleSource(Protocol):
     def epoch(self) -> int:
         """Of history.db itself: its lanes begin at 1 again when it was set aside."""
 
+    @property
+    def bound_bytes(self) -> int:
+        """Stored bytes beyond which the oldest samples go."""
+
+    async def bytes_since(self, utc_ns: int) -> int:
+        """Stored bytes of samples from ``utc_ns`` on."""
+
     def lane_head(self, uplink: str, lane: str) -> int:
         """The last sequence of the lane, 0 where it is empty."""
 
@@ -183,7 +197,7 @@ class SampleSource(Protocol):
 class Problems(Protocol):
     """Where a link that refuses us is told, once, until it is over."""
 
-    def raised(self, kind: str, ident: str, text: str) -> None:
+    def raised(self, kind: str, ident: str, text: str, *, priority: Priority = "high") -> None:
         """It is so now; said again as often as one likes."""
 
     def cleared(self, kind: str, ident: str, text: str) -> None:

@@ -4,10 +4,15 @@ Constraints:
 - the cursor is the highest contiguous sequence that needs no sending any more; it only grows;
 - it is moved in memory first and in the store after: a store that refuses (a full disk) costs
   doubles after a restart, never an item, and never stops the sending;
-- sequences that the store no longer has (rows shed unsent) are one numbered gap marker.
+- sequences that the store no longer has (rows shed unsent) are one numbered gap marker;
+- with a grace (``keep_after_ack``) the stored cursor follows that much later, and when a session
+  ends in the meantime what it has not passed yet is sent once more: the other end may have had it
+  in its memory alone. Once only, or a link that comes and goes would send the same for ever.
 """
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -23,9 +28,11 @@ SHED: Final = "shed"  # a gap's reason: the history was full before the link cam
 
 
 class Lane:
-    """What a pump knows of one lane."""
+    """What a pump knows of one lane. ``keep_s``: the grace after an acknowledgement."""
 
-    def __init__(self, uplink: str, name: str, source: "LaneSource") -> None:
+    def __init__(
+        self, uplink: str, name: str, source: "LaneSource", *, keep_s: float = 0.0
+    ) -> None:
         self.uplink = uplink
         self.name = name
         self.cursor = 0
@@ -39,6 +46,10 @@ class Lane:
         self._epoch = 0
         self._saved = 0
         self._done: dict[int, int] = {}  # first -> last, above the cursor
+        self._keep_s = keep_s
+        self._settled = 0  # the cursor of so long ago
+        self._again = 0  # up to here it was acknowledged before a session ended
+        self._taken: deque[tuple[float, int]] = deque()  # loop time, cursor
         self._oldest = (0, 0)  # sequence, UTC ns
         self._store_failed = False
 
@@ -68,7 +79,8 @@ class Lane:
         if epoch == self._epoch:
             return
         cursor = await self._source.load()
-        self.cursor = self._saved = cursor
+        self.cursor = self._saved = self._settled = self._again = cursor
+        self._taken.clear()
         self._done.clear()
         self.refused.clear()
         self._oldest = (0, 0)
@@ -98,6 +110,16 @@ class Lane:
             self._oldest = (outs[0].item.seq, message.stamp_ns(outs[0]))
         return outs
 
+    async def weigh(self) -> tuple[int, int] | None:
+        """Bytes that wait and bytes at which the oldest would go; None where that is not known."""
+        oldest_utc_ns = self.oldest_utc_ns()
+        if not oldest_utc_ns or self._epoch != self._source.epoch():
+            return None
+        try:
+            return await self._source.weigh(self.cursor, oldest_utc_ns)
+        except StoreError:
+            return None
+
     async def look(self) -> None:
         """Learn how old the oldest pending item is, where nothing is being sent."""
         if not self.pending or self.oldest_utc_ns():
@@ -112,12 +134,24 @@ class Lane:
         first = item.first if isinstance(item, GapItem) else item.seq
         self._done[first] = item.seq
         self.refused.pop(item.seq, None)
+        before = self.cursor
         while self.cursor + 1 in self._done:
             self.cursor = self._done.pop(self.cursor + 1)
+        if self.cursor != before:
+            self._taken.append((_now_s(), self.cursor))
+
+    def rewind(self) -> None:
+        """The session has ended: what was acknowledged within the grace is sent once more."""
+        settled = self._look_settled()
+        if self._keep_s == 0 or settled >= self.cursor:
+            return
+        self._again, self.cursor = self.cursor, settled
+        self._taken.clear()
+        self._done.clear()
 
     async def save(self) -> None:
         """Bring the cursor into the store; where that fails it is tried again by the next call."""
-        cursor = self.cursor
+        cursor = self._look_settled()
         if cursor == self._saved or self._epoch != self._source.epoch():
             return
         try:
@@ -129,6 +163,14 @@ class Lane:
             return
         self._saved = cursor
         self._store_failed = False
+
+    def _look_settled(self) -> int:
+        """The highest sequence that needs no sending any more, whatever becomes of the session."""
+        now_s = _now_s()
+        while self._taken and now_s - self._taken[0][0] >= self._keep_s:
+            self._settled = self._taken.popleft()[1]
+        self._settled = max(self._settled, min(self.cursor, self._again))
+        return self._settled
 
     def _with_gaps(self, rows: Sequence[Item], head: int, utc_ns: int) -> list[Item]:
         items: list[Item] = []
@@ -165,6 +207,12 @@ class LaneSource(Protocol):
     async def save(self, seq: int) -> None:
         """Store the cursor."""
 
+    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
+        """Stored bytes that are as new as the oldest item above ``after``, and how many may be so.
+
+        ``oldest_utc_ns``: that item's stamp. Raises StoreError.
+        """
+
 
 class AlertLane:
     """The alert lane of the ledger."""
@@ -192,6 +240,11 @@ class AlertLane:
     async def save(self, seq: int) -> None:
         """Store the cursor."""
         await self._ledger.move_cursor(self._uplink, ALERT, seq)
+
+    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
+        """The alerts above ``after``, the ledger's room."""
+        del oldest_utc_ns
+        return await self._ledger.bytes_after(after), self._ledger.bound_bytes
 
 
 class SampleLane:
@@ -221,3 +274,12 @@ class SampleLane:
     async def save(self, seq: int) -> None:
         """Store the cursor."""
         await self._history.move_cursor(self._uplink, self._lane, seq)
+
+    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
+        """Everything from the oldest on, whose ever it is; the history's bound."""
+        del after
+        return await self._history.bytes_since(oldest_utc_ns), self._history.bound_bytes
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -36,6 +36,8 @@ class LinkState:
         self._failures = 0  # in a row, without progress between
         self._down_since_s: float | None = None
         self._told = False  # the problems know, and have logged it
+        self._behind = False  # it is too slow for what comes live
+        self.hold_until_s = 0.0  # loop time before which nothing is sent: the other end asked so
         self.up = False
         self.reason = "not connected yet"
 
@@ -55,8 +57,19 @@ class LinkState:
         self._down_since_s = None
         self._told = False
         self._problems.cleared("uplink", self._uplink, text)
-        self._choose_lane(LIVE)
+        self._choose_lane(BACKFILL if self._behind else LIVE)
         return True
+
+    def keep_up(self, *, behind: bool) -> None:
+        """Whether the link is too slow for the live rows, so that new ones are backlog."""
+        if behind == self._behind or not {LIVE, BACKFILL} <= set(self._lanes):
+            return
+        self._behind = behind
+        if behind:
+            _LOGGER.warning("%s: too slow for live samples, they go to the backlog", self._uplink)
+        else:
+            _LOGGER.info("%s: live samples are sent live again", self._uplink)
+        self._choose_lane(LIVE if self.up and not behind else BACKFILL)
 
     def went_down(self, error: UplinkError) -> None:
         """It does not, for this reason; said again as often as one likes."""

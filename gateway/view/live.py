@@ -7,6 +7,7 @@ it anywhere.
 import os
 import time
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -24,6 +25,7 @@ from gateway.view.shapes import (
     SubstitutionRow,
     TagRow,
     UplinkRow,
+    WaitingRow,
 )
 from gateway.view.snapshot import (
     GUARD_DEAD,
@@ -217,7 +219,19 @@ def _uplink_row(stats: "PumpStats") -> UplinkRow:
         live=stats.backlog.get("live", 0),
         backfill=stats.backlog.get("backfill", 0),
     )
-    return UplinkRow(id=stats.id, up=stats.up, backlog=backlog, oldest_s=stats.oldest_s)
+    waiting = {
+        lane: WaitingRow(
+            items=found.items,
+            oldest_s=found.oldest_s,
+            bytes=found.stored_bytes,
+            fill=found.fill,
+            full_s=found.full_s if isfinite(found.full_s) else None,
+        )
+        for lane, found in stats.waiting.items()
+    }
+    return UplinkRow(
+        id=stats.id, up=stats.up, backlog=backlog, oldest_s=stats.oldest_s, waiting=waiting
+    )
 
 
 def _process(gateway: "Gateway") -> GatewayRow:

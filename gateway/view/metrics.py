@@ -321,7 +321,25 @@ METRICS: Final = (
         "uplink_oldest_seconds",
         "Age of the oldest item that waits to be sent, 0 where nothing waits.",
         "gauge",
-        ("uplink",),
+        ("uplink", "lane"),
+    ),
+    MetricSpec(
+        "uplink_backlog_bytes",
+        "Stored bytes from the oldest item that waits on; of many alerts an estimate.",
+        "gauge",
+        ("uplink", "lane"),
+    ),
+    MetricSpec(
+        "uplink_backlog_ratio",
+        "The same as a share of the bound beyond which the oldest would be lost.",
+        "gauge",
+        ("uplink", "lane"),
+    ),
+    MetricSpec(
+        "uplink_full_seconds",
+        "Time until that bound at the rate of ten minutes; infinite where it does not grow.",
+        "gauge",
+        ("uplink", "lane"),
     ),
     MetricSpec(
         "uplink_sent_total",

@@ -232,9 +232,13 @@ def _uplinks(sheet: Sheet, moment: Moment) -> None:
     for stats in moment.pumps:
         ident = stats.id
         sheet.put("uplink_up", stats.up, ident)
-        sheet.put("uplink_oldest_seconds", stats.oldest_s, ident)
-        for lane, count in stats.backlog.items():
-            sheet.put("uplink_backlog_items", count, ident, lane)
+        for lane, waiting in stats.waiting.items():
+            sheet.put("uplink_backlog_items", waiting.items, ident, lane)
+            sheet.put("uplink_oldest_seconds", waiting.oldest_s, ident, lane)
+            if waiting.stored_bytes is not None:
+                sheet.put("uplink_backlog_bytes", waiting.stored_bytes, ident, lane)
+                sheet.put("uplink_backlog_ratio", waiting.fill, ident, lane)
+                sheet.put("uplink_full_seconds", waiting.full_s, ident, lane)
         for lane, count in stats.sent.items():
             sheet.put("uplink_sent_total", count, ident, lane)
         _certificate(sheet, moment, ident, "server", stats.certificate_not_after_utc_ns)

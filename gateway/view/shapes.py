@@ -158,13 +158,24 @@ class BacklogRow(Struct, frozen=True, kw_only=True):
     backfill: int = 0
 
 
+class WaitingRow(Struct, frozen=True, kw_only=True):
+    """What waits in one lane; ``full_s``: until its oldest would be lost, null: not by growing."""
+
+    items: int
+    oldest_s: float
+    bytes: int | None
+    fill: float
+    full_s: float | None
+
+
 class UplinkRow(Struct, frozen=True, kw_only=True):
-    """One uplink; ``oldest_s`` is the age of the oldest item that waits."""
+    """One uplink; ``oldest_s`` is the age of the oldest item that waits, ``waiting`` by lane."""
 
     id: str
     up: bool
     backlog: BacklogRow
     oldest_s: float
+    waiting: dict[str, WaitingRow] = {}
 
 
 class ProblemRow(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Every metric, its text as Prometheus reads it, and what promtool says of it."""
 
 import asyncio
+import math
 import re
 import struct
 import subprocess
@@ -87,7 +88,13 @@ async def test_values(guard: LiveGuard) -> None:
     assert found["interlocks_unarmed"] == {(): 1}
     assert found["outputs_unconfirmed"][()] in {0, 1, 2}
     assert found["uplink_backlog_items"][("lane", "backfill"), ("uplink", "mine")] == 40
-    assert found["uplink_oldest_seconds"] == {(("uplink", "mine"),): 12.5}
+    alert = (("lane", "alert"), ("uplink", "mine"))
+    assert found["uplink_oldest_seconds"][alert] == 12.5
+    assert found["uplink_backlog_bytes"][alert] == 3_600
+    assert found["uplink_backlog_ratio"][alert] == 0.25
+    assert found["uplink_full_seconds"][alert] == 7_200
+    assert found["uplink_full_seconds"][("lane", "live"), ("uplink", "mine")] == math.inf
+    assert (("lane", "backfill"), ("uplink", "mine")) not in found["uplink_backlog_bytes"]
     assert found["letters_total"] == {(("reason", "too_large"), ("uplink", "mine")): 2}
     expiry = found["certificate_expiry_seconds"][("side", "server"), ("uplink", "mine")]
     assert 86_000 < expiry <= 86_400
@@ -231,7 +238,8 @@ def test_the_agreed_names_are_there() -> None:
         guard_scans_total guard_overruns_total guard_realtime interlock_state{interlock}
         interlock_trips_total{interlock} interlocks_unarmed trip_reaction_seconds
         outputs_unconfirmed uplink_up{uplink} uplink_backlog_items{uplink,lane}
-        uplink_oldest_seconds{uplink} store_bytes_written_total{store} store_bytes{store}
+        uplink_oldest_seconds{uplink,lane} uplink_full_seconds{uplink,lane}
+        store_bytes_written_total{store} store_bytes{store}
         dropped_total{part,reason} letters_total{uplink,reason} clock_synchronised
         certificate_expiry_seconds{uplink,side}"""
     labels = {spec.name: spec.labels for spec in METRICS}

@@ -1,6 +1,7 @@
 """The pump: order, cursors, refused items, links that come and go."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import UplinkError
-from gateway.uplink import letters, link_state, pump
+from gateway.site.model import Duration
+from gateway.uplink import backlog, letters, link_state, pump, settling
 from gateway.uplink.base import (
     ACCEPTED,
     GapItem,
@@ -20,6 +22,7 @@ from gateway.uplink.base import (
     SuspectError,
     Verdict,
 )
+from gateway.uplink.lane import Lane, SampleLane
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
     SENDER,
@@ -70,8 +73,8 @@ def bench() -> Bench:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
-    monkeypatch.setattr(pump, "REFUSED_RETRY_S", 0.05)
-    monkeypatch.setattr(pump, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.05)
+    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
     monkeypatch.setattr(pump, "LOOK_S", 0.02)
 
 
@@ -511,3 +514,109 @@ async def test_at_the_end_the_session_is_closed_and_the_cursor_kept(bench: Bench
         await until(lambda: made.stats().sent["alert"] == 3)
     assert bench.uplink.closed >= 1
     assert bench.ledger.cursors["platform", "alert"] == 3
+
+
+async def test_each_step_of_the_room_is_told_once_and_over_well_below_it(bench: Bench) -> None:
+    lane = Lane("platform", "backfill", SampleLane(bench.history, "platform", "backfill"))
+    weighed = backlog.Backlog("platform", [lane], bench.problems, lambda: T0_NS)
+    bench.history.bound_bytes = 10_000  # a row is 100
+    every = [50, 80, 95]
+    course: tuple[tuple[int, list[int]], ...] = (
+        (49, []),
+        (51, [50]),
+        (46, [50]),
+        (44, []),
+        (96, every),
+        (91, every),
+        (60, [50]),
+    )
+    for rows, steps in course:
+        _leave(bench.history, rows)
+        await lane.follow()
+        lane.cursor = bench.history.heads["backfill"] - rows
+        await lane.next(1, utc_ns=T0_NS)
+        await weighed.weigh()
+        told = {f"platform/backfill/{step}" for step in steps}
+        assert {ident for _kind, ident in bench.problems.active} == told, rows
+    raised = [ident for state, ident in bench.problems.said if state == "raised"]
+    assert [ident.rsplit("/", 1)[-1] for ident in raised] == ["50", "50", "80", "95"]
+
+
+def _leave(history: MemoryHistory, rows: int) -> None:
+    history.put("backfill", 200)
+    history.shed("backfill", len(history.rows["backfill"]) - rows)
+
+
+async def test_when_the_room_is_full_at_the_present_rate(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "LOOK_S", 0.001)
+    monkeypatch.setattr(backlog, "RATE_S_MIN", 0.05)
+    bench.uplink.error = UplinkError("cable")
+    bench.history.bound_bytes = 100_000
+    async with bench.running() as made:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        await until(lambda: bench.uplink.connects >= 2)
+        while (waiting := made.stats().waiting["backfill"]).full_s == math.inf:
+            bench.history.put("backfill", 1)
+            await asyncio.sleep(0.002)
+        rate = (waiting.stored_bytes or 0) / (loop.time() - started_s)
+        assert waiting.fill == pytest.approx((waiting.stored_bytes or 0) / 100_000)
+        assert 0 < waiting.full_s < 20 * 100_000 / rate
+
+
+async def test_live_rows_that_the_link_is_too_slow_for_are_made_backlog(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "LIVE_ITEMS_MAX", 10)
+    monkeypatch.setattr(pump, "LIVE_AGE_NS_MAX", 1_000_000_000_000)
+    slow = True
+
+    def answer(lane: str, _out: Outgoing) -> Verdict:
+        return Retry(0.01, "no rights", denied=True) if slow and lane == "live" else ACCEPTED
+
+    bench.uplink.answer = answer
+    async with bench.running() as made:
+        await until(lambda: made.stats().up)
+        assert bench.history.lane == "live"
+        bench.history.put("live", 11)
+        made.nudge()
+        await until(lambda: bench.history.lane == "backfill")
+        bench.history.put("backfill", 5)
+        made.nudge()
+        await until(lambda: made.stats().sent["backfill"] == 5)
+        slow = False
+        await until(lambda: bench.history.lane == "live")
+    assert bench.uplink.of("live") == list(range(1, 12))
+    assert bench.history.lanes_set == ["backfill", "live", "backfill", "live"]
+
+
+async def test_what_is_acknowledged_within_the_grace_is_sent_once_more(bench: Bench) -> None:
+    bench.ledger.put(10)
+    async with bench.running(keep_after_ack=Duration(60_000_000_000)) as made:
+        await until(lambda: made.stats().sent["alert"] == 10)
+        assert not bench.ledger.cursors  # what is not passed is kept
+        assert made.stats().backlog["alert"] == 0
+        for _ in range(3):  # it comes and goes: once more, not at each time
+            bench.uplink.error = UplinkError("the broker was killed")
+            bench.ledger.put(1)
+            made.nudge()
+            await until(lambda: not made.stats().up)
+            bench.uplink.error = None
+            await until(lambda: made.stats().backlog["alert"] == 0)
+    assert bench.uplink.of("alert") == [*range(1, 11), *range(1, 12), 11, 12, 12, 13]
+    assert bench.ledger.cursors["platform", "alert"] == 12
+
+
+async def test_after_the_grace_nothing_is_sent_again(bench: Bench) -> None:
+    bench.ledger.put(10)
+    async with bench.running(keep_after_ack=Duration(1_000_000)) as made:
+        await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 10)
+        bench.uplink.error = UplinkError("cable")
+        bench.ledger.put(1)
+        made.nudge()
+        await until(lambda: not made.stats().up)
+        bench.uplink.error = None
+        await until(lambda: made.stats().backlog["alert"] == 0)
+    assert bench.uplink.of("alert") == list(range(1, 12))

@@ -1,6 +1,7 @@
 """The pump between the real ledger and history and a platform that keeps what it gets."""
 
 import asyncio
+import sqlite3
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.ledger import Ledger
-from gateway.uplink import link_state, message, pump
+from gateway.uplink import link_state, message, pump, settling
 from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Refused, Verdict
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
@@ -33,7 +34,7 @@ TAGS = ("ch4.t1", "ch4.t2", "air.speed")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
-    monkeypatch.setattr(pump, "STORE_RETRY_S", 0.02)
+    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.02)
     monkeypatch.setattr(pump, "LOOK_S", 0.02)
 
 
@@ -145,3 +146,20 @@ async def test_values_come_back_bit_by_bit(tmp_path: Path) -> None:
             assert item.t0_ns + item.dt_ns[0] == time_ns
             values = [struct.pack("<d", column[0]) for column in item.values]
             assert values == [struct.pack("<d", slot + time_ns % 1e6) for slot in range(3)]
+
+
+async def test_what_waits_is_weighed_as_it_is_stored(tmp_path: Path) -> None:
+    async with Site.open(tmp_path) as site:
+        await site.alert(1_500)
+        await site.samples(6)
+        alerts = [len(item.body) for item in await site.ledger.alerts(0, 2_000)]
+        assert await site.ledger.bytes_after(900) == sum(alerts[900:])
+        assert await site.ledger.bytes_after(0) == pytest.approx(sum(alerts), rel=0.01)
+        whole = await site.history.bytes_since(0)
+        assert await site.history.bytes_since(T0_NS + 4_000_000_000) == whole / 2
+        assert await site.history.bytes_since(site.time_ns + 1) == 0
+    with sqlite3.connect(tmp_path / "history.db") as connection:
+        stored = (
+            "SELECT sum(length(body)) FROM (SELECT body FROM tail UNION ALL SELECT body FROM chunk)"
+        )
+        assert connection.execute(stored).fetchone() == (whole,)

@@ -29,6 +29,7 @@ from gateway.site.model import (
 from gateway.store.alert import ActiveAlert
 from gateway.store.audit import AuditEntry, AuditMemory
 from gateway.tags import TagTable
+from gateway.uplink.backlog import Waiting
 from gateway.uplink.pump import PumpStats
 from tests.helpers.live_guard import LiveGuard
 
@@ -135,9 +136,15 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
     stats.facts = Facts("127.0.0.1:3", ends_ns, {"backup": "on it"}, clock_ahead_ns=1_500_000_000)
     stats.lateness_ns, stats.polls_missed = 2_500_000, 3
     uplink = PumpStats(
-        id="mine", up=False, reason="down", backlog={"alert": 3, "live": 0, "backfill": 40},
-        oldest_s=12.5, sent={"alert": 7}, retried=1, refused=2, letters={"too_large": 2},
-        connects=4, certificate_not_after_utc_ns=time.time_ns() + 86_400_000_000_000,
+        id="mine", up=False, reason="down", sent={"alert": 7}, retried=1, refused=2,
+        waiting={
+            "alert": Waiting(3, 12.5, 3_600, 0.25, 7_200.0),
+            "live": Waiting(0, 0.0, 0),
+            "backfill": Waiting(40, 4.0),
+        },
+        letters={"too_large": 2},
+        connects=4,
+        certificate_not_after_utc_ns=time.time_ns() + 86_400_000_000_000,
     )  # fmt: skip
     parts: Any = {
         "config": site,

@@ -46,6 +46,7 @@ class MemoryLedger:
         self.letters: dict[tuple[str, str, int], tuple[str, bytes]] = {}
         self.drafts: list[AlertDraft] = []
         self.broken = False
+        self.bound_bytes = 1_000_000
 
     @property
     def head(self) -> int:
@@ -76,6 +77,10 @@ class MemoryLedger:
                     }
                 )
             )
+
+    async def bytes_after(self, seq: int) -> int:
+        self._check()
+        return sum(map(len, self.bodies[seq:]))
 
     async def alerts(self, after: int, limit: int) -> list[AlertItem]:
         self._check()
@@ -132,6 +137,7 @@ class MemoryHistory:
         self.lanes_set: list[str] = []
         self.cursors: dict[str, int] = {}
         self.on_move: Callable[[], None] = lambda: None
+        self.bound_bytes = 1_000_000
 
     def put(self, lane: str, count: int = 1) -> None:
         """Record so many rows of three samples."""
@@ -142,6 +148,9 @@ class MemoryHistory:
     def shed(self, lane: str, count: int) -> None:
         """Drop the oldest rows."""
         del self.rows[lane][:count]
+
+    async def bytes_since(self, utc_ns: int) -> int:
+        return sum(100 for rows in self.rows.values() for one in rows if one.t0_ns >= utc_ns)
 
     def lane_head(self, uplink: str, lane: str) -> int:
         return self.heads[lane]
@@ -170,7 +179,7 @@ class MemoryProblems:
         self.active: dict[tuple[str, str], str] = {}
         self.said: list[tuple[str, str]] = []
 
-    def raised(self, kind: str, ident: str, text: str) -> None:
+    def raised(self, kind: str, ident: str, text: str, *, priority: str = "high") -> None:
         if (kind, ident) not in self.active:
             self.said.append(("raised", ident))
         self.active[kind, ident] = text

@@ -1,0 +1,145 @@
+"""What becomes of what was sent: the verdicts, and nothing lost by any of them.
+
+An item that is refused is set aside as a dead letter only once the other end has shown that it
+takes something: the numbered gap marker sent in the item's place, or another item of the same
+send. Where it refuses the marker, too, it refuses everything, and the lane is retried slowly like
+one that is denied. The letter and the alert about it are durable before the cursor moves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from gateway.errors import StoreError, UplinkError
+from gateway.uplink.base import Accepted, Outgoing, Problems, Refused, Retry, Verdict
+from gateway.uplink.lane import Lane
+from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
+from gateway.uplink.link_state import LinkState
+
+STORE_RETRY_S: Final = 1.0
+REFUSED_RETRY_S: Final = 30.0
+
+Send = Callable[[Lane, Sequence[Outgoing]], Awaitable[list[Verdict]]]
+
+
+class Settling:
+    """The verdicts on one uplink's items.
+
+    ``send`` is the pump's, for markers; ``went_up`` is called when something was taken.
+    """
+
+    def __init__(
+        self,
+        uplink: str,
+        lanes: Sequence[Lane],
+        link: LinkState,
+        letters: Letters,
+        problems: Problems,
+        send: Send,
+        went_up: Callable[[], None],
+        utc_ns: Callable[[], int],
+    ) -> None:
+        self._uplink = uplink
+        self._lanes = lanes
+        self._link = link
+        self._letters = letters
+        self._problems = problems
+        self._send = send
+        self._went_up = went_up
+        self._utc_ns = utc_ns
+        self.refused = 0
+        self.fruitless = False  # something was sent in this session, nothing was accepted
+        self.barren = 0  # such sessions in a row
+
+    async def settle(
+        self, lane: Lane, outs: Sequence[Outgoing], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Act on one send's verdicts. Raises StoreError where a letter is not kept."""
+        accepted = 0
+        refused: list[tuple[Outgoing, Refused]] = []
+        retry: Retry | None = None
+        for out, verdict in zip(outs, verdicts, strict=True):
+            if isinstance(verdict, Accepted):
+                lane.done(out.item)
+                accepted += 1
+            elif isinstance(verdict, Refused):
+                refused.append((out, verdict))
+                lane.refused[out.item.seq] = verdict
+            else:
+                lane.retried += 1
+                if retry is None or verdict.denied or not retry.denied:
+                    retry = verdict  # one that is denied says more than one that is not known
+        lane.sent += accepted
+        self.refused += len(refused)
+        if accepted:
+            self._taken(lane)
+        try:
+            if refused:
+                await self.set_aside(lane, refused, proven=accepted > 0)
+        finally:
+            if retry:
+                self.pause(lane, retry, accepted)
+
+    async def set_aside(
+        self, lane: Lane, refused: Sequence[tuple[Outgoing, Refused]], *, proven: bool
+    ) -> None:
+        """Markers in the place of what is refused, then the letters; all or none of it.
+
+        Raises StoreError where a letter is not kept.
+        """
+        refused = refused[: self._letters.left(_now_s())]
+        if not refused:
+            lane.hold_until_s = _now_s() + ONE_EVERY_S
+            return
+        markers = [marker_of(out, why, self._utc_ns()) for out, why in refused]
+        verdicts = await self._send(lane, markers)
+        for verdict in verdicts:
+            if isinstance(verdict, Retry):
+                self.pause(lane, verdict)
+                return
+        if not proven and not any(isinstance(verdict, Accepted) for verdict in verdicts):
+            lane.refused.clear()  # they are tried again, in company: one that passes is a proof
+            lane.doubted = True
+            why = refused[0][1]
+            text = f"it refuses everything in {lane.name}: {why.reason} {why.detail}"
+            self.pause(lane, Retry(REFUSED_RETRY_S, text, denied=True))
+            return
+        try:
+            for out, why in refused:
+                await self._letters.keep(lane.name, out, why)
+                lane.done(out.item)
+        except StoreError:
+            lane.hold_until_s = _now_s() + STORE_RETRY_S
+            raise
+        finally:
+            self._link.progress()
+            self._went_up()
+
+    def pause(self, lane: Lane, why: Retry, accepted: int = 0) -> None:
+        """``denied`` holds the lane alone, anything else the whole link."""
+        if not why.denied:
+            self._link.hold_until_s = _now_s() + max(why.after_s, self._link.backoff_s())
+            if not accepted:
+                self._link.went_down(UplinkError(why.reason or "it asks us to wait"))
+            return
+        # Held over the end of the session, too: some brokers end it after every refused publish.
+        lane.denied = printable(why.reason)
+        lane.hold_until_s = _now_s() + self._link.slowly_s(why.after_s)
+        self._problems.raised("uplink", f"{self._uplink}/{lane.name}", lane.denied)
+        if all(other.denied for other in self._lanes):
+            self._link.went_down(UplinkError(lane.denied))
+
+    def _taken(self, lane: Lane) -> None:
+        """The other end takes what this lane has."""
+        self.fruitless = False
+        self.barren = 0
+        self._link.progress()
+        lane.doubted = False
+        if lane.denied:
+            lane.denied = ""
+            self._problems.cleared("uplink", f"{self._uplink}/{lane.name}", "is taken again")
+        self._went_up()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
