@@ -24,6 +24,7 @@ import aiohttp
 from fastpath.codes import InterlockState, OutputState
 from fastpath.journal import GuardView, JournalError
 from tests.helpers.modbus_server import Edge
+from tests.helpers.spawner import Life, Spawner
 
 ROOT = Path(__file__).parent.parent.parent
 T = TypeVar("T")
@@ -133,18 +134,20 @@ async def until(
 class Site:
     """``sitewarden run`` of a site file, with directories of its own; an async context manager.
 
-    Leaving it ends the gateway and any guard, and removes the runtime directory.
+    Leaving it ends the gateway and any guard, and removes the runtime directory. ``spawner`` makes
+    its gateways where starting them must be quick.
     """
 
-    def __init__(self, directory: Path, text: str) -> None:
+    def __init__(self, directory: Path, text: str, spawner: Spawner | None = None) -> None:
         self.directory = directory
+        self._spawner = spawner
         self.file = directory / "site.toml"
         self.file.write_text(text)
         self.state = directory / "state"
         ours = f"sitewarden-test-{os.getpid()}-"  # by this name the leak check knows its own
         self.runtime = Path(tempfile.mkdtemp(prefix=ours, dir="/dev/shm"))
         self.log = directory / "gateway.log"
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | Life | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +170,10 @@ class Site:
 
         ``through``: a module that starts it, and that module's own options.
         """
+        if self._spawner is not None:
+            words = ["run", str(self.file), *options, *self.directories]
+            self.process = await self._spawner.start(self.log, words)
+            return
         program = ["-m", "gateway"]
         if hogs is not None:
             through = ["tests.helpers.launcher", *hogs]
@@ -332,7 +339,7 @@ class Site:
 
     # ---- private ----
 
-    def _running(self) -> asyncio.subprocess.Process:
+    def _running(self) -> asyncio.subprocess.Process | Life:
         assert self.process is not None
         return self.process
 
