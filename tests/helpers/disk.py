@@ -36,7 +36,7 @@ _FIELDS = (
 class Record(NamedTuple):
     """One thing that was done; times are CLOCK_MONOTONIC ns."""
 
-    index: int
+    number: int
     ns: int
     inode: int
     a: int
@@ -240,9 +240,9 @@ class Disk:
                 directory = self._directories[record.inode]
                 self._names = _applied(self._names, self._changes.pop(directory, []))
         elif file is not None and record.op == WRITE:
-            file.write(record.index, record.a, record.data)
+            file.write(record.number, record.a, record.data)
         elif file is not None and record.op == SIZE:
-            file.resize(record.index, record.a)
+            file.resize(record.number, record.a)
         elif file is not None and record.op == SYNC:
             file.sync(record.b, kept=bool(record.a))
 

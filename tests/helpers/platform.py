@@ -1,6 +1,7 @@
 """A receiving platform that is not ours: keeps every alert and sample batch that was posted."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Self
 
 from aiohttp import web
@@ -53,6 +54,11 @@ class Platform:
             missing = sorted(ids - self.unique().keys())
             message = f"{len(missing)} alerts did not arrive: {missing[:5]}"
             raise TimeoutError(message) from None
+
+    async def wait_until(self, ready: Callable[[], bool], wait_s: float = 15.0) -> None:
+        """Until what has arrived is enough. Raises TimeoutError."""
+        async with asyncio.timeout(wait_s), self._arrived:
+            await self._arrived.wait_for(ready)
 
     async def _take_alerts(self, request: web.Request) -> web.Response:
         body = await request.json()

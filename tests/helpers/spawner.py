@@ -62,11 +62,8 @@ class Life:
     @property
     def returncode(self) -> int | None:
         """None while it lives; its code is not kept."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return 0
-        return 0 if state in "ZX" else None
+        # A thread of it may still be on its way out of a sync while the first has ended already.
+        return None if Path(f"/proc/{self.pid}").exists() else 0
 
     def send_signal(self, number: int) -> None:
         """Raises ProcessLookupError."""
@@ -83,7 +80,7 @@ class Life:
 
     async def wait(self) -> int:
         """Until it has ended."""
-        while self.returncode is None:
+        while self.returncode is None:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(LOOK_S)
         return 0
 
@@ -94,6 +91,7 @@ class Spawner:
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()  # one question, one answer
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -114,8 +112,9 @@ class Spawner:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(log), *words]).encode() + b"\n")
-        return Life(int(await self._process.stdout.readline()))
+        async with self._lock:
+            self._process.stdin.write(json.dumps([str(log), *words]).encode() + b"\n")
+            return Life(int(await self._process.stdout.readline()))
 
 
 if __name__ == "__main__":
