@@ -145,15 +145,15 @@ class Reference:
         read_before = dict(self.tags.readings)
         self._install(plan, now)
         readings = self.tags.readings
-        renewed = any(read_before.get(tag) is not readings[tag] for tag in readings)
+        renewed = {tag for tag in readings if read_before.get(tag) is not readings[tag]}
         kept = 0
         for place, one in enumerate(self.interlocks.items):
             old = before.get(one.id)
             if old is not None:
                 kept += old.fingerprint == one.fingerprint
                 kept_one = carried(old, one)
-                # What is new is waited for, and what was not read yet is waited for anew.
-                kept_one.graced = renewed or kept_one.graced
+                # What is new is waited for by those that read it.
+                kept_one.graced |= not renewed.isdisjoint(kept_one.inputs)
                 self.interlocks.items[place] = kept_one
         self.interlocks.regroup()
         changed = len(self.interlocks.items) - kept

@@ -17,7 +17,7 @@ from fastpath.codes import (
     TripReason,
     Truth,
 )
-from fastpath.reference_conditions import Condition, Node, Reading, Start, code_of
+from fastpath.reference_conditions import Condition, Node, Reading, Start, code_of, tags_of
 
 Definition = Any  # gateway.site.model.Interlock
 Record = Callable[..., None]  # (type, id, **fields)
@@ -111,6 +111,11 @@ class Interlock:
     def conditions(self) -> list[Condition]:
         """Its cause, and its permissive where there is one."""
         return [self.cause] if self.permissive is None else [self.cause, self.permissive]
+
+    @property
+    def inputs(self) -> set[str]:
+        """The tags that they read."""
+        return set().union(*(tags_of(each.tree) for each in self.conditions))
 
     def lose(self, now: Now) -> None:
         """Its latch is damaged: nothing is left of it but how often it tripped."""
