@@ -18,6 +18,7 @@ cdef enum:  # Register.state: what it holds, and what is known of it
     _STARTING = 1 << 4  # an input below was never read
     _UNUSABLE = 1 << 5  # of a number: bad in this condition
     _ABSTAINS = 1 << 6  # it rests on nothing but bypassed tags
+    _ASKED = 1 << 7  # of a tag: some instruction asks for it
 
 cdef struct Votes:  # so far
     uint16_t t  # known true
@@ -42,11 +43,15 @@ cdef inline int truth_of(const Register* r) noexcept nogil:
         return 0
     return 2 if known else 1
 
+# Those that a program needs: one per instruction, then one per tag.
+cdef inline uint32_t register_count(const ProgramView* p) noexcept nogil:
+    return p.code_count + p.tag_count
+
 # Before the first scan of a program: its constants, and all else unknown.
 cdef void registers_begin(const ProgramView* p, Register* regs) noexcept nogil
 
 # One scan: every instruction, in order, over registers that were begun. ``nodes`` has one state per NODE of the program, ``windows``
-# one per WINDOW, ``regs`` one register per instruction. 1: done; 0: an index of the program was out of bounds (a fault):
+# one per WINDOW, ``regs`` ``register_count``. 1: done; 0: an index of the program was out of bounds (a fault):
 # the registers concerned are unknown.
 cdef int program_evaluate(
     const ProgramView* p, const Slot* image, NodeState* nodes, WindowBank* windows,

@@ -114,14 +114,11 @@ cdef inline bint _tag(
     uint32_t grace,
 ) noexcept nogil:
     """``grace``: _STARTING while an input that was never read is excused, else 0."""
-    cdef const TagDef* t
+    cdef const TagDef* t = &p.tags[slot]
     cdef double value
     cdef int64_t mono_ns
     cdef uint8_t quality, reason
     cdef uint32_t state = 0
-    if slot >= p.tag_count:
-        return False
-    t = &p.tags[slot]
     if image[slot].flags & _SLOT_BYPASSED:
         return _abstain(r, _REG_NUMBER)
     if not slot_look(&image[slot], &value, &mono_ns, &quality, &reason):
@@ -431,6 +428,22 @@ cdef void registers_begin(const ProgramView* p, Register* regs) noexcept nogil:
             _number(&regs[i], p.code[i].imm, 0, _NONE_U32)
         else:
             _broken(&regs[i])
+    for i in range(p.tag_count):
+        regs[p.code_count + i].state = 0
+    for i in range(p.code_count):
+        if p.code[i].op == _OP_TAG and p.code[i].a < p.tag_count:
+            regs[p.code_count + p.code[i].a].state = _ASKED
+
+
+cdef inline void _look(
+    const ProgramView* p, const Slot* image, Register* tags, int64_t now_ns, uint32_t grace,
+) noexcept nogil:
+    """Every tag that is asked for, once a scan: most are asked for several times."""
+    cdef uint32_t slot
+    for slot in range(p.tag_count):
+        if tags[slot].state & _ASKED:
+            _tag(p, image, slot, &tags[slot], now_ns, grace)
+            tags[slot].state |= _ASKED
 
 
 cdef int program_evaluate(
@@ -443,15 +456,19 @@ cdef int program_evaluate(
     cdef Register* r
     cdef const InstructionDef* code = p.code
     cdef uint32_t i, count = p.code_count
+    cdef Register* tags = regs + count
     cdef int op, done = 1
     cdef bint good
+    _look(p, image, tags, now_ns, grace)
     for i in range(count):
         ins = &code[i]
         r = &regs[i]
         op = ins.op
         # One flat choice: nested ones cost as much again as an operation.
         if op == _OP_TAG:
-            good = _tag(p, image, ins.a, r, now_ns, grace)
+            good = ins.a < p.tag_count
+            if good:
+                r[0] = tags[ins.a]
         elif op == _OP_CONST:
             good = True  # it stands there since registers_begin
         elif op == _OP_LT:

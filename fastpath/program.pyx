@@ -19,6 +19,7 @@ from fastpath.evaluate cimport (
     _UNUSABLE,
     Register,
     program_evaluate,
+    register_count,
     registers_begin,
     truth_of,
 )
@@ -119,7 +120,7 @@ cdef class Conditions:
         self.image = TagImage(self.view.tag_count)
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
         self.seals = <uint32_t*>calloc(self.view.node_count + 1, sizeof(uint32_t))
-        self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
+        self.regs = <Register*>calloc(register_count(&self.view) + 1, sizeof(Register))
         self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
         self.windows.runs = <WindowRun*>calloc(self.view.window_count + 1, sizeof(WindowRun))
         self.windows.first = <uint32_t*>calloc(self.view.tag_count + 1, sizeof(uint32_t))

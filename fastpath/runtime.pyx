@@ -9,7 +9,7 @@ on the scan thread.
 from libc.string cimport memcpy, memset
 
 from fastpath.bus cimport BUSES_MAX, buses_init, buses_plan
-from fastpath.evaluate cimport registers_begin
+from fastpath.evaluate cimport register_count, registers_begin
 from fastpath.link cimport link_init, link_watch
 from fastpath.outputs cimport outputs_plan
 from fastpath.interlock cimport TagBypassRun
@@ -100,7 +100,7 @@ cdef bint parts_alloc(Parts* parts) noexcept:
     parts.buses.main_fd = -1
     parts.space_bytes = (
         _CODE_MAX * (sizeof(Register) + 1) + _TAG_BYPASSES_MAX * sizeof(TagBypassRun)
-        + _TAGS_MAX * sizeof(Slot) + _NODES_MAX * sizeof(NodeState)
+        + _TAGS_MAX * (sizeof(Slot) + sizeof(Register)) + _NODES_MAX * sizeof(NodeState)
         + _WINDOWS_MAX * sizeof(WindowState) + _DEVICES_MAX * sizeof(DeviceStats)
         + ROUNDING_BYTES
     )
@@ -111,7 +111,8 @@ cdef bint parts_alloc(Parts* parts) noexcept:
         &at, _TAG_BYPASSES_MAX * sizeof(TagBypassRun))
     parts.spare_devices = <DeviceStats*>space_carve(&at, _DEVICES_MAX * sizeof(DeviceStats))
     parts.logic.reads = <uint8_t*>space_carve(&at, _CODE_MAX)
-    parts.registers = <Register*>space_carve(&at, _CODE_MAX * sizeof(Register))
+    parts.registers = <Register*>space_carve(
+        &at, (_CODE_MAX + _TAGS_MAX) * sizeof(Register))
     parts.spare_image = <Slot*>space_carve(&at, _TAGS_MAX * sizeof(Slot))
     parts.spare_nodes = <NodeState*>space_carve(&at, _NODES_MAX * sizeof(NodeState))
     parts.spare_windows = <WindowState*>space_carve(&at, _WINDOWS_MAX * sizeof(WindowState))
@@ -125,7 +126,7 @@ cdef void parts_ready(Parts* parts, const ProgramView* p) noexcept:
         parts.logic.tag_bypasses, _TAG_BYPASSES_MAX * sizeof(TagBypassRun))
     locked &= range_ready(parts.spare_devices, _DEVICES_MAX * sizeof(DeviceStats))
     locked &= range_ready(parts.logic.reads, p.code_count)
-    locked &= range_ready(parts.registers, p.code_count * sizeof(Register))
+    locked &= range_ready(parts.registers, register_count(p) * sizeof(Register))
     locked &= range_ready(parts.spare_image, p.tag_count * sizeof(Slot))
     locked &= range_ready(parts.spare_nodes, p.node_count * sizeof(NodeState))
     locked &= range_ready(parts.spare_windows, p.window_count * sizeof(WindowState))

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastpath.decode cimport decode_point
-from fastpath.evaluate cimport _STARTING, _UNUSABLE, registers_begin
+from fastpath.evaluate cimport _STARTING, _UNUSABLE, register_count, registers_begin
 from fastpath.image cimport slot_read, slot_touch, slot_write
 from fastpath.journal cimport (
     SharedFile, Shm, Stamp, sample_write, samples_grow, samples_wanted, shm_map,
@@ -143,7 +143,7 @@ cdef class Scan:
         self.image = <Slot*>calloc(self.view.tag_count + 1, sizeof(Slot))
         self.nodes = <NodeState*>calloc(self.view.node_count + 1, sizeof(NodeState))
         self.seals = <uint32_t*>calloc(self.view.node_count + 1, sizeof(uint32_t))
-        self.regs = <Register*>calloc(self.view.code_count + 1, sizeof(Register))
+        self.regs = <Register*>calloc(register_count(&self.view) + 1, sizeof(Register))
         registers_begin(&self.view, self.regs)
         self.windows.program = &self.view
         self.windows.states = <WindowState*>calloc(self.view.window_count + 1, sizeof(WindowState))
