@@ -4,6 +4,7 @@ References, conditions, response times, credentials: all in one run, each error 
 A site is refused as a whole or taken as a whole.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +21,16 @@ from gateway.logic.summary import Summary, summary_of
 from gateway.logic.timing import Path as WorstPath
 from gateway.logic.timing import Timing
 from gateway.logic.tree import tags_of
-from gateway.site.credentials import CredentialError, load_credentials
+from gateway.site.complaints import shown
+from gateway.site.credentials import CredentialError, Credentials, load_credentials
 from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
+from gateway.site.file_template import FileTemplate, TemplateError
 from gateway.site.load import read_site, resolve, tag_times
 from gateway.site.model import Config
 from gateway.site.places import Places
 from gateway.site.references import check_references
+from gateway.site.uplink_rules import directory_of
 
 if TYPE_CHECKING:
     from gateway.site.convert import Entry
@@ -72,8 +76,10 @@ def check_draft(
     _check_buses(draft, timing)
     _check_gateway_inputs(draft, conditions)
     _check_alert_lane(draft)
+    _check_templates(draft)
     if require_credentials:
         _check_credentials(draft, credentials_dir)
+        _check_directories(draft)
     if draft.complaints:
         raise ConfigError(draft.complaints.lines())
     return _compiled(draft, conditions, paths, timing)
@@ -171,10 +177,53 @@ def _check_alert_lane(draft: Draft) -> None:
 def _check_credentials(draft: Draft, directory: Path | None) -> None:
     entries: list[Entry[Any]] = [*draft.device, *draft.uplink]
     for entry in entries:
-        name = entry.item.credentials
-        if name is None or not entry.ok("credentials"):
+        for key in ("credentials", "proxy_credentials"):
+            name = getattr(entry.item, key, None)
+            if name is None or not entry.ok(key):
+                continue
+            try:
+                held = load_credentials(name, directory)
+            except CredentialError as error:
+                draft.complaints.add(entry.origin, (key,), str(error))
+                continue
+            lacks = _lacking(entry.item, key, held)
+            if lacks:
+                text = f"found no {lacks} in it, expected one"
+                draft.complaints.add(entry.origin, (key,), text)
+
+
+def _check_templates(draft: Draft) -> None:
+    """A template is part of the site: it is used once, with a message such as each lane has."""
+    for entry in draft.uplink:
+        name = entry.item.template
+        if name is None or entry.item.kind != "file" or not entry.ok("template", "kind", "lanes"):
             continue
         try:
-            load_credentials(name, directory)
-        except CredentialError as error:
-            draft.complaints.add(entry.origin, ("credentials",), str(error))
+            FileTemplate.read(Path(draft.file).parent / name).attempt(entry.item.lanes)
+        except TemplateError as error:
+            draft.complaints.add(entry.origin, ("template",), f"found {shown(name)}: {error}")
+
+
+def _check_directories(draft: Draft) -> None:
+    """Of the file uplinks, as this machine has them."""
+    for entry in draft.uplink:
+        if entry.item.kind != "file" or not entry.ok("kind", "url"):
+            continue
+        directory = Path(directory_of(entry.item))
+        lacks = ""
+        if directory.is_symlink():
+            lacks = "it is a symbolic link"
+        elif not directory.is_dir():
+            lacks = "no such directory is there"
+        elif not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            lacks = "we may not write there"
+        if lacks:
+            text = f"found {shown(entry.item.url)}, expected a directory that is ours: {lacks}"
+            draft.complaints.add(entry.origin, ("url",), text)
+
+
+def _lacking(item: Any, key: str, held: Credentials) -> str:
+    """What a credential must have besides, for the keys that need it."""
+    if key == "proxy_credentials":
+        return "" if held.username else "username"
+    return "webhook-secret" if getattr(item, "sign", False) and not held.webhook_secret else ""

@@ -1,7 +1,7 @@
 """Credentials by name, from a directory such as systemd's: never from the site file.
 
-``x`` is a folder with the files ``username password ca.pem cert.pem key.pem``, or a JSON file of
-the same names. A secret that others can read is refused.
+``x`` is a folder with the files ``username password ca.pem cert.pem key.pem webhook-secret``, or a
+JSON file of the same names. A secret that others can read is refused.
 """
 
 import json
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway.errors import GatewayError
+from gateway.site.webhook_secret import keys_of
 
 DIRECTORY_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
-NAMES: Final = ("username", "password", "ca.pem", "cert.pem", "key.pem")
-SECRET_NAMES: Final = ("password", "key.pem")
+NAMES: Final = ("username", "password", "ca.pem", "cert.pem", "key.pem", "webhook-secret")
+SECRET_NAMES: Final = ("password", "key.pem", "webhook-secret")
 BYTES_MAX: Final = 1024 * 1024
 
 
@@ -58,6 +59,7 @@ class Credentials:
     ca_path: Path | None
     cert_path: Path | None
     key_path: Path | None
+    webhook_secret: Secret | None = None  # one or several, as ``webhook_secret.keys_of`` reads them
 
 
 def credentials_directory(given: Path | None) -> Path | None:
@@ -95,13 +97,14 @@ def _from_folder(folder: Path) -> Credentials:
     for name in SECRET_NAMES:
         if name in found:
             _refuse_open(found[name])
-    texts = {name: _read(found[name]) for name in ("username", "password") if name in found}
+    texts = {name: _read(path) for name, path in found.items() if "." not in name}
     return Credentials(
         username=texts.get("username"),
         password=Secret(texts["password"]) if "password" in texts else None,
         ca_path=found.get("ca.pem"),
         cert_path=found.get("cert.pem"),
         key_path=found.get("key.pem"),
+        webhook_secret=_webhook_secret(folder.name, texts),
     )
 
 
@@ -121,24 +124,37 @@ def _from_json(path: Path) -> Credentials:
             f'credentials "{path.name}": found {unknown or "nothing"}, expected {", ".join(NAMES)}'
         )
         raise CredentialError(msg)
-    return _from_texts(data)
+    return _from_texts(path.name, data)
 
 
-def _from_texts(data: Mapping[str, str]) -> Credentials:
+def _from_texts(name: str, data: Mapping[str, str]) -> Credentials:
     """PEM texts stand behind memory files: nothing is written to a disk."""
+    secret = _webhook_secret(name, data)
     descriptors = {
-        name: _memory_file(name, data[name]) for name in NAMES if name in data and "." in name
+        each: _memory_file(each, data[each]) for each in NAMES if each in data and "." in each
     }
-    paths = {name: Path(f"/proc/self/fd/{number}") for name, number in descriptors.items()}
+    paths = {each: Path(f"/proc/self/fd/{number}") for each, number in descriptors.items()}
     credentials = Credentials(
         username=data.get("username"),
         password=Secret(data["password"]) if "password" in data else None,
         ca_path=paths.get("ca.pem"),
         cert_path=paths.get("cert.pem"),
         key_path=paths.get("key.pem"),
+        webhook_secret=secret,
     )
     weakref.finalize(credentials, _close, tuple(descriptors.values()))
     return credentials
+
+
+def _webhook_secret(name: str, texts: Mapping[str, str]) -> Secret | None:
+    if "webhook-secret" not in texts:
+        return None
+    try:
+        keys_of(texts["webhook-secret"])
+    except ValueError as error:
+        msg = f'credentials "{name}": webhook-secret: {error}'
+        raise CredentialError(msg) from None
+    return Secret(texts["webhook-secret"])
 
 
 def _memory_file(name: str, text: str) -> int:

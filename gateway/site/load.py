@@ -28,6 +28,7 @@ from gateway.site.model import (
     Line,
     Site,
     Tag,
+    Uplink,
 )
 from gateway.site.plausible import fill_simulated_points
 from gateway.site.serial_templates import expand_templates
@@ -84,7 +85,7 @@ def resolve(draft: Draft) -> Config:
         output=tuple(entry.item for entry in draft.output),
         interlock=tuple(entry.item for entry in draft.interlock),
         group=_resolve_groups(draft),
-        uplink=tuple(entry.item for entry in draft.uplink),
+        uplink=tuple(_resolve_uplink(entry.item, folder) for entry in draft.uplink),
         view=draft.single["view"].item,
         history=draft.single["history"].item,
     )
@@ -121,6 +122,12 @@ def _resolve_device(device: Device, folder: Path) -> Device:
         line=line,
         server_certificate=pinned,
     )
+
+
+def _resolve_uplink(uplink: Uplink, folder: Path) -> Uplink:
+    if uplink.template is None:
+        return uplink
+    return structs.replace(uplink, template=str((folder / uplink.template).absolute()))
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:

@@ -257,13 +257,22 @@ class Uplink(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A connection to one upstream platform."""
 
     id: Ident
-    kind: Literal["mqtt", "http"]
-    url: str  # mqtt:// mqtts:// http:// https://
+    kind: Literal["mqtt", "http", "file"]
+    url: str  # mqtt:// mqtts:// http:// https:// file:///directory
     credentials: str | None = None
     lanes: tuple[Lane, ...] = ("alert", "live", "backfill")
     window: Annotated[int, Meta(ge=1, le=1000)] = 20  # messages in flight
     timeout: Duration = Duration(10_000_000_000)
     keep_after_ack: Duration = Duration(0)
+    sign: bool = False  # http: by the webhook-secret of the credentials
+    gzip_above: Size | None = None  # http: longer bodies are compressed
+    proxy: str | None = None  # http: "http://host:port", or "environment"
+    proxy_credentials: str | None = None
+    rotate_bytes: Size = Size(10_000_000)  # file
+    rotate_after: Duration = Duration(60_000_000_000)
+    max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000  # that wait to be fetched
+    max_bytes: Size = Size(1_000_000_000)  # of those
+    template: str | None = None  # resolved: beside the site file
 
 
 class View(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

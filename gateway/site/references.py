@@ -8,6 +8,7 @@ import re
 from itertools import pairwise
 from typing import Any, Final
 
+from gateway.site import uplink_rules
 from gateway.site.complaints import did_you_mean, shown
 from gateway.site.convert import Entry
 from gateway.site.draft import LISTED, Draft
@@ -57,7 +58,7 @@ BYPASS_NS_MIN: Final = 1_000_000_000
 LEASE_NS_MIN: Final = 1_000_000_000
 TEST_NS_MIN: Final = 1_000_000_000
 SILENCE_NS_MAX: Final = 24 * 3_600_000_000_000
-SCHEMES: Final = {"mqtt": ("mqtt", "mqtts"), "http": ("http", "https")}
+ROTATE_NS: Final = (1_000_000_000, 24 * 3_600_000_000_000)
 
 _READBACK: Final = re.compile(r"(?:(not)\s+)?(\S+)")
 
@@ -431,17 +432,7 @@ class _Checker:
                 self.complain(entry, ("group",), text)
 
     def uplink(self, entry: Entry[Uplink]) -> None:
-        uplink = entry.item
-        if entry.ok("kind", "url"):
-            scheme, separator, rest = uplink.url.partition("://")
-            schemes = SCHEMES[uplink.kind]
-            if not separator or scheme not in schemes or not rest.strip("/"):
-                text = f'found {shown(uplink.url)}, expected "{schemes[1]}://host" or "{schemes[0]}://…"'
-                self.complain(entry, ("url",), text)
-            elif "@" in rest.partition("/")[0]:
-                text = "found a name in the URL, expected credentials by name"
-                self.complain(entry, ("url",), text)
-        if entry.ok("lanes") and not uplink.lanes:
-            self.complain(entry, ("lanes",), 'found [], expected "alert", "live" or "backfill"')
-        if entry.ok("timeout"):
-            self.between(entry, ("timeout",), uplink.timeout, 100_000_000, None)
+        for keys, text in uplink_rules.flaws_of(entry):
+            self.complain(entry, keys, text)
+        self.between(entry, ("timeout",), entry.item.timeout, 100_000_000, None)
+        self.between(entry, ("rotate_after",), entry.item.rotate_after, *ROTATE_NS)
