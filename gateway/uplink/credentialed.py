@@ -17,14 +17,14 @@ from gateway.uplink.base import (
     Verdict,
     Watched,
 )
+from gateway.uplink.http import HttpUplink
 from gateway.uplink.registry import make_uplink
 
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
     from gateway.site.model import Uplink as UplinkConfig
-    from gateway.uplink.http import HttpUplink
     from gateway.uplink.message import Sender
-    from gateway.uplink.mqtt import MqttUplink
+    from gateway.uplink.registry import AnyUplink
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class CredentialedUplink:
         self._config = config
         self._sender = sender
         self._load = load
-        self._uplink: MqttUplink | HttpUplink | None = None
+        self._uplink: AnyUplink | None = None
         self.acknowledges = Acknowledges.NONE
 
     @property
@@ -54,13 +54,12 @@ class CredentialedUplink:
 
     async def connect(self) -> bool:
         """Read the credentials and open a session. Raises UplinkError."""
-        name = self._config.credentials
-        try:
-            credentials = self._load(name) if name else None
-        except GatewayError as error:
-            raise LinkRefusedError(str(error)) from error
+        credentials = self._loaded(self._config.credentials)
+        by_proxy = self._loaded(self._config.proxy_credentials)
         uplink = self._uplink or make_uplink(self._config, self._sender)
         uplink.credentials = credentials
+        if isinstance(uplink, HttpUplink):
+            uplink.proxy_credentials = by_proxy
         self._uplink = uplink
         self.acknowledges = uplink.acknowledges
         return await uplink.connect()
@@ -81,7 +80,13 @@ class CredentialedUplink:
         if self._uplink is not None:
             await self._uplink.close()
 
-    def _session(self) -> "MqttUplink | HttpUplink":
+    def _loaded(self, name: str | None) -> "Credentials | None":
+        try:
+            return self._load(name) if name else None
+        except GatewayError as error:
+            raise LinkRefusedError(str(error)) from error
+
+    def _session(self) -> "AnyUplink":
         if self._uplink is None:
             msg = "no session"
             raise LinkRefusedError(msg)

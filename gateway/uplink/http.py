@@ -2,36 +2,42 @@
 
 ``POST <url>/alerts`` has ``{"alerts": [CloudEvent, …]}``, ``POST <url>/samples`` has
 ``{"samples": [message, …]}``. Redirects are not followed and a page is not an answer, whatever its
-status: that is how a captive portal looks.
+status: that is how a captive portal looks. The same bytes have the same ``Idempotency-Key``
+whenever they are sent.
 
 ======================================  ====================================================
 answer                                  verdict
 ======================================  ====================================================
 2xx                                     accepted
+207 or 2xx with {"errors": [{"id" or    those items are refused, all others accepted
+"seq", "reason"}]}
+2xx with an error that names no item    the link pauses: nobody said that it is stored
 400, 413, 422                           the batch is halved until the one is found: refused
 401, 403, 404, 405 and any other 4xx    lane denied: slow retry, the other lanes go on,
                                         nothing delivered
 408, 425, 429, 5xx                      the link pauses, for Retry-After where that is given
-207, 3xx, a page (HTML), other          the link pauses: nobody said that it is stored
+3xx, a page (HTML), other               the link pauses: nobody said that it is stored
 no connection, no answer in time        nothing known: reconnect
-certificates (TLS)                      link refused: slow retry, one alert
+certificates (TLS), the proxy's 407     link refused: slow retry, one alert
 ======================================  ====================================================
+
+A connection that the server had closed while it was idle is no failed link: it is opened again.
 """
 
-import socket
+import asyncio
+import contextlib
+import gzip
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import UplinkError
-from gateway.uplink import message
+from gateway.site.webhook_secret import keys_of
+from gateway.uplink import message, webhook
 from gateway.uplink.base import (
     ACCEPTED,
     ALERT,
@@ -43,8 +49,17 @@ from gateway.uplink.base import (
     Retry,
     Verdict,
 )
-from gateway.uplink.stream import addresses_of
-from gateway.uplink.tls import client_context, refusal_of, watch_peer
+from gateway.uplink.http_answer import REFUSED_ITEM, Answer, ItemError, answer_of
+from gateway.uplink.http_session import (
+    Resolver,
+    Reuse,
+    StaleError,
+    link_error,
+    read_answer,
+    telling_reuse,
+)
+from gateway.uplink.proxy import Proxy, proxy_of
+from gateway.uplink.tls import client_context, watch_peer
 
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
@@ -52,17 +67,16 @@ if TYPE_CHECKING:
     from gateway.uplink.message import Sender
 
 BATCH_BYTES_MAX: Final = 256 * 1024
-DENIED_RETRY_S: Final = 30.0
-RETRY_AFTER_S_MAX: Final = 3_600.0
 RATE_BYTES_S_MIN: Final = 4_000  # a body gets more time than ``timeout`` on a line of 32 kbit/s
-_ANSWER_BYTES: Final = 1_024  # what is looked at of an answer's body
+_STALE_MAX: Final = len(LANES) + 1  # so many idle connections there may be, and one that is not
 
-_BAD_ITEM: Final = frozenset({400, 413, 422})
-_LATER: Final = frozenset({408, 425, 429})
-_MULTI_STATUS: Final = 207  # success and failure item by item, in a form that is the platform's own
-_PAGE_TYPES: Final = ("text/html", "application/xhtml+xml")
 
-_Body = tuple[int, bytes]  # place in the send, encoded item
+class _Body(NamedTuple):
+    """One item of a send."""
+
+    place: int  # in the send
+    seq: int
+    json: bytes
 
 
 class HttpUplink:
@@ -77,13 +91,23 @@ class HttpUplink:
         self._tls = config.url.startswith("https:")
         self._sender = sender
         self.credentials = credentials  # read by connect()
+        self.proxy_credentials: Credentials | None = None  # too
+        self._proxy_setting = config.proxy
+        self._sign = config.sign
+        self._gzip_above = config.gzip_above
         self._timeout_s = config.timeout / 1e9
+        self._proxy: Proxy | None = None
+        self._keys: tuple[bytes, ...] = ()
+        self._secrets: tuple[bytes, ...] = ()
         self._session: aiohttp.ClientSession | None = None
         self.certificate_not_after_utc_ns = 0  # of the server, 0 where there is none
 
     async def connect(self) -> bool:
         """Nobody has answered yet when this returns: the first POST will tell."""
         await self.close()
+        self._keys = self._signing_keys()
+        self._proxy = proxy_of(self._proxy_setting, self._url, self.proxy_credentials)
+        self._secrets = self._known_secrets()
         context = await client_context(self.credentials) if self._tls else None
         if context:
             watch_peer(context, self._certificate_seen)
@@ -91,10 +115,10 @@ class HttpUplink:
             connector=aiohttp.TCPConnector(
                 ssl=context or True,
                 limit_per_host=len(LANES),
-                resolver=_Resolver(self._timeout_s),
+                resolver=Resolver(self._timeout_s),
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", **self._authorization()},
+            cookie_jar=aiohttp.DummyCookieJar(),  # and no headers: a proxy would see those, too
+            trace_configs=[telling_reuse()],
         )
         return False
 
@@ -104,7 +128,8 @@ class HttpUplink:
         bodies: list[_Body] = []
         for index, out in enumerate(items):
             try:
-                bodies.append((index, message.encode(self._sender, lane, out)))
+                encoded = message.encode(self._sender, lane, out)
+                bodies.append(_Body(index, out.item.seq, encoded))
             except (msgspec.MsgspecError, ValueError) as error:
                 verdicts[index] = Refused("unreadable", str(error))
         rest: Verdict = Retry()
@@ -127,38 +152,115 @@ class HttpUplink:
             await session.close()
 
     async def _deliver(
-        self, lane: str, batch: "Sequence[_Body]", verdicts: list[Verdict | None]
+        self, lane: str, batch: Sequence[_Body], verdicts: list[Verdict | None]
     ) -> Retry | None:
         """Halved until the one that the platform refuses stands alone; Retry: stop here."""
-        verdict = await self._post(lane, [body for _index, body in batch])
-        if isinstance(verdict, Refused) and len(batch) > 1:
+        answer = await self._post(lane, [body.json for body in batch])
+        if isinstance(answer, tuple):
+            return _settle(lane, batch, answer, verdicts)
+        if isinstance(answer, Refused) and len(batch) > 1:
             middle = len(batch) // 2
             stop = await self._deliver(lane, batch[:middle], verdicts)
             return stop or await self._deliver(lane, batch[middle:], verdicts)
-        if isinstance(verdict, Retry):
-            return verdict
-        for index, _body in batch:
-            verdicts[index] = verdict
+        if isinstance(answer, Retry):
+            return answer
+        for body in batch:
+            verdicts[body.place] = answer
         return None
 
-    async def _post(self, lane: str, bodies: list[bytes]) -> Verdict:
-        session = self._session
-        if session is None:
-            msg = "not connected"
-            raise UplinkError(msg)
+    async def _post(self, lane: str, bodies: list[bytes]) -> Answer:
         if lane == ALERT:
             url, body = f"{self._url}/alerts", message.alerts_body(self._sender, bodies)
         else:
             url, body = f"{self._url}/samples", message.samples_body(bodies)
+        headers = self._headers_of(body)
+        if self._gzip_above is not None and len(body) > self._gzip_above:
+            body = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        try:
+            for _ in range(_STALE_MAX):
+                known = Reuse()
+                with contextlib.suppress(StaleError):
+                    return await self._exchange(url, body, headers, known)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise link_error(url, error) from error
+        msg = f"{url}: every connection was closed by the server"
+        raise UplinkError(msg)
+
+    async def _exchange(
+        self, url: str, body: bytes, headers: Mapping[str, str], known: "Reuse"
+    ) -> Answer:
+        """One POST. Raises StaleError where an idle connection was closed before any answer."""
+        session = self._session
+        if session is None:
+            msg = "not connected"
+            raise UplinkError(msg)
         timeout = aiohttp.ClientTimeout(total=self._timeout_s + len(body) / RATE_BYTES_S_MIN)
         try:
             async with session.post(
-                url, data=body, allow_redirects=False, timeout=timeout
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                timeout=timeout,
+                trace_request_ctx=known,
+                **self._by_proxy(),
             ) as response:
-                start = await response.content.read(_ANSWER_BYTES)
-                return _verdict(response.status, response.headers, start, url)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _link_error(url, error) from error
+                answered = await read_answer(response.content)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if known.reused and not isinstance(error, aiohttp.ClientConnectorError):
+                raise StaleError from error
+            raise
+        for secret in self._secrets:  # a server that repeats what it was sent
+            answered = answered.replace(secret, b"***")
+        return answer_of(response.status, response.headers, answered, url)
+
+    def _headers_of(self, body: bytes) -> dict[str, str]:
+        """Of one body, before any compression."""
+        ident = webhook.identity(body)
+        headers = {
+            "Content-Type": "application/json",
+            "Idempotency-Key": ident,
+            **self._authorization(),
+        }
+        if self._keys:
+            now_s = time.time_ns() // 1_000_000_000
+            headers.update(webhook.headers(self._keys, ident, now_s, body))
+        proxy = self._proxy
+        if proxy and proxy.authorization and not self._tls:
+            headers["Proxy-Authorization"] = proxy.authorization
+        return headers
+
+    def _by_proxy(self) -> dict[str, Any]:
+        proxy = self._proxy
+        if proxy is None:
+            return {}
+        if not (self._tls and proxy.authorization):
+            return {"proxy": proxy.url}
+        return {
+            "proxy": proxy.url,
+            "proxy_headers": {"Proxy-Authorization": proxy.authorization},
+        }
+
+    def _signing_keys(self) -> tuple[bytes, ...]:
+        if not self._sign:
+            return ()
+        credentials = self.credentials
+        if credentials is None or credentials.webhook_secret is None:
+            msg = "sign = true, and the credentials have no webhook-secret"
+            raise LinkRefusedError(msg)
+        return keys_of(credentials.webhook_secret.reveal())
+
+    def _known_secrets(self) -> tuple[bytes, ...]:
+        """What no text of ours may show, however it came there."""
+        texts = [value.partition(" ")[2] for value in self._authorization().values()]
+        if self._proxy:
+            texts.append(self._proxy.authorization.partition(" ")[2])
+        for held in (self.credentials, self.proxy_credentials):
+            if held is not None:
+                texts.append(held.password.reveal() if held.password else "")
+                texts.extend(held.webhook_secret.reveal().split() if held.webhook_secret else ())
+        return tuple(text.encode() for text in texts if text)
 
     def _certificate_seen(self, not_after_utc_ns: int) -> None:
         self.certificate_not_after_utc_ns = not_after_utc_ns
@@ -174,30 +276,22 @@ class HttpUplink:
         return {"Authorization": f"Bearer {password}"}
 
 
-class _Resolver(AbstractResolver):
-    """Names by threads of their own: one that hangs does not keep the process from ending."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The addresses of ``host``, of any family. Raises UplinkError."""
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in await addresses_of(host, port, self._timeout_s)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
+def _settle(
+    lane: str, batch: Sequence[_Body], errors: Sequence[ItemError], verdicts: list[Verdict | None]
+) -> Retry | None:
+    """Refuse the items that the answer names, accept the others; nothing where it names no such."""
+    by_seq = {body.seq: body.place for body in batch}
+    by_id = {message.head_of(body.json).id: body.place for body in batch} if lane == ALERT else {}
+    refused: dict[int, Refused] = {}
+    for error in errors:
+        place = by_id.get(error.id) if error.id else by_seq.get(error.seq)
+        if place is None:
+            named = error.id[:80] or error.seq
+            return Retry(reason=f"the answer names an item that was not sent: {named}")
+        refused[place] = Refused(REFUSED_ITEM, error.reason[:200])
+    for body in batch:
+        verdicts[body.place] = refused.get(body.place, ACCEPTED)
+    return None
 
 
 def _parts(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:
@@ -205,58 +299,10 @@ def _parts(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:
     part: list[_Body] = []
     size = 0
     for body in bodies:
-        if part and size + len(body[1]) > BATCH_BYTES_MAX:
+        if part and size + len(body.json) > BATCH_BYTES_MAX:
             yield part
             part, size = [], 0
         part.append(body)
-        size += len(body[1])
+        size += len(body.json)
     if part:
         yield part
-
-
-def _verdict(status: int, headers: Mapping[str, str], start: bytes, url: str) -> Verdict:
-    """See the table in this module's docstring."""
-    if status < 400 and _is_page(headers, start):
-        return Retry(reason=f"{url}: a page came, not an answer (status {status})")
-    if 200 <= status < 300 and status != _MULTI_STATUS:
-        return ACCEPTED
-    if status in _BAD_ITEM:
-        return Refused(f"http_{status}", start[:200].decode("utf-8", "replace"))
-    reason = f"{url}: status {status}"
-    if status in _LATER or status >= 500:
-        return Retry(_retry_after_s(headers), reason)
-    if status >= 400:
-        return Retry(DENIED_RETRY_S, reason, denied=True)
-    return Retry(reason=reason)
-
-
-def _is_page(headers: Mapping[str, str], start: bytes) -> bool:
-    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return kind in _PAGE_TYPES or start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds or a date, measured by the server's own clock where it says its time; 0: not said."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return min(float(text), RETRY_AFTER_S_MAX)
-    try:
-        until = parsedate_to_datetime(text)
-        if "Date" in headers:
-            now = parsedate_to_datetime(headers["Date"])
-        else:
-            now = datetime.fromtimestamp(time.time_ns() / 1e9, UTC)
-        return min(max((until - now).total_seconds(), 0.0), RETRY_AFTER_S_MAX)
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _link_error(url: str, error: BaseException) -> UplinkError:
-    causes = (getattr(error, "certificate_error", None), getattr(error, "os_error", None))
-    for cause in (*causes, error.__cause__, error):
-        refusal = refusal_of(cause) if cause else None
-        if refusal:
-            return LinkRefusedError(f"{url}: {refusal}")
-    if isinstance(error, TimeoutError):
-        return UplinkError(f"{url}: no answer in time")
-    return UplinkError(f"{url}: {error or type(error).__name__}")

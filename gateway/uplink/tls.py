@@ -5,14 +5,20 @@ At every connect, so that a certificate that was renewed in place is taken up by
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import UplinkError
 from gateway.uplink.base import LinkRefusedError
 
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
+
+_DATES: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_OLD: Final = ("UNSUPPORTED_PROTOCOL", "ALERT_PROTOCOL_VERSION")
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 
 async def client_context(credentials: "Credentials | None") -> ssl.SSLContext:
@@ -31,9 +37,16 @@ def refusal_of(error: BaseException) -> str | None:
     """What a failed handshake says of certificates; None where it failed for another reason."""
     if isinstance(error, ssl.SSLCertVerificationError):
         detail = getattr(error, "verify_message", None) or error.strerror
-        return f"the server's certificate is not accepted: {detail}"
-    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        return f"the server refuses the TLS handshake: {error.reason}"
+        return f"the server's certificate is not accepted: {detail}{_by_our_clock(error)}"
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    if not reason:
+        return None
+    if any(word in reason for word in _OLD):
+        return f"the server offers no TLS 1.2 or newer: {reason}"
+    if any(word in reason for word in _NO_TLS):
+        return f"the server does not speak TLS there: {reason}"
+    if "ALERT" in reason:
+        return f"the server refuses the TLS handshake: {reason}"
     return None
 
 
@@ -71,6 +84,13 @@ def watch_peer(context: ssl.SSLContext, told: Callable[[int], None]) -> None:
 
 
 def _build(credentials: "Credentials | None") -> ssl.SSLContext:
+    context = _trusting(credentials)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _trusting(credentials: "Credentials | None") -> ssl.SSLContext:
+    """Names and chains are checked by ``create_default_context``; nothing turns that off."""
     if credentials is None:
         return ssl.create_default_context()
     ca, cert, key = credentials.ca_path, credentials.cert_path, credentials.key_path
@@ -81,6 +101,14 @@ def _build(credentials: "Credentials | None") -> ssl.SSLContext:
     if cert:
         context.load_cert_chain(str(cert), str(key) if key else None)
     return context
+
+
+def _by_our_clock(error: ssl.SSLCertVerificationError) -> str:
+    """A date that does not fit may be the certificate's fault, or that of a clock after a boot."""
+    if error.verify_code not in _DATES:
+        return ""
+    now = datetime.fromtimestamp(time.time_ns() // 1_000_000_000, UTC)
+    return f" by our clock, which says {now:%Y-%m-%d %H:%M} UTC"
 
 
 def _text(error: Exception) -> str:

@@ -3,9 +3,6 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -17,60 +14,11 @@ from aiohttp import web
 from gateway.errors import UplinkError
 from gateway.site.model import Duration
 from gateway.uplink.base import ACCEPTED, LinkRefusedError, Outgoing, Refused, Retry
-from gateway.uplink.http import BATCH_BYTES_MAX, DENIED_RETRY_S, HttpUplink
+from gateway.uplink.http import BATCH_BYTES_MAX, HttpUplink
+from gateway.uplink.http_answer import DENIED_RETRY_S
 from tests.helpers.certificates import make_authority
+from tests.helpers.http_script import Handler, Held, Kept, Script, answers, connected
 from tests.helpers.uplinks import SENDER, alert_out, config_of, row_out
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Script:
-    """A server that answers as told and keeps what it got."""
-
-    def __init__(self, answer: Handler | None = None) -> None:
-        self.answer = answer
-        self.posts: list[tuple[str, dict[str, Any]]] = []
-        self.headers: list[dict[str, str]] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.posts.append((request.path, json.loads(await request.read())))
-        self.headers.append(dict(request.headers))
-        return await self.answer(request) if self.answer else web.Response()
-
-    @asynccontextmanager
-    async def serving(self, context: ssl.SSLContext | None = None) -> AsyncIterator["Script"]:
-        app = web.Application(client_max_size=8 * 1024 * 1024)
-        app.router.add_route("*", "/{path:.*}", self.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-        await site.start()
-        self.url = f"{'https' if context else 'http'}://127.0.0.1:{runner.addresses[0][1]}/in"
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
-
-
-@asynccontextmanager
-async def connected(url: str, **more: Any) -> AsyncIterator[HttpUplink]:
-    credentials = more.pop("credentials", None)
-    uplink = HttpUplink(config_of(url, kind="http", **more), SENDER, credentials)
-    answered = await uplink.connect()
-    assert answered is False
-    try:
-        yield uplink
-    finally:
-        await uplink.close()
-
-
-def _answers(status: int, text: str = "", **headers: str) -> Handler:
-    async def answer(_request: web.Request) -> web.StreamResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return web.Response(status=status, text=text, headers=named)
-
-    return answer
 
 
 async def test_alerts_and_samples_have_their_places_and_forms() -> None:
@@ -89,7 +37,7 @@ async def test_alerts_and_samples_have_their_places_and_forms() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 async def test_2xx_is_stored(status: int) -> None:
-    async with Script(_answers(status)).serving() as server, connected(server.url) as uplink:
+    async with Script(answers(status)).serving() as server, connected(server.url) as uplink:
         assert await uplink.send("alert", [alert_out()]) == [ACCEPTED]
 
 
@@ -109,7 +57,7 @@ async def test_a_refused_batch_is_halved_until_the_one_is_found(status: int) -> 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 410, 415])
 async def test_a_link_that_is_not_allowed_is_no_item_at_fault(status: int) -> None:
-    answer = _answers(status, "<html>nginx</html>", Content_Type="text/html")
+    answer = answers(status, "<html>nginx</html>", Content_Type="text/html")
     async with Script(answer).serving() as server, connected(server.url) as uplink:
         verdicts = await uplink.send("alert", [alert_out(seq) for seq in (1, 2, 3)])
     assert len(server.posts) == 1
@@ -122,7 +70,7 @@ async def test_a_link_that_is_not_allowed_is_no_item_at_fault(status: int) -> No
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 599])
 async def test_a_platform_in_trouble_is_asked_again(status: int) -> None:
-    async with Script(_answers(status)).serving() as server, connected(server.url) as uplink:
+    async with Script(answers(status)).serving() as server, connected(server.url) as uplink:
         (verdict,) = await uplink.send("alert", [alert_out()])
     assert isinstance(verdict, Retry)
     assert not verdict.denied
@@ -135,7 +83,7 @@ async def test_a_platform_in_trouble_is_asked_again(status: int) -> None:
     [("7", 7.0), ("0", 0.0), ("86400", 3600.0), ("-3", 0.0), ("soon", 0.0), ("", 0.0)],
 )
 async def test_retry_after_in_seconds(status: int, text: str, seconds: float) -> None:
-    answer = _answers(status, Retry_After=text)
+    answer = answers(status, Retry_After=text)
     async with Script(answer).serving() as server, connected(server.url) as uplink:
         (verdict,) = await uplink.send("alert", [alert_out()])
     assert isinstance(verdict, Retry)
@@ -144,7 +92,7 @@ async def test_retry_after_in_seconds(status: int, text: str, seconds: float) ->
 
 async def test_retry_after_as_a_date_is_measured_by_the_servers_clock() -> None:
     wrong = datetime(2001, 1, 1, tzinfo=UTC)
-    answer = _answers(
+    answer = answers(
         503,
         Date=format_datetime(wrong, usegmt=True),
         Retry_After=format_datetime(wrong + timedelta(seconds=90), usegmt=True),
@@ -158,13 +106,13 @@ async def test_retry_after_as_a_date_is_measured_by_the_servers_clock() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        _answers(302, Location="http://127.0.0.1:1/login"),
-        _answers(301, Location="/in/alerts/"),
-        _answers(307, Location="/in/alerts/"),
-        _answers(200, "Please log in", Content_Type="text/html; charset=utf-8"),
-        _answers(200, "\n<!DOCTYPE html><title>Hotel</title>", Content_Type="text/plain"),
-        _answers(200, "<html></html>"),
-        _answers(207, '{"errors": 1}', Content_Type="application/json"),
+        answers(302, Location="http://127.0.0.1:1/login"),
+        answers(301, Location="/in/alerts/"),
+        answers(307, Location="/in/alerts/"),
+        answers(200, "Please log in", Content_Type="text/html; charset=utf-8"),
+        answers(200, "\n<!DOCTYPE html><title>Hotel</title>", Content_Type="text/plain"),
+        answers(200, "<html></html>"),
+        answers(207, '{"errors": 1}', Content_Type="application/json"),
     ],
 )
 async def test_a_captive_portal_has_stored_nothing(answer: Handler) -> None:
@@ -243,27 +191,6 @@ async def test_an_unreadable_item_is_refused_and_the_others_pass() -> None:
     assert (first, third) == (ACCEPTED, ACCEPTED)
     assert isinstance(second, Refused)
     assert second.reason == "unreadable"
-
-
-@dataclass
-class Kept:
-    """A credential's text."""
-
-    text: str
-
-    def reveal(self) -> str:
-        return self.text
-
-
-@dataclass
-class Held:
-    """Credentials as the uplink reads them."""
-
-    username: str | None = None
-    password: Kept | None = None
-    ca_path: Path | None = None
-    cert_path: Path | None = None
-    key_path: Path | None = None
 
 
 @pytest.mark.parametrize(
