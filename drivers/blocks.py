@@ -73,7 +73,11 @@ class Block:
 
         Raises what ``ask`` raises, but for exceptions that are the points' own affair.
         """
-        if self.refused and now_ns >= self._retry_at_ns and await self._retried(ask, readings):
+        if (
+            self.refused
+            and now_ns >= self._retry_at_ns
+            and await self._retried(ask, now_ns, readings)
+        ):
             return
         for piece in tuple(self._pieces):
             try:
@@ -128,13 +132,13 @@ class Block:
             self._retry_at_ns = now_ns + self._retry_every_ns
         self.refused.update(guilty)
 
-    async def _retried(self, ask: Ask, readings: list[Reading]) -> bool:
+    async def _retried(self, ask: Ask, now_ns: int, readings: list[Reading]) -> bool:
         """Try the whole again, or else one refused point; whether the whole was answered.
 
         Where every point was refused (a device that starts, say) all are parted anew.
         """
         self._retry_every_ns = min(2 * self._retry_every_ns, RETRY_MAX_NS)
-        self._retry_at_ns += self._retry_every_ns
+        self._retry_at_ns = now_ns + self._retry_every_ns
         try:
             payload = await ask(self._whole.request)
         except ExceptionReply as error:

@@ -74,7 +74,11 @@ class Timing:
         }
         self._system = {GATEWAY_ALIVE: (GATEWAY_SILENT_NS, GATEWAY_SILENT_NS)}
         for device in self._devices.values():
-            silent = 3 * int(device.poll) + int(device.timeout)
+            poll = int(device.poll)
+            if not device.fast:  # the scanner hears of it as often as it asks
+                own = [tag for tag in self._tags.values() if tag.device == device.id]
+                poll = max(poll, min((int(tag.poll or poll) for tag in own), default=0))
+            silent = 3 * poll + int(device.timeout)
             loss = silent if device.fast else max(silent, GATEWAY_GONE_NS)
             self._system[connected_tag(device.id)] = (silent, loss)
         serial = {

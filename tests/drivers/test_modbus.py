@@ -187,6 +187,22 @@ async def test_refused_points_are_retried_slowly_and_come_back() -> None:
         assert [fields(r)[1:] for r in server.requests] == [(0, 8)], "as planned again"
 
 
+async def test_a_device_that_was_away_for_long_is_not_asked_for_every_retry_it_missed() -> None:
+    clock, illegal = Clock(), {3}
+    async with driven(refusing(lambda n: n in illegal), holding(8), clock) as (driver, server):
+        plan = driver.plan(range(8))
+        await driver.read(plan)
+        server.requests.clear()
+        await driver.read(plan)
+        steady = len(server.requests)
+        clock.now_ns += 100 * RETRY_MAX_NS
+        await driver.read(plan)
+        server.requests.clear()
+        clock.now_ns += RETRY_FIRST_NS
+        await driver.read(plan)
+        assert len(server.requests) == steady
+
+
 async def test_a_device_that_refuses_everything_while_it_starts() -> None:
     clock, illegal = Clock(), set(range(8))
     async with driven(refusing(lambda n: n in illegal), holding(8), clock) as (driver, server):

@@ -130,6 +130,19 @@ def test_system_tags_have_their_times(tmp_path: Path) -> None:
     assert path.demand_ns // MS == 560  # 3 x 50 + 200, tick 10, write 200
 
 
+def test_a_slow_device_is_heard_as_often_as_its_fastest_tag(tmp_path: Path) -> None:
+    case = Path(__file__).parents[1] / "cases" / "good-slow-site" / "site.toml"
+    text = case.read_text(encoding="utf-8").replace(
+        '(tank.level >= 11.5 m until < 11) or tank.lshh"', 'not sys.rtu.connected"'
+    )
+    assert (
+        checked(tmp_path, text).summary.conditions[0].paths[0].demand_ns // MS == 7_210
+    )  # 3 x 2 s + 1 s, tick 10, write 200
+    seldom = text.replace('stale_after = "15s"', 'poll = "4s"\nstale_after = "15s"')
+    path = checked(tmp_path, seldom).summary.conditions[0].paths[0]
+    assert path.demand_ns // MS == 13_210  # 3 x 4 s + 1 s
+
+
 def test_outputs_that_are_neighbours_are_one_write(tmp_path: Path) -> None:
     more = """
 [[output]]
