@@ -42,6 +42,7 @@ MODULES = [
     "outputs",
     "poller",
     "program",
+    "recording",
     "recover",
     "rehearsal",
     "rtu",

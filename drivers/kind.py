@@ -17,7 +17,7 @@ from drivers.resolve import is_address
 
 PORT_MAX: Final = 65_535
 COMMON_DEVICE_KEYS: Final = frozenset(
-    ("id", "driver", "address", "poll", "timeout", "settle", "record", "burst")
+    ("id", "driver", "address", "poll", "timeout", "settle", "record", "record_within", "burst")
 )
 _ENDPOINT: Final = re.compile(
     r"(?:\[(?P<bracketed>[0-9a-fA-F:.%\w]+)\]|(?P<plain>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})"

@@ -19,6 +19,7 @@ from gateway.guard_board import GuardBoard
 from gateway.parts import Gateway
 from gateway.scanner import Scanner
 from gateway.site.credentials import CredentialError, Credentials, load_credentials
+from gateway.site.recording import recording_of
 from gateway.slow_outputs import SlowOutputs
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -100,6 +101,8 @@ def build_gateway(
     limits = Limits(checked.alarms, tags.ids, image)
     computed = ComputedValues(checked.computed, config, link, lambda: gateway.running)
 
+    recording = recording_of(config)
+
     def stored() -> None:
         for pump in gateway.pumps:
             pump.nudge()
@@ -111,6 +114,7 @@ def build_gateway(
         image=image,
         limits=limits,
         computed=computed,
+        recording=recording,
         words=words,
         programs=programs,
         ack=link.ack,
@@ -127,6 +131,7 @@ def build_gateway(
         link,
         lambda: gateway.running,
         recorder.take,
+        recording,
         problems,
         around,
         raised_tags=limits.raised_tags,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from drivers.base import Facts, Reading
     from drivers.errors import DriverError
     from fastpath.image import TagImage
+    from fastpath.recording import Recording
     from gateway.apply import Running
     from gateway.guardlink import GuardLink
     from gateway.problems import Problems
@@ -52,7 +53,7 @@ _FACTS: Final = (
 )  # fmt: skip
 _LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
 
-# What a scanner delivers: every sample, and those of them that the tag's ``record`` wants kept.
+# What a scanner delivers: every sample, and those of them that the history is to keep.
 SamplesSink = Callable[[bytes, bytes], None]
 
 
@@ -87,6 +88,7 @@ class Scanner:
         link: "GuardLink",
         running: "Callable[[], Running]",
         sink: SamplesSink,
+        recording: "Recording",
         problems: "Problems",
         around: Surroundings,
         *,
@@ -98,6 +100,7 @@ class Scanner:
         self._link = link
         self._running = running
         self._sink = sink
+        self._recording = recording
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
         self._raised_tags = raised_tags
@@ -146,7 +149,7 @@ class Scanner:
                 dropped["text"] = dropped.get("text", 0) + each.texts.overtaken
         return ScannerStats(devices, self._samples, dropped, texts)
 
-    def deliver(self, samples: bytes, recorded: bytes) -> None:
+    def deliver(self, samples: bytes) -> None:
         """One poll's samples: to the gateway, and to the guard what its program reads."""
         self._samples += len(samples) // messages.SAMPLE.size
         running = self._running()
@@ -154,7 +157,7 @@ class Scanner:
         if wanted:
             told = unsubstituted(wanted) if self._by_hand else wanted
             self._link.send_samples(told, running.number)
-        self._sink(samples, recorded)
+        self._sink(samples, self._recording.keep(samples))
 
     def substitute(self, tag: int, value: float | None) -> None:
         """Give a tag of ours a value by hand (UNCERTAIN, substituted); None: as it is read again.
@@ -240,7 +243,7 @@ class _Device:
         self,
         device: "Device",
         tags: "Sequence[tuple[int, Tag]]",
-        deliver: SamplesSink,
+        deliver: Callable[[bytes], None],
         touch: Callable[[Sequence[int], int], None],
         problems: "Problems",
         around: Surroundings,
@@ -253,7 +256,6 @@ class _Device:
         self._deliver = deliver
         self._touch = touch
         self._problems = problems
-        self._recording = [_Recording(tag.record or device.record) for _, tag in tags]
         self._stale_after_ns = [tag.stale_after or 0 for _, tag in tags]
         self._read_ns = [0] * len(tags)  # newest reading or proof, 0: none or told stale
         self._stale_after_ns_min = min(filter(None, self._stale_after_ns), default=_NEVER_NS)
@@ -304,8 +306,7 @@ class _Device:
         self._expires_ns = min(self._expires_ns, mono_ns + self._stale_after_ns_min)
         pack, tags = messages.SAMPLE.pack, self.tags
         conditioners, substitutes = self._conditioners, self.substitutes
-        read_ns, newest, recording = self._read_ns, self._newest, self._recording
-        samples, recorded = bytearray(), bytearray()
+        read_ns, newest, samples = self._read_ns, self._newest, bytearray()
         if self.texts and self._worded is not None:
             self.texts.take(self._worded.texts(), mono_ns)
         for reading in readings:
@@ -318,13 +319,10 @@ class _Device:
             if point in substitutes:
                 self._real[point] = value, quality, reason
                 continue
-            sample = pack(tags[point], quality, reason, 0, value, mono_ns, source_utc_ns or utc_ns)
-            samples += sample
-            wanted = recording[point].wants(value, quality, reason, mono_ns)
-            if wanted and point not in self.texts:
-                recorded += sample
+            stamp_ns = source_utc_ns or utc_ns
+            samples += pack(tags[point], quality, reason, 0, value, mono_ns, stamp_ns)
         if samples:
-            self._deliver(bytes(samples), bytes(recorded))
+            self._deliver(bytes(samples))
 
     def proven(self, mono_ns: int, utc_ns: int, points: "Sequence[int]") -> None:
         """What a device that pushes has not told is as it was.
@@ -396,7 +394,7 @@ class _Device:
         """One BAD(comm_failure) sample for each tag whose time is over."""
         if now_ns <= self._expires_ns:
             return  # every tag was read too lately: the most usual case, asked ten times a second
-        samples, recorded = bytearray(), bytearray()
+        samples = bytearray()
         self._expires_ns = _NEVER_NS
         for point, read_ns in enumerate(self._read_ns):
             stale_after_ns = self._stale_after_ns[point]
@@ -411,15 +409,11 @@ class _Device:
             if point in self.substitutes:
                 self._real[point] = _LOST
                 continue
-            sample = messages.SAMPLE.pack(
+            samples += messages.SAMPLE.pack(
                 self.tags[point], Quality.BAD, Reason.COMM_FAILURE, 0, math.nan, now_ns, utc_ns
             )
-            samples += sample
-            if point not in self.texts:
-                recorded += sample
-            self._recording[point].wants(math.nan, Quality.BAD, Reason.COMM_FAILURE, now_ns)
         if samples:
-            self._deliver(bytes(samples), bytes(recorded))
+            self._deliver(bytes(samples))
 
     def substitute(self, point: int, value: float | None, now_ns: int, utc_ns: int) -> None:
         """Begin (or go on with) a value by hand, or return to what was read last."""
@@ -445,42 +439,12 @@ class _Device:
         self._give(given, now_ns, utc_ns)
 
     def _give(self, values: Mapping[int, tuple[float, int, int]], now_ns: int, utc_ns: int) -> None:
-        samples, recorded = bytearray(), bytearray()
+        samples = bytearray()
         for point, (value, quality, reason) in values.items():
-            sample = messages.SAMPLE.pack(
+            samples += messages.SAMPLE.pack(
                 self.tags[point], quality, reason, 0, value, now_ns, utc_ns
             )
-            samples += sample
-            if self._recording[point].wants(value, quality, reason, now_ns):
-                recorded += sample
-        self._deliver(bytes(samples), bytes(recorded))
-
-
-class _Recording:
-    """Which samples of one tag the history keeps: all, changes, or one a second."""
-
-    __slots__ = ("_kept", "_kept_ns", "_mode")
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-        self._kept: tuple[float, int, int] | None = None
-        self._kept_ns = 0
-
-    def wants(self, value: float, quality: int, reason: int, mono_ns: int) -> bool:
-        """Whether to keep this sample; a change of quality is always kept."""
-        if self._mode == "all":
-            return True
-        seen = (value, quality, reason)
-        before = self._kept
-        if before is not None and before[1:] == seen[1:]:
-            if self._mode == "change":
-                if before[0] == value or (math.isnan(value) and math.isnan(before[0])):
-                    return False
-            elif mono_ns - self._kept_ns < _NS_PER_S:
-                return False
-        self._kept = seen
-        self._kept_ns = mono_ns
-        return True
+        self._deliver(bytes(samples))
 
 
 def _total(totals: Totals, tag: "Tag") -> Total:

@@ -42,8 +42,8 @@ HOST: Final = "127.0.0.1"
 FOLLOW_NS_MAX: Final = 200_000_000  # from an output's write to its read-back
 # What a device keeps; whatever else it has may be an address, or need one.
 DEVICE_KEYS: Final = (
-    "id", "poll", "timeout", "settle", "record", "fast", "heartbeat", "watchdog_registers",
-    "lease", "unit", "base", "order", "max_registers", "max_gap",
+    "id", "poll", "timeout", "settle", "record", "record_within", "fast", "heartbeat",
+    "watchdog_registers", "lease", "unit", "base", "order", "max_registers", "max_gap",
 )  # fmt: skip
 FLOAT64_REGISTERS: Final = 4
 

@@ -49,12 +49,12 @@ from gateway.site.model import (
     by_id,
 )
 from gateway.site.places import is_boolean, packed_address
+from gateway.site.recording import told_mode
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
 FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes: it tells it every second
 CONNECT_TIMEOUT_NS_MAX: Final = 1_000_000_000
 _ON_BAD: Final = {"trip": OnBad.TRIP, "hold": OnBad.HOLD, "ignore": OnBad.IGNORE}
-_RECORD: Final = {"all": RecordMode.ALL, "change": RecordMode.CHANGE, "1s": RecordMode.ONE_SECOND}
 _PARITY: Final = {"none": Parity.NONE, "even": Parity.EVEN, "odd": Parity.ODD}
 _ON: Final = {"trip": blob.ON_TRIP, "stop_heartbeat": blob.ON_TRIP, "nothing": blob.ON_NOTHING}
 
@@ -223,7 +223,7 @@ class _Compiler:
             settle_ns=int(device.settle),
             stuck_ns=int(tag.stuck_after or 0) if fast else 0,
             owner=int(Owner.GUARD if fast else Owner.GATEWAY),
-            record=int(_RECORD[tag.record or device.record]),
+            record=int(told_mode(tag, device)),
             flags=int(flags),
             device=self.device_order.index[device.id] if fast else NONE_U16,
         )
@@ -262,7 +262,7 @@ class _Compiler:
             flags |= TagFlag.BOOLEAN
         if tag.uncertain == "use":
             flags |= TagFlag.UNCERTAIN_USE
-        return self._fed_tag(key, flags, _RECORD[tag.record or "change"])
+        return self._fed_tag(key, flags, told_mode(tag, None))
 
     def _fed_tag(self, key: int, flags: TagFlag, record: RecordMode) -> blob.Tag:
         """What the gateway makes itself and tells the guard once a second."""

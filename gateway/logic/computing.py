@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fastpath import blob
-from fastpath.codes import Owner, RecordMode, TagFlag
+from fastpath.codes import Owner, TagFlag
 from fastpath.evaluator import Output
 from gateway.logic import tree
 from gateway.logic.compile import Keyed, check_sizes
@@ -15,12 +15,7 @@ from gateway.logic.computed import ComputedTags
 from gateway.logic.emit import Emitter
 from gateway.logic.kinds import Kind
 from gateway.site.model import Config, Tag, by_id
-
-_RECORD: Final = {
-    "all": RecordMode.ALL,
-    "change": RecordMode.CHANGE,
-    "1s": RecordMode.ONE_SECOND,
-}
+from gateway.site.recording import told_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ def compile_computed(config: Config, computed: ComputedTags) -> ComputedProgram:
         emitter.begin(tag.id)
         make = emitter.number if each.kind is Kind.NUMBER else emitter.truth
         inputs = [order.index[name] for name in tree.tags_of(each.tree)]
-        record = int(_RECORD[tag.record or "change"])
+        record = int(told_mode(tag, None))
         outputs.append(Output(make(each.tree), place, record, inputs))
     check_sizes(program)
     windows: dict[str, list[int]] = {}

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from gateway.site import tags_csv
+from gateway.site import recording, tags_csv
 from gateway.site.complaints import Complaints, Origin, nearest, shown
 from gateway.site.convert import Entry, convert
 from gateway.site.device_templates import expand_devices
@@ -132,14 +132,13 @@ def _resolve_uplink(uplink: Uplink, folder: Path) -> Uplink:
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:
     if tag.value is not None:  # computed: never stale by itself
-        return structs.replace(tag, record=tag.record or "change")
+        return recording.resolved(tag, None)
     device = devices[tag.device or ""]
     poll, stale = tag_times(tag, device)
     return structs.replace(
-        folded(tag) if device.fast else tag,
+        recording.resolved(folded(tag) if device.fast else tag, device),
         poll=Duration(poll),
         stale_after=Duration(stale),
-        record=tag.record or device.record,
     )
 
 

@@ -126,6 +126,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeout: Duration = Duration(1_000_000_000)
     settle: Duration = Duration(1_000_000_000)
     record: Record = "change"
+    record_within: Duration | None = None  # None: a value that stands still is not kept again
     fast: bool = False  # polled by the guard
     burst: Burst | None = None
     heartbeat: Heartbeat | None = None
@@ -189,6 +190,8 @@ class Tag(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     stale_after: Duration | None = None  # 3 x poll + timeout
     stuck_after: Duration | None = None  # the same to the bit for so long is BAD; None: not watched
     record: Record | None = None
+    record_deadband: Annotated[float, Meta(ge=0)] | None = None
+    record_within: Duration | None = None  # the device's; with a deadband 10m where that has none
     limits: Limits | None = None
     uncertain: Literal["bad", "use"] = "bad"
     description: str = ""

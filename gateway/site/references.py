@@ -51,7 +51,10 @@ POLL_NS_MIN: Final = 5_000_000
 MEASURED_KEYS: Final = (
     "device", "point", "signal", "range", "poll", "stale_after", "stuck_after", "molar_mass",
 )  # fmt: skip
-TEXT_NEVER: Final = ("limits", "signal", "stuck_after", "molar_mass")
+TEXT_NEVER: Final = (
+    "limits", "signal", "stuck_after", "molar_mass", "record_deadband", "record_within",
+)  # fmt: skip
+RECORD_NS_MIN: Final = 1_000_000_000
 TICK_NS: Final = (1_000_000, 1_000_000_000)
 TIMEOUT_NS: Final = (10_000_000, 10_000_000_000)
 BYPASS_NS_MIN: Final = 1_000_000_000
@@ -160,6 +163,7 @@ class _Checker:
         self.places.check_device(entry)
         self.between(entry, ("poll",), device.poll, POLL_NS_MIN, None)
         self.between(entry, ("timeout",), device.timeout, *TIMEOUT_NS)
+        self.between(entry, ("record_within",), device.record_within, RECORD_NS_MIN, None)
         if device.watchdog_registers and not device.fast and entry.ok("fast"):
             text = "found it on a device that is not fast, expected fast = true: the guard reads it"
             self.complain(entry, ("watchdog_registers",), text)
@@ -234,6 +238,7 @@ class _Checker:
 
     def tag(self, entry: Entry[Tag]) -> None:
         tag = entry.item
+        self.recorded(entry)
         if tag.value is not None or not entry.ok("value"):
             self.computed(entry)
             return
@@ -255,6 +260,22 @@ class _Checker:
             self.complain(entry, ("range",), f"found {shown(tag.range)}, expected low < high")
         if tag.limits is not None:
             self.limits(entry, tag.limits)
+
+    def recorded(self, entry: Entry[Tag]) -> None:
+        """By exception: of changes alone, and of what has more than two values."""
+        tag = entry.item
+        self.between(entry, ("record_within",), tag.record_within, RECORD_NS_MIN, None)
+        device = self.draft.by_id("device").get(tag.device or "")
+        if device is not None and not device.ok("record"):
+            return
+        record = tag.record or (device.item.record if device is not None else "change")
+        for key in ("record_deadband", "record_within"):
+            if getattr(tag, key) is not None and record != "change" and entry.ok("record", key):
+                text = f'found it beside record = "{record}", expected it beside "change" alone'
+                self.complain(entry, (key,), text)
+        if tag.record_deadband is not None and self.places.is_boolean(entry):
+            text = "found it on a boolean tag, expected it on a number"
+            self.complain(entry, ("record_deadband",), text)
 
     def text(self, entry: Entry[Tag]) -> None:
         """A text lives in the gateway alone and has no alarm."""

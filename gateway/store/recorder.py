@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fastpath.image import TagImage
     from fastpath.journal import GuardView
+    from fastpath.recording import Recording
     from fastpath.records import Event
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
@@ -121,6 +122,7 @@ class Recorder:
         image: "TagImage",
         limits: Alarms,
         computed: Computing,
+        recording: "Recording",
         words: Words,
         programs: Programs,
         ack: Callable[[int, int], None],
@@ -139,7 +141,8 @@ class Recorder:
         self._utc_ns = utc_ns
         self._words = words
         self._events = EventDrain(view, ledger, self._drafts_of, ack, observers)
-        self._samples = SampleDrain(image, limits, computed, history, programs.table)
+        self._recording = recording
+        self._samples = SampleDrain(image, limits, computed, recording, history, programs.table)
         self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
         self._event_nudge = asyncio.Event()
         self._sample_nudge = asyncio.Event()
@@ -162,7 +165,7 @@ class Recorder:
         made = self._computed.run(samples)
         self._image.apply(made.samples)
         self._wait_for_ledger(self._limits.feed(made.samples), None)
-        self._history.add(recorded + made.kept)
+        self._history.add(recorded + self._recording.keep(made.kept))
 
     async def run(self) -> None:
         """Record until cancelled; then what is there is stored, for a second at most."""
@@ -303,7 +306,7 @@ class Recorder:
             self._image.apply(made.samples)
             self._wait_for_ledger(self._limits.feed(made.samples), None)
         if made.kept:
-            self._history.add(made.kept)
+            self._history.add(self._recording.keep(made.kept))
 
     async def _attach_samples(self, journal_id: int) -> None:
         position = await self._history.sample_position(journal_id)

@@ -18,6 +18,7 @@ from fastpath.records import Event, payload_of
 if TYPE_CHECKING:
     from fastpath.image import TagImage
     from fastpath.journal import GuardView, Header
+    from fastpath.recording import Recording
     from gateway.store.alert import AlertDraft
 
 BATCH_MAX: Final = 16_384  # between two turns of the loop
@@ -74,6 +75,7 @@ class SampleDrain:
         image: "TagImage",
         limits: Evaluator,
         computed: Computing,
+        recording: "Recording",
         history: SampleStore,
         table: "Callable[[int], array[int] | None]",
     ) -> None:
@@ -85,6 +87,7 @@ class SampleDrain:
         self._image = image
         self._limits = limits
         self._computed = computed
+        self._recording = recording
         self._history = history
         self._table = table
         self._told = 0  # samples before this position have made their alarms
@@ -128,7 +131,7 @@ class SampleDrain:
         self._seeded = True
         made = self._computed.run(self._standing(view))
         self._image.apply(made.samples)
-        self._history.add(made.kept)
+        self._history.add(self._recording.keep(made.kept))
         return Drained(self._limits.feed(made.samples), self.position, more=False)
 
     def _take(self, raw: bytes) -> "list[AlertDraft]":
@@ -143,7 +146,7 @@ class SampleDrain:
             made = self._computed.run(samples)
             self._image.apply(made.samples)
             drafts += self._limits.feed(made.samples)
-            self._history.add(samples + made.kept)
+            self._history.add(self._recording.keep(samples + made.kept))
         return drafts
 
     def _pieces(self, raw: bytes) -> Iterator[tuple[int, bytes]]:

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from fastpath import blob
-from fastpath.codes import BypassKind, EventType
+from fastpath.codes import BypassKind, EventType, RecordMode
 from fastpath.image import TagImage
+from fastpath.recording import Recording
 from fastpath.records import Event
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.programs import KnownPrograms
@@ -84,6 +85,7 @@ class Bench:
         self.guard = guard
         self.image = TagImage(len(TAGS))
         self.limits = Alarm()
+        self.rules = [(int(RecordMode.ALL), 0.0, 0)] * len(TAGS)
         self.observed: list[int] = []
         self.stored = asyncio.Event()
         self.programs = KnownPrograms(
@@ -105,6 +107,7 @@ class Bench:
             image=self.image,
             limits=self.limits,
             computed=ComputedValues(NO_COMPUTED_TAGS, SITE, None, None),  # type: ignore[arg-type]
+            recording=Recording(self.rules),
             words=EventWords(SITE, self.programs),
             programs=self.programs,
             ack=self.ack,
@@ -386,6 +389,23 @@ async def test_a_killed_gateway_reads_the_ring_from_where_the_history_ends(bench
         assert [value for _, value, _ in await rows(second)] == [float(ms) for ms in range(20)]
     finally:
         await second.stop()
+
+
+async def test_samples_of_the_guard_are_kept_by_exception(tmp_path: Path) -> None:
+    guard = FakeGuard(program())
+    bench = Bench(tmp_path, guard)
+    bench.rules[0] = (int(RecordMode.CHANGE), 0.5, 10_000_000)
+    await bench.start()
+    try:
+        for ms, value in ((0, 1.0), (1, 1.4), (2, 1.6), (3, 1.2), (11, 1.5), (12, 1.5), (13, 9.0)):
+            guard.sample(0, value, ms)
+            guard.sample(1, value, ms)
+        await bench.until(lambda: bench.history.stats().samples == 7 + 4)
+        series = await bench.history.read(TAGS[0], 0, 1 << 62)
+        assert [value for _, value, _ in series] == [1.0, 1.6, 1.5, 9.0]
+        assert bench.recorder.stats().samples == 14  # every one made its alarms
+    finally:
+        await bench.stop()
 
 
 async def test_an_alarm_is_not_said_again_by_samples_that_are_read_again(

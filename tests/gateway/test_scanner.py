@@ -15,7 +15,6 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from drivers.kind import Surroundings, no_secrets
 from fastpath.codes import NONE_U32, Quality, Reason
 from gateway.apply import Running
-from gateway.scanner import _Recording
 from gateway.site.model import Burst, Config, Device, Duration, Point, Signal, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
@@ -151,25 +150,6 @@ async def test_fast_devices_are_the_guards_alone() -> None:
     bench = Bench(site("127.0.0.1:1", tag("level", "hr:5"), fast=True))
     assert bench.scanner.jobs() == {}
     assert bench.scanner.stats().devices == {}
-
-
-@pytest.mark.parametrize(
-    ("mode", "kept"),
-    [("all", [0, 1, 2, 3, 4, 5, 6]), ("change", [0, 2, 3, 5]), ("1s", [0, 3, 5, 6])],
-)
-def test_what_the_history_keeps(mode: str, kept: list[int]) -> None:
-    recording = _Recording(mode)
-    nan, ms = math.nan, MS
-    polls = [
-        (1.0, Quality.GOOD, 0, 0),
-        (1.0, Quality.GOOD, 0, 400 * ms),
-        (2.0, Quality.GOOD, 0, 800 * ms),
-        (nan, Quality.BAD, 4, 900 * ms),
-        (nan, Quality.BAD, 4, 1000 * ms),
-        (2.0, Quality.GOOD, 0, 1100 * ms),
-        (2.0, Quality.GOOD, 0, 2200 * ms),
-    ]
-    assert [i for i, poll in enumerate(polls) if recording.wants(*poll)] == kept
 
 
 async def test_the_guard_is_told_whether_a_device_is_connected(server: ModbusServer) -> None:

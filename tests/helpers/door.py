@@ -89,7 +89,7 @@ class Door:
 
     def _deliver(self, group: int) -> None:
         samples = self.signals.poll(group, time.monotonic_ns())
-        self.gateway.scanner.deliver(samples, samples)
+        self.gateway.scanner.deliver(samples)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():

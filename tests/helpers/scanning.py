@@ -14,6 +14,7 @@ from gateway.apply import Running
 from gateway.problems import Problems
 from gateway.scanner import Scanner
 from gateway.site.model import Config
+from gateway.site.recording import recording_of
 
 
 class FakeLink:
@@ -49,6 +50,7 @@ class Bench:
             link,
             lambda: self.running,
             self._take,
+            recording_of(config),
             self.problems,
             around or Surroundings(no_secrets),
         )
