@@ -126,11 +126,13 @@ class OwnedFile:
             fresh = self.path.stat().st_size == 0
         except OSError:
             fresh = True
-        return Opened(fresh=fresh, epoch_min=self._mark.read()[0] if fresh else 0)
+        return Opened(fresh=fresh, epoch_min=self._mark.read()[0])
 
     async def _open(self, opened: Opened) -> Connection:
         try:
-            connection = await open_file(self.path, self._owner.schema, fresh=opened.fresh)
+            connection = await open_file(
+                self.path, self._owner.schema, fresh=opened.fresh, begun=opened.epoch_min > 0
+            )
         except ValueError as error:  # SQLite's own message is no text
             raise DamagedError(str(error)) from error
         self.connection = connection

@@ -68,13 +68,17 @@ class NewerError(Exception):
     """The file was written by a newer version."""
 
 
-async def open_file(path: Path, schema: Schema, *, fresh: bool) -> Connection:
-    """Open, and make or check. Raises DamagedError, NewerError or sqlite3.Error."""
+async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = True) -> Connection:
+    """Open, and make or check. Raises DamagedError, NewerError or sqlite3.Error.
+
+    ``begun``: something was committed to it once, so one without any table is damaged; else it was
+    being made when the power went.
+    """
     connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
     try:
         await connection.executescript(_PRAGMAS)
         await _check_wal(connection)
-        if fresh:
+        if fresh or not (begun or await _has_tables(connection)):
             await connection.executescript(_sql(schema))
             sync_directory(path.parent)
         else:
@@ -157,6 +161,10 @@ async def _check_wal(connection: Connection) -> None:
     if await value_of(connection, "PRAGMA journal_mode") != "wal":
         msg = "write-ahead logging is not possible on this file system"
         raise sqlite3.OperationalError(msg)
+
+
+async def _has_tables(connection: Connection) -> bool:
+    return bool(await value_of(connection, "SELECT count(*) FROM sqlite_master"))
 
 
 async def _verify(connection: Connection, path: Path, schema: Schema) -> None:

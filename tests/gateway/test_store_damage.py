@@ -171,6 +171,20 @@ async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
         await ledger.close()
 
 
+async def test_a_file_that_was_being_made_when_the_power_went_is_begun_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # the header is there, no table yet
+    connection.close()
+    assert path.stat().st_size
+    ledger = await open_ledger(tmp_path)
+    assert ledger.head == 1
+    await ledger.close()
+    assert not aside(tmp_path)
+
+
 async def _survive(directory: Path, seed: int) -> None:
     """One random damage of the file set; whatever it is, the ledger works at once."""
     rng = random.Random(seed)

@@ -129,6 +129,12 @@ class ModbusServer:
         async with asyncio.timeout(wait_s):
             return await self._queue(word).get()
 
+    def forget(self, word: str) -> None:
+        """Drop such lines that nobody came for."""
+        queue = self._queue(word)
+        while not queue.empty():
+            queue.get_nowait()
+
     async def get(self, area: str, address: int, count: int = 1) -> list[int]:
         """The cells as they are now."""
         self.send(f"get {area} {address} {count}")
@@ -145,7 +151,7 @@ class ModbusServer:
         """Everything that was asked so far. Needs ``log``."""
         assert self._log is not None
         await self.sync()
-        return parse_log(self._log)
+        return await asyncio.to_thread(parse_log, self._log)
 
     async def edges(self, coil: int) -> list[Edge]:
         """Every change of a coil so far, by whomever it was written."""

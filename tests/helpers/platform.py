@@ -1,10 +1,13 @@
 """A receiving platform that is not ours: keeps every alert and sample batch that was posted."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from aiohttp import web
+
+from fastpath.codes import Quality
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 
@@ -14,6 +17,7 @@ class Platform:
 
     def __init__(self) -> None:
         self.alerts: list[dict[str, Any]] = []  # every CloudEvent in order of arrival, doubles too
+        self.arrived_ns: dict[str, int] = {}  # CLOCK_MONOTONIC of each alert's first arrival
         self.samples: list[dict[str, Any]] = []
         self.down = False
         self.refused = 0
@@ -62,7 +66,11 @@ class Platform:
 
     async def _take_alerts(self, request: web.Request) -> web.Response:
         body = await request.json()
-        return await self._take(self.alerts, body["alerts"])
+        now_ns = time.monotonic_ns()
+        answer = await self._take(self.alerts, body["alerts"])
+        for event in body["alerts"] if answer.status < 300 else ():
+            self.arrived_ns.setdefault(event["id"], now_ns)
+        return answer
 
     async def _take_samples(self, request: web.Request) -> web.Response:
         return await self._take(self.samples, [await request.json()])
@@ -75,3 +83,18 @@ class Platform:
             kept.extend(items)
             self._arrived.notify_all()
         return web.Response(status=204)
+
+
+def readings(tag: str, bodies: Sequence[dict[str, Any]]) -> list[float]:
+    """The good values of a tag, sorted; messages that came twice are dropped."""
+    messages = [message for body in bodies for message in body["samples"]]
+    unique = {(m["epoch"], m["historical"], m["seq"]): m for m in messages}
+    found: list[float] = []
+    for message in unique.values():
+        for i, name in enumerate(message.get("tags", ())):
+            if name == tag:
+                values = message["v"][i]
+                qualities = message["q"][i] if "q" in message else [Quality.GOOD] * len(values)
+                pairs = zip(values, qualities, strict=True)
+                found += [v for v, q in pairs if v is not None and q == Quality.GOOD]
+    return sorted(found)

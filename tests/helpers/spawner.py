@@ -17,6 +17,7 @@ from typing import Self
 
 ROOT = Path(__file__).parent.parent.parent
 LOOK_S = 0.002
+CARELESS = "--careless"  # never sync: what a test of durability must notice
 
 
 def main() -> None:
@@ -24,9 +25,13 @@ def main() -> None:
     from gateway.__main__ import main as product
     from gateway.cli import logs
     from gateway.daemon import main as _daemon
+    from gateway.store import sqlite_file
     from gateway.view import server
 
     del logs, _daemon, server  # imported for the children
+    if CARELESS in sys.argv:
+        pragmas = sqlite_file._PRAGMAS.replace("synchronous=FULL", "synchronous=OFF")
+        vars(sqlite_file)["_PRAGMAS"] = pragmas
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to come for them
     for line in sys.stdin.buffer:
         log, *words = json.loads(line)
@@ -88,14 +93,17 @@ class Life:
 class Spawner:
     """The process; an async context manager. ``environment`` is beside this one's own."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, careless: bool = False
+    ) -> None:
         self._environment = dict(environment or {})
+        self._options = [CARELESS] if careless else []
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()  # one question, one answer
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.helpers.spawner", cwd=ROOT,
+            sys.executable, "-m", "tests.helpers.spawner", *self._options, cwd=ROOT,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **self._environment},
         )  # fmt: skip

@@ -10,11 +10,9 @@ import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fastpath.codes import Quality
 from tests.helpers.harness import (
     COIL,
     CONTACT,
@@ -27,7 +25,7 @@ from tests.helpers.harness import (
 )
 from tests.helpers.kills import near
 from tests.helpers.modbus_server import ModbusServer
-from tests.helpers.platform import Platform
+from tests.helpers.platform import Platform, readings
 from tests.helpers.spawner import Spawner
 
 pytestmark = pytest.mark.system
@@ -114,21 +112,6 @@ class Plant:
             while (await device.get("c", COIL))[0] != coil:  # noqa: ASYNC110
                 await asyncio.sleep(0.003)
             await asyncio.sleep(self._chance.uniform(0.0, PAUSE_S))
-
-
-def readings(tag: str, bodies: Sequence[dict[str, Any]]) -> list[float]:
-    """The good values of a tag, sorted; messages that came twice are dropped."""
-    messages = [message for body in bodies for message in body["samples"]]
-    unique = {(m["epoch"], m["historical"], m["seq"]): m for m in messages}
-    found: list[float] = []
-    for message in unique.values():
-        for i, name in enumerate(message.get("tags", ())):
-            if name == tag:
-                values = message["v"][i]
-                qualities = message["q"][i] if "q" in message else [Quality.GOOD] * len(values)
-                pairs = zip(values, qualities, strict=True)
-                found += [v for v, q in pairs if v is not None and q == Quality.GOOD]
-    return sorted(found)
 
 
 def holes(values: Sequence[float]) -> list[str]:
