@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.apply import Applier, Running
 from gateway.build import build_gateway, gateway_name, open_stores
+from gateway.certificate_watch import CertificateWatch
 from gateway.check import check_site
 from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
@@ -302,6 +303,10 @@ class Daemon:
             self._tasks.start(name, job)
         for uplink, pump in zip(gateway.config.uplink, gateway.pumps, strict=True):
             self._tasks.start(f"uplink {uplink.id}", pump.run)
+        certificates = CertificateWatch(
+            gateway.config.uplink, gateway.pumps, self._credentials, self._problems
+        )
+        self._tasks.start("certificates", certificates.run)
         self._tasks.start("view", view.run)
         self._tasks.start("housekeeping", housekeeper.run)
         self._tasks.start("watchdog", housekeeper.watchdog)

@@ -18,7 +18,7 @@ from gateway.clock import synchronised
 from gateway.guard_board import GuardBoard, output_confirmed
 from gateway.paths import is_tmpfs
 from gateway.proof_tests import due_utc_ns
-from gateway.view.certificates import client_not_after_utc_ns
+from gateway.uplink.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment
 from gateway.view.snapshot import device_results
 
