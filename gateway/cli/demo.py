@@ -103,12 +103,13 @@ class Story:
         self._say("demo", f"health   {http}/healthz")
         directories = f"--runtime-dir {plant.paths.runtime} --state-dir {plant.paths.state}"
         self._say("demo", f"in a second terminal: {_program()} status {directories}")
+        self._say("demo", f"what came: {_program()} receive --show {plant.received_db}")
         self._say("demo", f"log of gateway and guard: {plant.log}")
 
     def tell(self) -> int:
         """The whole round; the exit code."""
         self._wait_showing(self._settled)
-        known = len(self._plant.received()["alert_list"])
+        known = int(self._plant.received()["last_alert"])
         self._rise()
         if not self._trip():
             self._plant.direct("clear")
@@ -202,7 +203,8 @@ class Story:
             "link",
             f"everything arrived: {after['alerts'] - before['alerts']} alerts and "
             f"{after['values'] - before['values']} values, in the order "
-            f"{' > '.join(_first_of_each(lanes)) or 'alert'}; {after['duplicates']} doubles",
+            f"{' > '.join(_first_of_each(lanes)) or 'alert'}; {after['duplicates']} doubles, "
+            f"{sum(row['missing'] for row in after['streams'])} missing",
         )
         self._say("backlog", f"now: {_count(self._backlog())}")
 
@@ -310,8 +312,7 @@ class Story:
 
     def _new_alerts(self, known: int) -> list[dict[str, Any]]:
         with contextlib.suppress(GatewayError):
-            alerts: list[dict[str, Any]] = self._plant.received()["alert_list"][known:]
-            return alerts
+            return [row["alert"] for row in self._plant.alerts_after(known)]
         return []
 
 

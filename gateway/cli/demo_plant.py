@@ -70,6 +70,11 @@ class Plant:
         """Where the gateway and the guard log to."""
         return self.paths.state / "demo.log"
 
+    @property
+    def received_db(self) -> Path:
+        """Where the platform keeps what it gets."""
+        return self.paths.state / "received.db"
+
     def _start(self) -> None:
         self._make_directories()
         module = [sys.executable, "-m"]
@@ -77,6 +82,7 @@ class Plant:
         self._log = self.log.open("w", encoding="utf-8")
         self._face = _spawn(face + ["--stuck-breaker"] * self._stuck_breaker, stderr=self._log)
         receive = [*module, "gateway", "receive", "--listen", "127.0.0.1:0"]
+        receive += ["--store", str(self.received_db)]
         self._platform = _spawn(receive, stderr=self._log)
         port = int(_first_line(self._face, "the simulated mine face")["port"])
         self.platform_url = str(_first_line(self._platform, "the receiving platform")["url"])
@@ -138,13 +144,19 @@ class Plant:
 
     def received(self) -> dict[str, Any]:
         """What the platform says that it got."""
-        return self._ask("/received", None)
+        found: dict[str, Any] = self._ask("/received", None)
+        return found
+
+    def alerts_after(self, arrival: int) -> list[dict[str, Any]]:
+        """``{"arrival", "alert"}`` of each alert that came to the platform after that one."""
+        found: list[dict[str, Any]] = self._ask(f"/alerts?after={arrival}", None)
+        return found
 
     def cut_link(self, down: bool) -> None:
         """The platform closes every connection without an answer, or serves again."""
         self._ask("/control", {"down": down})
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         platform = urlsplit(self.platform_url)
         connection = http.client.HTTPConnection(platform.netloc, timeout=PLATFORM_S)
         try:
@@ -154,7 +166,7 @@ class Plant:
                 connection.request(
                     "POST", path, json.dumps(body), {"Content-Type": "application/json"}
                 )
-            found: dict[str, Any] = json.load(connection.getresponse())
+            found = json.load(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError) as error:
             msg = f"the receiving platform does not answer: {error}"
             raise GatewayError(msg) from error

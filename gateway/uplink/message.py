@@ -104,6 +104,7 @@ def _alert(item: AlertItem, out: Outgoing) -> bytes:
 def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> dict[str, Any]:
     message = {
         "gateway": sender.gateway,
+        "uplink": sender.uplink,  # each numbers its lanes for itself
         "epoch": epoch,
         "seq": item.seq,
         "historical": lane == BACKFILL,
@@ -143,6 +144,7 @@ def _gap_alert(sender: Sender, item: GapItem, out: Outgoing) -> dict[str, Any]:
 def _gap_samples(sender: Sender, lane: str, item: GapItem, epoch: int) -> dict[str, Any]:
     return {
         "gateway": sender.gateway,
+        "uplink": sender.uplink,
         "epoch": epoch,
         "seq": item.seq,
         "historical": lane == BACKFILL,

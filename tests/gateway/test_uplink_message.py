@@ -46,6 +46,7 @@ def test_numbers_of_an_alert_are_not_touched() -> None:
 def test_samples_in_columns() -> None:
     assert _encoded("backfill", row_out(3)) == {
         "gateway": "gw-1",
+        "uplink": "platform",
         "epoch": EPOCH + 1,
         "seq": 3,
         "historical": True,
