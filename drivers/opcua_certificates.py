@@ -177,6 +177,9 @@ def _load(cert_path: Path, key_path: Path) -> Identity:
     if not isinstance(key, rsa.RSAPrivateKey):
         text = "the key is no RSA key"
         raise ValueError(text)  # noqa: TRY004  what the file holds, not what we passed
+    if certificate.public_key() != key.public_key():
+        text = f"{key_path.name} is not the key of {cert_path.name}"
+        raise ValueError(text)
     return Identity(certificate, key)
 
 

@@ -138,7 +138,14 @@ class OpcUaClient(Client):
         with mapped(f"no session with {self.server_url.netloc}"):
             # Four exchanges, one deadline for all that a site file's timeout is meant for each.
             async with within(4 * self._timeout_s):
-                await self._connect_sequence()
+                try:
+                    await self._connect_sequence()
+                except AssertionError:  # a fault stands where the library wants a channel
+                    text = (
+                        f"{self.server_url.netloc} opens no channel: it may not trust our "
+                        "certificate yet, or not offer this security"
+                    )
+                    raise LinkError(text) from None
             if self.secure_channel_timeout < CHANNEL_MS_MIN:
                 text = f"the server keeps a channel for {self.secure_channel_timeout} ms only"
                 raise LinkError(text)
@@ -222,12 +229,12 @@ def mapped(what: str) -> Iterator[None]:
         text = f"{what}: no answer in time"
         raise LinkError(text) from None
     except OSError as error:
-        text = f"{what}: {error.strerror or error or 'the connection ended'}"
+        text = f"{what}: {error.strerror or str(error) or 'the connection ended'}"
         raise LinkError(text) from None
     except InvalidSignature:
         text = f"{what}: a signature is not the trusted certificate's"
         raise ProtocolError(text) from None
     except Exception as error:  # noqa: BLE001  a seam: whatever comes is mapped
         # The library answers what it does not expect with whatever comes: assertions, too.
-        text = f"{what}: {error or type(error).__name__}"
+        text = f"{what}: {str(error) or type(error).__name__}"
         raise ProtocolError(text) from None

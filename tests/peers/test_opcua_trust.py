@@ -188,6 +188,45 @@ async def test_users_are_let_in_by_name_and_never_in_plain_text(
         await opened(settings(server, credentials="ops"), around)
 
 
+@pytest.mark.timeout(120)  # a server of its own takes seconds to start
+async def test_users_are_let_in_by_a_certificate_that_the_server_trusts(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "credentials" / "ops"
+    folder.mkdir(parents=True)
+    [person] = certificates.own_identities(tmp_path / "person")
+    (folder / "cert.pem").write_bytes(person.certificate.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "person" / "opcua" / "own" / "key.pem").rename(folder / "key.pem")
+    around = Surroundings(lambda name: load_credentials(name, tmp_path / "credentials"), tmp_path)
+    rejected, trusted = tmp_path / "pki" / "rejected", tmp_path / "pki" / "trusted" / "certs"
+    with opcua_server(tmp_path / "pki", accept=False, anonymous=False) as server:
+        certificates.trust(tmp_path, "dcs", certificates.load_certificate(server.certificate))
+        for refusal in ("it may not trust our certificate yet", "BadIdentityTokenRejected"):
+            with pytest.raises(LinkError, match=refusal):
+                await opened(settings(server, credentials="ops"), around)
+            [unknown] = rejected.glob("*.pem")
+            unknown.rename(trusted / unknown.name)  # as whoever looks after the server does
+            server.kill()
+            server.start()
+        await opened(settings(server, credentials="ops"), around)
+        with pytest.raises(LinkError, match="BadIdentityToken"):
+            await opened(settings(server), around)
+
+
+async def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    certificate, key = make_certificate(tmp_path, (-1, 10))
+    other, _ = make_certificate(tmp_path / "other", (-1, 10))
+    assert certificates.load_identity(certificate, key)
+    with pytest.raises(LinkError, match=f"{key.name} is not the key of {other.name}"):
+        certificates.load_identity(other, key)
+    certificates.own_identities(tmp_path)
+    own = tmp_path / "opcua" / "own"
+    (own / "key.pem").write_bytes(key.read_bytes())
+    with pytest.raises(LinkError, match=f"{own}.*key.pem is not the key of"):
+        certificates.own_identities(tmp_path)
+
+
 async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_end(
     tmp_path: Path,
 ) -> None:
