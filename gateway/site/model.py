@@ -276,6 +276,10 @@ class Uplink(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000  # that wait to be fetched
     max_bytes: Size = Size(1_000_000_000)  # of those
     template: str | None = None  # resolved: beside the site file
+    backup_urls: tuple[str, ...] = ()
+    group: Annotated[int, Meta(ge=1, le=1000)] = 1  # alerts in one message
+    messages_per_second: Annotated[float, Meta(ge=0.01, le=100_000)] | None = None
+    bytes_per_second: Size | None = None
 
 
 class View(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

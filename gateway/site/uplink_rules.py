@@ -12,6 +12,7 @@ Flaw = tuple[tuple[str, ...], str]
 
 SCHEMES: Final = {"mqtt": ("mqtt", "mqtts"), "http": ("http", "https")}
 OWN_KEYS: Final = {  # of one kind of uplink alone
+    "mqtt": ("backup_urls", "group"),
     "http": ("sign", "gzip_above", "proxy", "proxy_credentials"),
     "file": ("rotate_bytes", "rotate_after", "max_files", "max_bytes", "template"),
 }
@@ -29,7 +30,9 @@ def flaws_of(entry: Entry[Uplink]) -> Iterator[Flaw]:
         yield from _flaws_of_kind(entry)
     if entry.ok("lanes") and not uplink.lanes:
         yield ("lanes",), 'found [], expected "alert", "live" or "backfill"'
-    if uplink.kind == "http":
+    if uplink.kind == "mqtt":
+        yield from _flaws_of_mqtt(entry)
+    elif uplink.kind == "http":
         yield from _flaws_of_http(entry)
     elif uplink.kind == "file":
         yield from _flaws_of_file(entry)
@@ -65,6 +68,15 @@ def _flaws_of_kind(entry: Entry[Uplink]) -> Iterator[Flaw]:
                 yield (key,), text
 
 
+def _flaws_of_mqtt(entry: Entry[Uplink]) -> Iterator[Flaw]:
+    insecure, secure = SCHEMES["mqtt"]
+    for url in entry.item.backup_urls if entry.ok("backup_urls") else ():
+        scheme, _, rest = url.partition("://")
+        if scheme not in SCHEMES["mqtt"] or not rest.strip("/") or "@" in rest.partition("/")[0]:
+            text = f'found {shown(url)}, expected "{secure}://host" or "{insecure}://…"'
+            yield ("backup_urls",), text
+
+
 def _flaws_of_http(entry: Entry[Uplink]) -> Iterator[Flaw]:
     uplink = entry.item
     if uplink.sign and uplink.credentials is None and entry.ok("sign", "credentials"):
@@ -95,6 +107,9 @@ def _flaw_of_proxy(text: str) -> str:
 
 def _flaws_of_file(entry: Entry[Uplink]) -> Iterator[Flaw]:
     uplink = entry.item
+    for key in ("messages_per_second", "bytes_per_second"):
+        if key in entry.raw and entry.ok(key):
+            yield (key,), 'found it with kind = "file", expected none'
     if uplink.credentials is not None and entry.ok("credentials"):
         yield ("credentials",), 'found it with kind = "file", expected none'
     if uplink.max_bytes < FILES_BYTES_MIN and entry.ok("max_bytes"):

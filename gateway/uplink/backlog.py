@@ -17,7 +17,7 @@ from gateway.store.alert import Priority
 from gateway.uplink.base import Problems
 from gateway.uplink.lane import Lane
 
-LOOK_S: Final = 10.0
+LOOK_S: Final = 10.0  # between two weighings
 RATE_S: Final = 600.0  # the present rate is that of so long, or since the gateway knows
 RATE_S_MIN: Final = 20.0
 STEPS: Final[tuple[tuple[int, Priority], ...]] = ((50, "medium"), (80, "high"), (95, "high"))
@@ -48,12 +48,6 @@ class Backlog:
         self._problems = problems
         self._utc_ns = utc_ns
         self._scales = [_Scale(uplink, lane) for lane in lanes]
-
-    async def run(self) -> None:
-        """Weigh for ever; ends by cancellation."""
-        while True:
-            await self.weigh()
-            await asyncio.sleep(LOOK_S)
 
     async def weigh(self) -> None:
         """Weigh every lane once and tell what is to be told."""

@@ -5,7 +5,7 @@ are what the stores gave (``AlertItem``, ``SampleItem``) or a marker for what is
 (``GapItem``), wrapped in an ``Outgoing`` with what only the moment of sending knows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol, runtime_checkable
 
@@ -85,6 +85,10 @@ class LinkRefusedError(UplinkError):
     """
 
 
+class TakenOverError(LinkRefusedError):
+    """Another client uses our name there. Retried slowly, told by the uplink's ``notice``."""
+
+
 class SuspectError(UplinkError):
     """The other end cut the link over what one item was: send them one at a time to find it."""
 
@@ -105,6 +109,15 @@ class Uplink(Protocol):
 
     async def close(self) -> None:
         """Leave in an orderly way if that takes no more than a second; never raises."""
+
+
+@runtime_checkable
+class Noticing(Protocol):
+    """What an uplink has besides when there is something to tell although the link may be up."""
+
+    @property
+    def notices(self) -> Mapping[str, str]:
+        """By subject what is so now, for people; "" where it is not."""
 
 
 @runtime_checkable

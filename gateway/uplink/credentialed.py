@@ -6,13 +6,14 @@ healed by the file alone. Renewed certificates are taken at the next session.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError
 from gateway.uplink.base import (
     Acknowledges,
     LinkRefusedError,
+    Noticing,
     Outgoing,
     Verdict,
     Watched,
@@ -51,6 +52,11 @@ class CredentialedUplink:
     def certificate_not_after_utc_ns(self) -> int:
         """When the certificate in use expires, 0 where it is not known."""
         return getattr(self._uplink, "certificate_not_after_utc_ns", 0)
+
+    @property
+    def notices(self) -> Mapping[str, str]:
+        """What the uplink has noticed, by subject."""
+        return self._uplink.notices if isinstance(self._uplink, Noticing) else {}
 
     async def connect(self) -> bool:
         """Read the credentials and open a session. Raises UplinkError."""

@@ -59,6 +59,7 @@ from gateway.uplink.http_session import (
     telling_reuse,
 )
 from gateway.uplink.proxy import Proxy, proxy_of
+from gateway.uplink.rate import RateLimit
 from gateway.uplink.tls import client_context, watch_peer
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class HttpUplink:
         self._proxy_setting = config.proxy
         self._sign = config.sign
         self._gzip_above = config.gzip_above
+        self._rate = RateLimit(config.messages_per_second, config.bytes_per_second)
         self._timeout_s = config.timeout / 1e9
         self._proxy: Proxy | None = None
         self._keys: tuple[bytes, ...] = ()
@@ -177,6 +179,7 @@ class HttpUplink:
         if self._gzip_above is not None and len(body) > self._gzip_above:
             body = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
             headers["Content-Encoding"] = "gzip"
+        await self._rate.pay(lane, len(body))
         try:
             for _ in range(_STALE_MAX):
                 known = Reuse()

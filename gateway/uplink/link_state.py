@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.errors import UplinkError
-from gateway.uplink.base import BACKFILL, LIVE, LinkRefusedError, Problems, SampleSource
+from gateway.uplink.base import (
+    BACKFILL,
+    LIVE,
+    LinkRefusedError,
+    Noticing,
+    Problems,
+    SampleSource,
+    TakenOverError,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -80,12 +88,24 @@ class LinkState:
         self.up = False
         self.reason = str(error)
         long = now_s - since_s >= DOWN_TOLD_AFTER_S
-        if long or isinstance(error, LinkRefusedError):
+        refused = isinstance(error, LinkRefusedError) and not isinstance(error, TakenOverError)
+        if long or refused:
             self._told = True
             self._problems.raised("uplink", self._uplink, f"the link is down: {error}")
         elif first:
             _LOGGER.warning("%s: the link is down: %s", self._uplink, error)
         self._choose_lane(BACKFILL)
+
+    def notice(self, uplink: object) -> None:
+        """Tell what the uplink itself has noticed."""
+        if not isinstance(uplink, Noticing):
+            return
+        for subject, text in uplink.notices.items():
+            ident = f"{self._uplink}/{subject}"
+            if text:
+                self._problems.raised("uplink", ident, text)
+            else:
+                self._problems.cleared("uplink", ident, "is over")
 
     def progress(self) -> None:
         """Something was accepted: the next failure is a first one."""

@@ -71,6 +71,11 @@ def alerts_body(sender: Sender, alerts: Sequence[bytes]) -> bytes:
     return msgspec.json.encode({"alerts": [_cloud_event(sender, alert) for alert in alerts]})
 
 
+def alert_group(alerts: Sequence[bytes]) -> bytes:
+    """``{"alerts": [alert, …]}`` of encoded alerts."""
+    return b'{"alerts":[' + b",".join(alerts) + b"]}"
+
+
 def samples_body(messages: Sequence[bytes]) -> bytes:
     """``{"samples": [message, …]}`` of encoded messages in columns."""
     return b'{"samples":[' + b",".join(messages) + b"]}"

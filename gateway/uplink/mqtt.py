@@ -1,42 +1,26 @@
 """MQTT 5 uplink on aiomqtt: QoS 1, every acknowledgement looked at, a new client per connection.
 
 ACCEPTED means that the broker took the message. Topics ``sitewarden/<gateway>/`` + ``alerts``,
-``live``, ``backfill`` and ``status`` (retained, with a will). A broker without MQTT 5 is refused:
-version 3.1.1 cannot say that a publish was not allowed, so that it would count as delivered.
+``live``, ``backfill`` and ``status`` (retained, with a will). No message expires. A broker without
+MQTT 5 is refused: version 3.1.1 cannot say that a publish was not allowed, so that it would count
+as delivered. What the other end's codes mean is in ``mqtt_codes``.
 
-What the other end's codes mean:
-
-=====================  ========================================  ==================================
-where                  code                                      verdict
-=====================  ========================================  ==================================
-PUBACK                 0x00, 0x10 (nobody subscribed)            accepted
-PUBACK                 0x87 not authorised, 0x90 topic name      lane denied: slow retry, the other
-                                                                 lanes go on, nothing delivered
-PUBACK                 0x91 packet id in use, 0x97 quota         the link pauses
-PUBACK                 0x99 payload format, 0x95 too large,      this item is refused
-                       0x80, 0x83 and any other >= 0x80
-(before sending)       above the broker's Maximum Packet Size    this item is refused
-CONNACK, DISCONNECT    0x84 0x85 0x86 0x87 0x8A 0x8C 0x8E 0x9B   link refused: slow retry, one alert
-                       and certificates (TLS)
-DISCONNECT             0x81 0x82 0x90 0x94 0x95 0x99             one of the items did that: sent one
-                                                                 by one, then that one is refused
-any                    anything else, silence, a lost link       nothing known: reconnect
-=====================  ========================================  ==================================
+Of several brokers the first one that answers is used, in the order of the site file; while that is
+not the first of all, the first is tried now and then and gone back to.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiomqtt
 import msgspec
 
 from gateway.errors import UplinkError
-from gateway.uplink import message
+from gateway.uplink import message, session_mark
 from gateway.uplink.base import (
-    ACCEPTED,
     ALERT,
     BACKFILL,
     LIVE,
@@ -45,12 +29,16 @@ from gateway.uplink.base import (
     Outgoing,
     Refused,
     Retry,
-    SuspectError,
+    TakenOverError,
     Verdict,
 )
+from gateway.uplink.in_flight import Slots
 from gateway.uplink.mqtt_client import AckingClient, Disconnected
+from gateway.uplink.mqtt_codes import TAKEN_OVER, link_error, suspected, too_large, verdict_of
+from gateway.uplink.rate import RateLimit
+from gateway.uplink.session_mark import SessionMark
 from gateway.uplink.stream import open_stream
-from gateway.uplink.tls import client_context, not_after_utc_ns, refusal_of, stream_error
+from gateway.uplink.tls import client_context, not_after_utc_ns, stream_error
 
 if TYPE_CHECKING:
     from gateway.site.credentials import Credentials
@@ -59,123 +47,165 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-DENIED_RETRY_S: Final = 30.0
-QUOTA_RETRY_S: Final = 5.0
 GOODBYE_S: Final = 1.0
+FIRST_RETRY_S: Final = 60.0  # between two looks for the first broker while a backup is in use
 
 _TOPICS: Final = {ALERT: "alerts", LIVE: "live", BACKFILL: "backfill"}
-_DENIED: Final = {0x87: "not authorised", 0x90: "topic name invalid"}
-_PAUSE: Final = {0x91: "packet id in use", 0x97: "quota exceeded"}
-_BAD_ITEM: Final = {
-    0x80: "unspecified",
-    0x83: "implementation_specific",
-    0x95: "packet_too_large",
-    0x99: "payload_format_invalid",
-}
-_LINK_REFUSED: Final = {
-    0x84: "it does not speak MQTT 5",
-    0x85: "it does not accept our client id",
-    0x86: "bad user name or password",
-    0x87: "not authorised",
-    0x8A: "we are banned",
-    0x8C: "bad authentication method",
-    0x8E: "another client took the session over: the same gateway and uplink id are used twice",
-    0x9B: "it does not support QoS 1",
-}
-_SUSPECT: Final = {
-    0x81: "malformed_packet",
-    0x82: "protocol_error",
-    0x90: "topic_name_invalid",
-    0x94: "topic_alias_invalid",
-    0x95: "packet_too_large",
-    0x99: "payload_format_invalid",
-}
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _HEADER_BYTES: Final = 16  # fixed header, topic length, packet id, properties of a PUBLISH
 
 
+class Broker(NamedTuple):
+    """Where one is."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """From a site file's URL."""
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+        return cls(parts.hostname or "", port, parts.scheme == "mqtts")
+
+
 class MqttUplink:
-    """One broker. Raises UplinkError and nothing else."""
+    """One platform. Raises UplinkError and nothing else."""
 
     acknowledges = Acknowledges.BROKER
 
     def __init__(
         self, config: "UplinkConfig", sender: "Sender", credentials: "Credentials | None" = None
     ) -> None:
-        url = urlsplit(config.url)
-        self._host = url.hostname or ""
-        self._port = url.port or _PORTS[url.scheme]
-        self._tls = url.scheme == "mqtts"
+        self._brokers = [Broker.of(url) for url in (config.url, *config.backup_urls)]
+        self._place = 0  # of the broker in use
         self._sender = sender
         self.credentials = credentials  # read by connect()
         self._window = config.window
+        self._group = config.group
         self._timeout_s = config.timeout / 1e9
         self._prefix = f"sitewarden/{sender.gateway}"
         # A simulated run of the same site must not take the real one's session or its word.
         self._apart = "-simulated" if sender.exercise else ""
         self._status_topic = f"{self._prefix}/status{self._apart}"
+        self._mark = SessionMark(sender.gateway, sender.uplink, exercise=sender.exercise)
         self._client: AckingClient | None = None
-        self._slots = _Slots(config.window)
+        self._slots = Slots(config.window)
+        self._rate = RateLimit(config.messages_per_second, config.bytes_per_second)
         self._status_taken = True  # a broker may end the session over it: not tried twice
+        self._may_listen = True  # likewise
         self.certificate_not_after_utc_ns = 0  # of the server, 0 where there is none
 
+    @property
+    def notices(self) -> Mapping[str, str]:
+        """A backup broker in use, somebody else in our session."""
+        host, port, _ = self._brokers[self._place]
+        backup = f"the backup broker {host}:{port} is in use" if self._place else ""
+        return {"broker": backup, "session": session_mark.NOTICE if self._mark.contested else ""}
+
     async def connect(self) -> bool:
-        """A new session with the broker; it has answered when this returns."""
+        """A new session with the first broker that gives one; it has answered when this returns."""
         await self.close()
-        context = await client_context(self.credentials) if self._tls else None
-        try:
-            sock = await open_stream(
-                self._host, self._port, timeout_s=self._timeout_s, context=context
-            )
-        except OSError as error:
-            raise stream_error(self._host, self._port, error) from error
-        self.certificate_not_after_utc_ns = not_after_utc_ns(sock)
-        client = self._make_client()
-        try:
-            await client.open(sock)
-        except Disconnected as error:
-            raise _link_error(error, sent=False) from error
-        self._client = client
-        self._slots = _Slots(min(self._window, client.receive_maximum))
-        if self._status_taken:
-            await self._say_online(client)
-        return True
+        errors: list[UplinkError] = []
+        for place, broker in enumerate(self._brokers):
+            try:
+                client = await self._open(broker)
+            except UplinkError as error:
+                errors.append(error)
+                continue
+            self._client, self._place = client, place
+            self._slots = Slots(min(self._window, client.receive_maximum))
+            await self._greet(client)
+            return True
+        refused = [error for error in errors if isinstance(error, LinkRefusedError)]
+        raise (refused or errors)[0]
 
     async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
         """Publish all, wait for each PUBACK."""
         client = self._client
         if client is None or client.ended is not None:
-            raise _link_error(client.ended if client else None)
-        results = await asyncio.gather(*(self._publish(client, lane, out) for out in items))
+            raise link_error(client.ended if client else None)
+        group = self._group if lane == ALERT else 1
+        parts = [items[first : first + group] for first in range(0, len(items), group)]
+        found = await asyncio.gather(*(self._deliver(client, lane, part) for part in parts))
+        results = [result for part in found for result in part]
         verdicts = [result for result in results if result is not None]
         if len(verdicts) == len(items):
             return verdicts
         ended = client.ended or Disconnected("no answer")
         if verdicts:  # what is known of some is progress; the next call finds the link down
             return [result or Retry(reason=str(ended)) for result in results]
-        if ended.code in _SUSPECT and len(items) == 1:
-            return [Refused(_SUSPECT[ended.code], str(ended))]
-        raise _link_error(ended) from ended
+        if len(items) == 1 and (refusal := suspected(ended)):
+            return [refusal]
+        raise link_error(ended) from ended
 
     async def lost(self) -> None:
         """Raises UplinkError when the session ends."""
         client = self._client
         if client is None:
-            raise _link_error(None)
-        ended = await client.wait_ended()
-        raise _link_error(ended) from ended
+            raise link_error(None)
+        if self._place:
+            ended = await self._ended_or_first_back(client)
+        else:
+            ended = await client.wait_ended()
+        if client.asking:  # some brokers end a session that may not subscribe
+            self._may_listen = False
+        self._mark.doubted = ended.code == 0
+        if ended.code == TAKEN_OVER:
+            self._mark.taken_over()
+        if self._mark.contested and ended.code == 0:
+            raise TakenOverError(session_mark.NOTICE) from ended
+        raise link_error(ended) from ended
 
     async def close(self) -> None:
         """Say goodbye where somebody listens, then disconnect."""
         client, self._client = self._client, None
-        if client is None:
-            return
+        if client is not None:
+            await self._leave(client, say=self._status_taken)
+
+    # One session
+
+    async def _open(self, broker: Broker) -> AckingClient:
+        context = await client_context(self.credentials) if broker.tls else None
+        try:
+            sock = await open_stream(
+                broker.host, broker.port, timeout_s=self._timeout_s, context=context
+            )
+        except OSError as error:
+            raise stream_error(broker.host, broker.port, error) from error
+        self.certificate_not_after_utc_ns = not_after_utc_ns(sock)
+        client = self._make_client(broker)
+        try:
+            await client.open(sock)
+        except Disconnected as error:
+            raise link_error(error, sent=False) from error
+        return client
+
+    async def _ended_or_first_back(self, client: AckingClient) -> Disconnected:
+        """The session's end; or the first broker is there again, and this session is to end."""
+        ended = asyncio.create_task(client.wait_ended())
+        try:
+            while not (await asyncio.wait((ended,), timeout=FIRST_RETRY_S))[0]:
+                try:
+                    first = await self._open(self._brokers[0])
+                except UplinkError as error:
+                    _LOGGER.debug("%s: the first broker: %s", self._sender.uplink, error)
+                    continue
+                await self._leave(first, say=False)
+                msg = "back to the first broker"
+                raise UplinkError(msg)
+            return ended.result()
+        finally:
+            ended.cancel()
+
+    async def _leave(self, client: AckingClient, *, say: bool) -> None:
         try:
             if client.ended is None:
                 async with asyncio.timeout(GOODBYE_S):
-                    if self._status_taken:
+                    if say:
                         await client.publish_acked(
-                            self._status_topic, self._word("offline"), retain=True
+                            self._status_topic, self._mark.word("offline"), retain=True
                         )
                     await client.goodbye()
         except (TimeoutError, Disconnected) as error:
@@ -183,25 +213,33 @@ class MqttUplink:
         finally:
             client.drop()
 
-    def _make_client(self) -> AckingClient:
+    def _make_client(self, broker: Broker) -> AckingClient:
         credentials = self.credentials
         return AckingClient(
-            self._host,
+            broker.host,
             identifier=f"sitewarden-{self._sender.gateway}-{self._sender.uplink}{self._apart}",
             username=credentials.username if credentials else None,
             password=credentials.password.reveal()
             if credentials and credentials.password
             else None,
-            will=aiomqtt.Will(self._status_topic, self._word("offline"), qos=1, retain=True),
+            will=aiomqtt.Will(self._status_topic, self._mark.word("offline"), qos=1, retain=True),
             window=self._window,
             timeout_s=self._timeout_s,
         )
 
-    async def _say_online(self, client: AckingClient) -> None:
+    async def _greet(self, client: AckingClient) -> None:
+        """Say that we are there; after an end without a word first look who said so last."""
+        if self._may_listen and self._mark.worth_a_look():
+            client.listen(self._status_topic, self._mark.heard)
+        if not self._status_taken:
+            return
         try:
-            code = await client.publish_acked(self._status_topic, self._word("online"), retain=True)
+            word = self._mark.word("online")
+            code = await client.publish_acked(self._status_topic, word, retain=True)
         except Disconnected as error:
-            raise _link_error(error, sent=False) from error
+            if client.asking:
+                self._may_listen = False
+            raise link_error(error, sent=False) from error
         if code >= 0x80:
             self._status_taken = False
             _LOGGER.warning(
@@ -209,85 +247,35 @@ class MqttUplink:
                 self._sender.uplink, self._status_topic, code,
             )  # fmt: skip
 
-    def _word(self, state: str) -> bytes:
-        word: dict[str, object] = {"gateway": self._sender.gateway, "state": state}
-        if self._sender.exercise:
-            word["exercise"] = True
-        return msgspec.json.encode(word)
+    # Items
 
-    async def _publish(self, client: AckingClient, lane: str, out: Outgoing) -> Verdict | None:
-        """None where nothing is known of the item."""
+    async def _deliver(
+        self, client: AckingClient, lane: str, outs: Sequence[Outgoing]
+    ) -> list[Verdict | None]:
+        """None where nothing is known. A group that is refused is halved until the one is found."""
+        verdict = await self._publish(client, lane, outs)
+        if isinstance(verdict, Refused) and len(outs) > 1:
+            middle = len(outs) // 2
+            first = await self._deliver(client, lane, outs[:middle])
+            return first + await self._deliver(client, lane, outs[middle:])
+        return [verdict] * len(outs)
+
+    async def _publish(
+        self, client: AckingClient, lane: str, outs: Sequence[Outgoing]
+    ) -> Verdict | None:
         topic = f"{self._prefix}/{_TOPICS[lane]}"
         try:
-            payload = message.encode(self._sender, lane, out)
+            encoded = [message.encode(self._sender, lane, out) for out in outs]
         except (msgspec.MsgspecError, ValueError) as error:
             return Refused("unreadable", str(error))
+        grouped = lane == ALERT and self._group > 1
+        payload = message.alert_group(encoded) if grouped else encoded[0]
         length = len(payload) + len(topic) + _HEADER_BYTES
         if length > client.packet_bytes_max:
-            detail = f"{length} bytes, the broker takes {client.packet_bytes_max}"
-            return Refused(_BAD_ITEM[0x95], detail)
+            return too_large(length, client.packet_bytes_max)
         async with self._slots.of(lane):
+            await self._rate.pay(lane, length)
             try:
-                code = await client.publish_acked(topic, payload)
+                return verdict_of(await client.publish_acked(topic, payload), topic)
             except Disconnected:
                 return None
-        return _verdict(code, topic)
-
-
-class _Slots:
-    """Bounds what is in flight; a share is kept for alerts, or they would wait behind samples."""
-
-    def __init__(self, total: int) -> None:
-        self._all = asyncio.Semaphore(total)
-        self._samples = asyncio.Semaphore(max(1, total - max(1, total // 4)))
-
-    def of(self, lane: str) -> "_Slot":
-        return _Slot([self._all] if lane == ALERT else [self._samples, self._all])
-
-
-class _Slot:
-    """One place in flight."""
-
-    def __init__(self, semaphores: list[asyncio.Semaphore]) -> None:
-        self._wanted = semaphores
-        self._held: list[asyncio.Semaphore] = []
-
-    async def __aenter__(self) -> None:
-        try:
-            for semaphore in self._wanted:
-                await semaphore.acquire()
-                self._held.append(semaphore)
-        except asyncio.CancelledError:
-            self._release()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        while self._held:
-            self._held.pop().release()
-
-
-def _verdict(code: int, topic: str) -> Verdict:
-    if code < 0x80:
-        return ACCEPTED
-    if code in _DENIED:
-        return Retry(DENIED_RETRY_S, f"{topic}: {_DENIED[code]}", denied=True)
-    if code in _PAUSE:
-        return Retry(QUOTA_RETRY_S, _PAUSE[code])
-    return Refused(_BAD_ITEM.get(code, "unspecified"), f"PUBACK 0x{code:02x}")
-
-
-def _link_error(ended: Disconnected | None, *, sent: bool = True) -> UplinkError:
-    """``sent``: an item may have been what the session ended over."""
-    if ended is None:
-        return UplinkError("not connected")
-    cause = refusal_of(ended.cause) if ended.cause else None
-    if cause:
-        return LinkRefusedError(cause)
-    if ended.code in _LINK_REFUSED:
-        return LinkRefusedError(f"the broker refuses us: {_LINK_REFUSED[ended.code]}")
-    if sent and ended.code in _SUSPECT:
-        return SuspectError(str(ended))
-    return UplinkError(str(ended))

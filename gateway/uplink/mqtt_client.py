@@ -10,9 +10,12 @@ more, behind the pump's back.
 """
 
 import asyncio
+import fcntl
 import logging
 import socket
 import ssl
+import struct
+import termios
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 KEEPALIVE_S: Final = 20
 _PACKET_BYTES_MAX: Final = 268_435_455  # of the protocol
 _RECEIVE_MAXIMUM: Final = 65_535  # where CONNACK does not say
+_INT: Final = struct.Struct("i")
 _PROTOCOL_ERROR: Final = 0x82
 _QOS_NOT_SUPPORTED: Final = 0x9B
 
@@ -83,6 +87,11 @@ class AckingClient(aiomqtt.Client):
         self._timeout_s = timeout_s
         self._acks: dict[int, asyncio.Future[int]] = {}
         self._heard_s = 0.0  # loop time of the last PUBACK, or of the first publish without one
+        self._moved_s = 0.0  # loop time at which what waits to leave was last seen to shrink
+        self._left_bytes = 0
+        self._idle_task: asyncio.Task[None] | None = None
+        self._heard: Callable[[bytes], None] | None = None
+        self.asking = False  # a subscription is not answered yet
         self._ended: asyncio.Future[Disconnected] = self._loop.create_future()
         self.receive_maximum = _RECEIVE_MAXIMUM
         self.packet_bytes_max = _PACKET_BYTES_MAX
@@ -110,6 +119,7 @@ class AckingClient(aiomqtt.Client):
                 return_when=asyncio.FIRST_COMPLETED,
             )
             self._check_welcome()
+            self._idle_task = self._loop.create_task(self._watch_idle())
         except OSError as error:
             self.drop()
             raise Disconnected(str(error), cause=error) from error
@@ -132,6 +142,12 @@ class AckingClient(aiomqtt.Client):
         finally:
             self._acks.pop(info.mid, None)
 
+    def listen(self, topic: str, heard: Callable[[bytes], None]) -> None:
+        """What is retained on ``topic``, and what comes there later, goes to ``heard``."""
+        self._heard = heard
+        self.asking = True
+        self._client.subscribe(topic, qos=0)
+
     async def goodbye(self) -> None:
         """Send DISCONNECT and wait until it has left; the will is not published then."""
         self._client.disconnect()
@@ -139,17 +155,46 @@ class AckingClient(aiomqtt.Client):
 
     def drop(self) -> None:
         """Close the socket now; the session is over."""
+        if self._idle_task is not None:
+            self._idle_task.cancel()
         self._end(Disconnected("closed"))
         self._client._sock_close()  # noqa: SLF001
 
     async def _patiently(self, ack: "asyncio.Future[int]") -> int:
-        """Wait as long as acknowledgements keep coming: a slow link is no lost link."""
+        """Wait as long as acknowledgements come or bytes leave: a slow link is no lost link."""
         while not ack.done():
-            await asyncio.wait((ack,), timeout=self._timeout_s)
-            silent_s = self._loop.time() - self._heard_s
+            await asyncio.wait((ack,), timeout=self._timeout_s / 4)
+            self._look_out()
+            silent_s = self._loop.time() - max(self._heard_s, self._moved_s)
             if not ack.done() and silent_s >= self._timeout_s:
                 self._end(Disconnected(f"no acknowledgement within {self._timeout_s:g} s"))
         return ack.result()
+
+    def _look_out(self) -> None:
+        """Notice that the other end's TCP takes what was written."""
+        sock = self._client.socket()
+        if sock is None or sock.fileno() < 0:
+            return
+        waiting = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        left_bytes: int = _INT.unpack(waiting)[0]
+        left_bytes += sum(packet["to_process"] for packet in list(self._client._out_packet))  # noqa: SLF001
+        if left_bytes < self._left_bytes:
+            self._moved_s = self._loop.time()
+        self._left_bytes = left_bytes
+
+    async def _watch_idle(self) -> None:
+        """With nothing under way, ask whether somebody is there: half-open within the timeout."""
+        pause_s = self._timeout_s / 2
+        asked_s: float | None = None
+        while not self.ended:
+            await asyncio.sleep(pause_s)
+            if self._acks or self._loop.time() - self._heard_s < pause_s:
+                asked_s = None
+            elif asked_s is None or self._client._ping_t == 0:  # noqa: SLF001  0: it was answered
+                asked_s = self._loop.time()
+                self._client._send_pingreq()  # noqa: SLF001
+            else:
+                self._end(Disconnected(f"no answer to a ping within {pause_s:g} s"))
 
     def _check_welcome(self) -> None:
         refusal = self._connected.exception() if self._connected.done() else None
@@ -217,6 +262,20 @@ class AckingClient(aiomqtt.Client):
         ack = self._acks.get(mid)
         if ack and not ack.done():
             ack.set_result(reason_code.value)
+
+    def _on_subscribe(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        mid: int,
+        reason_codes: list[ReasonCode],
+        properties: Properties | None = None,
+    ) -> None:
+        self.asking = False
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        if self._heard is not None:
+            self._heard(bytes(message.payload))
 
     # The library registers the socket by number, later, from any thread: a number that may be
     # somebody else's by then. Here all of it happens at once and on the loop.

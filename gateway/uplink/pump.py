@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.errors import StoreError, UplinkError
-from gateway.uplink import settling
+from gateway.uplink import backlog, settling
 from gateway.uplink.backlog import Backlog, Waiting
 from gateway.uplink.base import (
     ALERT,
@@ -95,6 +95,7 @@ class Pump:
     ) -> None:
         self._id = config.id
         self._window = config.window
+        self._alerts = config.window * config.group  # that are sent at once
         self._uplink = uplink
         self._ledger = ledger
         self._utc_ns = utc_ns
@@ -126,7 +127,7 @@ class Pump:
     async def run(self) -> None:
         """Send, for ever; ends by cancellation, with the session closed and the cursors saved."""
         self._link.begin()
-        weighing = asyncio.create_task(self._backlog.run(), name=f"{self._id}/backlog")
+        weighing = asyncio.create_task(self._look_after(), name=f"{self._id}/backlog")
         try:
             while True:
                 error = await self._session()
@@ -171,6 +172,7 @@ class Pump:
             self._fresh_after = self._ledger.head
             if answered:
                 self._went_up()
+            self._link.notice(self._uplink)
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
                     group.create_task(self._work(lane), name=f"{self._id}/{lane.name}")
@@ -197,7 +199,8 @@ class Pump:
     async def _wait_out(self, error: UplinkError) -> None:
         """Between two sessions."""
         if isinstance(error, SuspectError) or self._settling.barren >= BARREN_SESSIONS:
-            self._one_by_one = self._window
+            self._one_by_one = self._alerts
+        self._link.notice(self._uplink)
         for lane in self._lanes:
             lane.rewind()
             try:
@@ -293,6 +296,8 @@ class Pump:
         asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order
         if self._one_by_one or asking:
             return 1
+        if lane.name == ALERT:
+            return self._alerts
         return self._chunk if lane.name == BACKFILL else self._window
 
     def _pace(self, took_s: float) -> None:
@@ -300,6 +305,13 @@ class Pump:
             self._chunk = min(self._window, self._chunk * 2)
         elif took_s > BACKFILL_SEND_S:
             self._chunk = max(1, self._chunk // 2)
+
+    async def _look_after(self) -> None:
+        """What is to be seen and told whether or not there is a session."""
+        while True:
+            await self._backlog.weigh()
+            self._link.notice(self._uplink)
+            await asyncio.sleep(backlog.LOOK_S)
 
     def _keep_live(self, live: Lane) -> None:
         """A link that is too slow for the live rows gets them as backlog until it has caught up."""

@@ -19,7 +19,8 @@ from gateway.uplink.base import (
     SuspectError,
     Watched,
 )
-from gateway.uplink.mqtt import DENIED_RETRY_S, QUOTA_RETRY_S, MqttUplink
+from gateway.uplink.mqtt import MqttUplink
+from gateway.uplink.mqtt_codes import DENIED_RETRY_S, QUOTA_RETRY_S
 from gateway.uplink.pump import Pump
 from tests.helpers.mqtt_script import Answer, ScriptedBroker
 from tests.helpers.uplinks import (

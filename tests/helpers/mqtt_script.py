@@ -89,6 +89,7 @@ class ScriptedBroker:
         (mid,) = struct.unpack_from(">H", body, 2 + length)
         assert first & 0b110 == 0b010, "QoS 1"
         assert not first & 0b1000, "a copy by the library's own queue"
+        assert body[4 + length] == 0, "properties: none of ours expires"
         payload = json.loads(body[5 + length :])
         if topic == "status":
             answer: Answer = 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 CHUNK_BYTES = 65536
+SLOW_BYTES = 1024
 MBAP_BYTES = 6  # transaction, protocol, length; the length counts what follows
 
 Mode = Literal["open", "black_hole", "refuse"]
@@ -37,6 +38,7 @@ class Faults:
     cut_at: int | None = None  # end the connection after byte n of what passed on it
     cut_how: End = "rst"
     dribble_s: float | None = None  # byte by byte, so far apart
+    bytes_per_s: float | None = None  # a slow line: 1 KB at a time
     coalesce_s: float = 0.0  # wait so long and send everything at once
     duplicate: bool = False  # every message twice
     mutate: tuple[tuple[int, int], ...] = ()  # (offset, xor) of bytes in a message
@@ -50,11 +52,14 @@ class Faults:
 class FaultProxy:
     """Forwards to one server. ``framed``: messages are Modbus TCP frames, else what one read gave.
 
+    ``narrow``: it takes no more than a few KB before they have gone on, as a slow line does.
     ``mode`` is for connections to come: open, black_hole (accepted, never answered) or refuse.
     ``connections`` counts those that were accepted; ``passed`` bytes per direction.
     """
 
-    def __init__(self, host: str, port: int, *, framed: bool = True, seed: int = 1) -> None:
+    def __init__(
+        self, host: str, port: int, *, framed: bool = True, narrow: bool = False, seed: int = 1
+    ) -> None:
         self.up = Faults()
         self.down = Faults()
         self.mode: Mode = "open"
@@ -63,6 +68,7 @@ class FaultProxy:
         self.port = 0
         self._target = (host, port)
         self._framed = framed
+        self._narrow = narrow
         self._random = random.Random(seed)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +109,13 @@ class FaultProxy:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._narrow:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.bind(("127.0.0.1", self.port))
+        limit = SLOW_BYTES if self._narrow else CHUNK_BYTES
+        self._server = await asyncio.start_server(self._accept, sock=sock, limit=limit)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close_listener(self) -> None:
@@ -171,7 +183,7 @@ class FaultProxy:
         """The next message, b"" at the end of the stream."""
         await _thawed(faults)
         if not self._framed:
-            message = await reader.read(CHUNK_BYTES)
+            message = await reader.read(SLOW_BYTES if self._narrow else CHUNK_BYTES)
         else:
             try:
                 head = await reader.readexactly(MBAP_BYTES)
@@ -207,6 +219,13 @@ class FaultProxy:
         return [whole, whole] if faults.duplicate else [whole]
 
     async def _write(self, writer: asyncio.StreamWriter, data: bytes, faults: Faults) -> None:
+        if faults.bytes_per_s is not None:
+            for place in range(0, len(data), SLOW_BYTES):
+                part = data[place : place + SLOW_BYTES]
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(len(part) / faults.bytes_per_s)
+            return
         if faults.dribble_s is None:
             writer.write(data)
             await writer.drain()
