@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 
 # Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
+    "accumulator",
     "bus",
     "bypass",
     "columns",
@@ -38,8 +39,10 @@ MODULES = [
     "memory",
     "modbus",
     "nodes",
+    "numbers",
     "orders",
     "outputs",
+    "packed",
     "poller",
     "program",
     "recording",
@@ -48,6 +51,7 @@ MODULES = [
     "rtu",
     "runtime",
     "scan",
+    "streams",
     "swap",
     "transition",
     "verify",

@@ -1,12 +1,14 @@
-"""Samples <-> packed columns of one poll group: one time column, a value and a quality per tag."""
+"""Samples <-> columns of one poll group: a body of codec 0 or 1, its messages, its series."""
 
 from array import array
+from collections.abc import Sequence
 
-CODEC_PLAIN: int  # 0: float64 values, one quality byte each
+CODEC_PLAIN: int  # 0: one time column, float64 values, one quality byte each
+CODEC_PACKED: int  # 1: whole milliseconds, each tag's values in the form that takes least
 
 ABSENT: int  # 0xFF in a quality column: the tag has no sample at that time
 
-PENDING_MAX: int  # samples that an Accumulator keeps
+SAMPLES_MAX: int  # of one body
 
 def quality_byte(quality: int, reason: int) -> int:
     """quality | reason << 2, the one-byte form kept in columns. Raises ValueError."""
@@ -30,25 +32,38 @@ def remap(samples: bytes, table: array[int]) -> bytes:
     records.
     """
 
-class Accumulator:
-    """Samples of poll groups until they are stored: rows of at most ``max_samples`` samples.
+def merge(pieces: Sequence[tuple[Sequence[int], int, bytes]], tags: int) -> bytes:
+    """One codec 1 body over a group's ``tags`` places, of pieces (places, codec, body).
 
-    ``groups`` are lists of tag indices; a tag is in at most one (else ValueError).
+    ``places`` says where each tag of the piece stands in the group. Each tag's samples are sorted
+    by time, those of one time in the order of the pieces; times are cut down to milliseconds.
+    Raises ValueError for a body or place that is none, and for more than SAMPLES_MAX samples.
     """
 
-    refused: int  # samples that came when PENDING_MAX waited
-    def __init__(self, groups: list[list[int]], max_samples: int = 1000) -> None: ...
-    def add(self, samples: bytes) -> int:
-        """Keep messages.SAMPLE records whose slot is a tag of a group; returns how many.
+class Block:
+    """A decoded body of a group of ``tags``. Raises ValueError for anything that is not one.
 
-        Raises ValueError when the length is not a whole number of records.
+    What it allocates is bounded, whatever the body says. A message is (times in UTC ns, places in
+    the group, values, quality bytes): ``values[i][j]`` is the tag at ``places[i]`` at time j, and
+    its quality ABSENT where it has none.
+    """
+
+    samples: int
+    t_first_ns: int  # 0 where there are no samples, as t_last_ns
+    t_last_ns: int
+    def __init__(self, codec: int, body: bytes, tags: int) -> None: ...
+    def messages(self) -> int:
+        """How many messages of at most 1,000 samples it is cut into: always the same of a body.
+
+        Where at least half of the cells are filled: all tags, so many times as go in; else the
+        samples of one tag at a time.
         """
-    def pending(self) -> int:
-        """Samples that were added and not yet taken."""
-    def take(self) -> list[tuple[int, list[int], int, int, int, bytes]]:
-        """All that waits, as rows (group, tags, t_first, t_last, n_samples, body), oldest first.
+    def message(self, index: int) -> tuple[list[int], list[int], list[list[float]], list[bytes]]:
+        """One of them. Raises IndexError."""
+    def whole(self) -> tuple[list[int], list[int], list[list[float]], list[bytes]]:
+        """All of it as one message. Raises ValueError where less than a 16th were filled."""
+    def series(self, place: int, t0_ns: int, t1_ns: int) -> list[tuple[int, float, int]]:
+        """(UTC ns, value, quality byte) of the tag at ``place`` in t0 .. t1, by time.
 
-        A row has at most max_samples samples; ``tags`` are those that have one in it, ``body`` is
-        their :func:`pack` form. Samples of one group and utc_ns share a time, unless one tag has
-        two of them.
+        Raises IndexError for a place that is none.
         """

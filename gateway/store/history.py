@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from aiosqlite import Connection
 from msgspec import Struct
 
-from fastpath.columns import Accumulator
+from fastpath.accumulator import Accumulator
 from gateway.store.chunks import CODEC, Row, members_of
 from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState, Shed

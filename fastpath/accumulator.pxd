@@ -28,6 +28,7 @@ cdef class Accumulator:
     cdef uint32_t tag_count
     cdef list tags  # of each group
     cdef uint32_t max_samples
+    cdef int codec
     cdef uint32_t waiting
     cdef uint64_t* row_of  # by column: the last row that has it,
     cdef uint64_t* step_of  # the last time,
@@ -41,4 +42,8 @@ cdef class Accumulator:
     cdef uint32_t _step(self, Group* group, uint32_t at, uint32_t* fresh) noexcept nogil
     cdef tuple _row(
         self, uint32_t g, uint32_t first, uint32_t end, uint32_t steps, uint32_t columns,
+    )
+    cdef bytes _packed(self, const Entry* entries, uint32_t count, uint32_t columns)
+    cdef bytes _plain(
+        self, const Entry* entries, uint32_t count, uint32_t steps, uint32_t columns,
     )
