@@ -19,9 +19,9 @@ async def receiving(**settings: Any) -> AsyncIterator[str]:
     try:
         async with asyncio.timeout(5):
             await asyncio.wait((url, task), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                await task
-            yield await url
+        if task.done():
+            await task
+        yield url.result()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
