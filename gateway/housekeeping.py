@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.paths import Endpoints, write_endpoints
@@ -125,6 +126,7 @@ class Housekeeper:
             else:
                 text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
                 problems.raised("store", name, text, priority="critical")
+            self._gateway.wear[name].look(time.monotonic(), store.stats().bytes_written)
 
     def _look_at_disk(self) -> None:
         """A disk that is full: the stores live on their reserves, people have to make room."""

@@ -183,6 +183,7 @@ def _print_status(found: Status) -> None:
     print_bypasses((row.id, row.bypass) for row in found.bypassed_tags)
     _print_outputs(found.outputs)
     _print_uplinks(found)
+    _print_stores(found)
     if found.alarms is not None:
         _print_alarms(found.alarms)
 
@@ -264,6 +265,19 @@ def _print_uplinks(found: Status) -> None:
     ]  # fmt: skip
     headings = ("uplink", "up", "alerts", "live", "backfill", "oldest", "room used", "full in")
     show_table("uplinks (waiting)", headings, cells)
+
+
+def _print_stores(found: Status) -> None:
+    if found.stores is None:
+        return
+    cells = [
+        (
+            store.id, store.ok, f"{store.bytes / 1e6:,.1f} MB", f"{store.written / 1e6:,.1f} MB",
+            "-" if store.written_per_day is None else f"{store.written_per_day / 1e6:,.0f} MB",
+        )
+        for store in found.stores
+    ]  # fmt: skip
+    show_table("stores", ("store", "ok", "on disk", "written", "in a day"), cells)
 
 
 def _room(waiting: Iterable[WaitingRow]) -> tuple[str, str]:

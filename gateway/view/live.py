@@ -22,6 +22,7 @@ from gateway.view.shapes import (
     InterlockRow,
     ProblemRow,
     Status,
+    StoreRow,
     SubstitutionRow,
     TagRow,
     UplinkRow,
@@ -143,6 +144,7 @@ def status_of(moment: Moment) -> Status:
         outputs=output_rows(board, now) if board else [],
         alarms=alarms_of(moment),
         uplinks=[_uplink_row(stats) for stats in moment.pumps],
+        stores=_store_rows(moment),
         problems=[
             ProblemRow(
                 kind=problem.kind,
@@ -232,6 +234,20 @@ def _uplink_row(stats: "PumpStats") -> UplinkRow:
     return UplinkRow(
         id=stats.id, up=stats.up, backlog=backlog, oldest_s=stats.oldest_s, waiting=waiting
     )
+
+
+def _store_rows(moment: Moment) -> list[StoreRow]:
+    now_s = moment.now.mono_ns / 1e9
+    return [
+        StoreRow(
+            id=name,
+            ok=stats.ok,
+            bytes=stats.bytes,
+            written=stats.bytes_written,
+            written_per_day=moment.gateway.wear[name].per_day(now_s, stats.bytes_written),
+        )
+        for name, stats in (("ledger", moment.ledger), ("history", moment.history))
+    ]
 
 
 def _process(gateway: "Gateway") -> GatewayRow:

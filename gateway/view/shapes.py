@@ -178,6 +178,16 @@ class UplinkRow(Struct, frozen=True, kw_only=True):
     waiting: dict[str, WaitingRow] = {}
 
 
+class StoreRow(Struct, frozen=True, kw_only=True):
+    """A store; ``written_per_day`` at the pace of the last day, null in the first minute."""
+
+    id: str
+    ok: bool
+    bytes: int
+    written: int  # since the start
+    written_per_day: int | None
+
+
 class ProblemRow(Struct, frozen=True, kw_only=True):
     """One thing that is wrong outside the guard."""
 
@@ -200,6 +210,7 @@ class Status(Struct, frozen=True, kw_only=True):
     outputs: list[OutputRow]
     alarms: list[dict[str, Any]] | None
     uplinks: list[UplinkRow] | None
+    stores: list[StoreRow] | None = None
     problems: list[ProblemRow] | None = None
     notes: list[str] = []
     bypassed_tags: list[TagBypassRow] = []

@@ -15,6 +15,7 @@ from gateway.guardlink import LinkState
 from gateway.housekeeping import Housekeeper
 from gateway.paths import Paths, read_endpoints
 from gateway.problems import Problems
+from gateway.store.wear import Wear
 from gateway.supervise import GuardState
 
 CONNECTED = LinkState(True, True, None, "connected")
@@ -45,7 +46,8 @@ class Bench:
         self.problems = Problems()
         self.guard = GuardState(alive=True, pid=77)
         self.link = CONNECTED
-        self.stores = SimpleNamespace(ok=True, stats=lambda: SimpleNamespace(trouble="EIO"))
+        stats = SimpleNamespace(trouble="EIO", bytes_written=1_000)
+        self.stores = SimpleNamespace(ok=True, stats=lambda: stats)
         self.recorder = SimpleNamespace(rounds=0)
         gateway: Any = SimpleNamespace(
             paths=self.paths,
@@ -54,7 +56,8 @@ class Bench:
             supervisor=SimpleNamespace(state=lambda: self.guard),
             link=SimpleNamespace(state=lambda: self.link),
             ledger=self.stores,
-            history=SimpleNamespace(ok=True),
+            history=SimpleNamespace(ok=True, stats=lambda: stats),
+            wear={"ledger": Wear(), "history": Wear()},
             recorder=self.recorder,
             http="",
             started_utc_ns=5,
