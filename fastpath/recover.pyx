@@ -44,15 +44,12 @@ cdef dict _trips_after(const Shm* shm):
     return out
 
 
-cdef void runtime_tell_bypasses(Parts* parts, Runtime* rt, const Stamp* now) except *:
-    """The end of every bypass whose begin is the journal's last word of it, and that is no more:
-    a kill came between its record and its memory, or the memory is damaged.
-    """
-    cdef const Shm* shm = parts.shm
+cdef dict _bypass_words(const Shm* shm):
+    """The journal's last word on each bypass: (kind, key) -> whether it is its begin."""
     cdef uint64_t head = shm.live.event_head
     cdef uint64_t first = head - min(head - 1, <uint64_t>_EVENTS_MAX)
     cdef uint64_t seq
-    cdef uint32_t kind, i
+    cdef uint32_t kind
     cdef const Event* e
     begun = {}
     for seq in range(first, head):
@@ -61,8 +58,16 @@ cdef void runtime_tell_bypasses(Parts* parts, Runtime* rt, const Stamp* now) exc
             continue
         memcpy(&kind, e.payload, sizeof(kind))
         begun[(kind, e.key)] = e.type == _EV_BYPASS
+    return begun
+
+
+cdef void runtime_tell_bypasses(Parts* parts, Runtime* rt, const Stamp* now) except *:
+    """The end of every bypass whose begin is the journal's last word of it, and that is no more:
+    a kill came between its record and its memory, or the memory is damaged.
+    """
+    cdef uint32_t i
     index = {rt.program.interlocks[i].key: i for i in range(rt.program.interlock_count)}
-    for (kind, key), on in begun.items():
+    for (kind, key), on in _bypass_words(parts.shm).items():
         if on:
             at = bypass_slot(&parts.logic, key) if kind == _BYPASS_TAG else index.get(key, -1)
             bypass_over(&parts.logic, kind, key, at if at >= 0 else _NONE_U32, now)
@@ -236,6 +241,12 @@ cdef void _restore_tripped(Parts* parts, uint32_t i, entry, const Stamp* now) ex
         run.latch.demands = latch.demands
     run.latch.state = _ILS_NORMAL
     interlock_trip(&parts.logic, i, _TRIP_RESTORED, now)
+    if entry is None or not latch.flags & _LATCH_BYPASSED:
+        return
+    # One that a clean stop brought from another boot: this journal says nothing of it.
+    key = parts.logic.program.interlocks[i].key
+    if (_BYPASS_INTERLOCK, key) not in _bypass_words(parts.shm):
+        bypass_over(&parts.logic, _BYPASS_INTERLOCK, key, i, now)
 
 
 cdef void _recover_output(

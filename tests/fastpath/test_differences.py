@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fastpath.codes import EventType, InterlockState, OutputCode, OutputDemand, OutputState
+from fastpath.codes import (
+    EventType,
+    InterlockLatchFlag,
+    InterlockState,
+    OutputCode,
+    OutputDemand,
+    OutputState,
+)
 from fastpath.records import payload_of
 from gateway.site import model
 from gateway.site.model import Config
@@ -163,3 +170,33 @@ def test_a_word_of_the_gateway_before_it_was_asked_waits_for_a_newer_reading(ste
         (("restart",), ("result", "o1", 0, 1), 10 * MS), (10 * MS,),
     )  # fmt: skip
     assert [scan.outputs["o1"].confirmed for scan in trace[-2:]] == [0, 1]
+
+
+def test_a_bypass_that_came_over_a_reboot_is_ended_with_its_torn_latch(stepping: Any) -> None:
+    trace = lived(
+        stepping, site([output("o1")], [interlock("i1", "o1")]),
+        (CALM, SECOND), (("bypass", "interlock", "i1", 60 * SECOND, 1), 10 * MS), (10 * MS,),
+        (("reboot",), ("torn", "interlock", 0, "a", 8), 10 * MS),
+    )  # fmt: skip
+    kinds = [each.type for scan in trace for each in scan.events]
+    assert kinds.count(EventType.BYPASS) == 1
+    assert kinds.count(EventType.BYPASS_END) == 1
+    assert kinds.index(EventType.TRIP) < kinds.index(EventType.BYPASS_END)
+
+
+def test_a_swap_gives_grace_to_those_that_read_what_is_new(stepping: Any) -> None:
+    never_fed = msgspec.structs.replace(TAGS[2], id="n3", device="logger")
+    one = interlock("i2", "o1", cause="b1 and n3 > 2")
+    configs = [
+        msgspec.structs.replace(
+            site([output("o1")], [interlock("i1", "o1", cause=cause), one]), tag=(*TAGS, never_fed)
+        )
+        for cause in ("b1", "not sys.gateway.alive")
+    ]
+    trace = lived(
+        stepping, configs[0], *((10 * MS,) for _ in range(18)), (("swap", 1), 6 * SECOND),
+        (10 * MS,), edited=configs[1],
+    )  # fmt: skip
+    assert EventType.PROGRAM in {each.type for each in trace[-1].events}
+    flags = InterlockLatchFlag(trace[-1].interlocks["i2"].flags)
+    assert InterlockLatchFlag.STARTING not in flags
