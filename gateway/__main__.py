@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from gateway.cli import (
+    audit,
     bypass,
     check,
     hands,
+    letters,
     receive,
     reload,
     run,
@@ -84,7 +86,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, receive, reload, simulate):
+    for family in (show, hands, bypass, substitute, letters, audit, receive, reload, simulate):
         family.register(commands)
     if next((word for word in words if word[:1] != "-"), "") not in commands.choices:
         _add_heavy(commands)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gateway.sharedview import SharedView
     from gateway.simulation import Simulation
     from gateway.site.model import Config
-    from gateway.store.audit import Order
+    from gateway.store.audit_memory import Order
     from gateway.supervise import GuardSupervisor
 
 

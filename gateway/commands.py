@@ -23,6 +23,7 @@ from gateway.errors import StoreError
 from gateway.guard_board import GuardBoard, interlock_word
 from gateway.guard_orders import GuardOrders
 from gateway.hands import Hands
+from gateway.letter_orders import LetterOrders
 from gateway.outcome import (
     Exit,
     Outcome,
@@ -56,7 +57,7 @@ async def _nobody() -> None:
 
 
 class Commands:
-    """Trip, reset, release, stop; bypasses, drills, substitutions.
+    """Trip, reset, release, stop; bypasses, drills, substitutions, dead letters.
 
     Each gives an Outcome and raises nothing. ``view`` gives the mapped guard.shm or None,
     ``program`` the blob of a program's hash or None.
@@ -78,6 +79,7 @@ class Commands:
         self._hands = hands = Hands()
         self.bypasses: Final = Bypasses(orders, confirmation)
         self.substitutions: Substitutions | None = None  # of a gateway that scans
+        self.letters: Final = LetterOrders(ledger)
         self.drills: Final = Drills(orders, ledger, confirmation, hands)
 
     @property

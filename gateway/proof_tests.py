@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.store.audit import ProofTest
+from gateway.store.audit_memory import ProofTest
 from gateway.times import span_words
 
 if TYPE_CHECKING:

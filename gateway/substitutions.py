@@ -20,7 +20,7 @@ from gateway.errors import StoreError
 from gateway.logic.conditions import computed_of
 from gateway.logic.tree import tags_of
 from gateway.outcome import Exit, Outcome, unknown
-from gateway.store.audit import SUBSTITUTE, SUBSTITUTE_END
+from gateway.store.audit_memory import SUBSTITUTE, SUBSTITUTE_END
 from gateway.times import boot_ns, moment_words, span_words
 
 if TYPE_CHECKING:

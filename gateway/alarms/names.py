@@ -13,7 +13,7 @@ from gateway.alarms.programs import KnownPrograms
 from gateway.hands import Hand
 from gateway.program_text import DeviceText, InterlockText, OutputText, ProgramText
 from gateway.store.alert import AlertDraft
-from gateway.store.audit import Order
+from gateway.store.audit_memory import Order
 
 _NS_PER_S: Final = 1_000_000_000
 

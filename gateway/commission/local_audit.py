@@ -44,7 +44,8 @@ class LocalAudit:
                 seq, digest = _last(file)
                 said = msgspec.json.encode(detail).decode()
                 entry = AuditEntry(seq + 1, time.time_ns(), kind, ref, *whose, said)
-                line = msgspec.to_builtins(entry) | {"hash": entry.chained(digest).hex()}
+                body, digest = entry.sealed(digest)
+                line = {"entry": msgspec.Raw(body), "hash": digest.hex()}
                 file.write(msgspec.json.encode(line) + b"\n")
                 os.fsync(file.fileno())
         except (OSError, ValueError, msgspec.MsgspecError) as error:
@@ -65,7 +66,8 @@ def _last(file: BinaryIO) -> tuple[int, bytes]:
     for line in reversed(whole.splitlines()):
         try:
             fields = msgspec.json.decode(line)
-            return int(fields["seq"]), bytes.fromhex(fields["hash"])
+            entry = fields.get("entry", fields)  # older lines have the fields themselves
+            return int(entry["seq"]), bytes.fromhex(fields["hash"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue
     msg = "it is not a file of this audit; move it away"

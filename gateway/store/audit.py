@@ -1,153 +1,148 @@
-"""The audit's entries, and what of them people are shown again: who ordered what, proof tests."""
+"""The audit's entries and the chain that they form.
+
+An entry's ``body`` is canonical JSON: UTF-8, keys sorted by code point at every depth, no blanks,
+no line's end. Its hash is the SHA-256 of exactly these bytes, and ``prev`` of the next entry is
+that hash in hexadecimal; the first entry's ``prev`` is empty. So whoever
+has the bodies, one to a line, and a head that left the box needs nothing of ours::
+
+    prev=; while IFS= read -r body; do
+      test "$(jq -r .prev <<<"$body")" = "$prev" || echo "does not fit: $body"
+      prev=$(printf %s "$body" | sha256sum | cut -d' ' -f1)
+    done; echo "$prev"
+"""
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final, Self
 
 import msgspec
-from aiosqlite import Connection
+
+from gateway.store.alert import rfc3339
 
 COMMAND: Final = "command"
+RESULT: Final = "result"
+NOTE: Final = "note"
 PROOF: Final = "proof"  # the result of a proof test
-SUBSTITUTE: Final = "substitute"  # a command: a tag's value by hand
-SUBSTITUTE_END: Final = "substitute_end"
-ORDERS_MAX: Final = 4_096  # commands whose words are kept at hand, the newest
+ROWS: Final = (  # as the disk has them: an edited text may be none any more
+    "SELECT seq, CAST(kind AS BLOB), CAST(action AS BLOB), body, hash FROM audit "
+    "WHERE seq > ? ORDER BY seq LIMIT ?"
+)
 
-_PROOFS: Final = (
-    "SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit WHERE kind = ? "
-    "ORDER BY seq"
-)
-_ORDERS: Final = (
-    "SELECT * FROM (SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit "
-    "WHERE kind = ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
-)
-_SUBSTITUTIONS: Final = (
-    "SELECT seq, utc_ns, kind, ref, who, action, target, detail FROM audit "
-    "WHERE kind = ? AND action IN (?, ?) ORDER BY seq"
-)
-_ENCODER: Final = msgspec.json.Encoder()
+PAGE: Final = 1_000  # of ROWS, at a time
+
+_NS_PER_S: Final = 1_000_000_000
+_CANONICAL: Final = msgspec.json.Encoder(order="sorted")
 
 
 @dataclass(slots=True)
 class AuditEntry:
-    """One link of the chain."""
+    """One link of the chain; ``detail`` is JSON."""
 
     seq: int
     utc_ns: int
     kind: str
-    ref: int | None
+    ref: int | None  # result: the command's seq
     who: str
     action: str
     target: str
     detail: str
 
-    def chained(self, before: bytes) -> bytes:
-        """The chain's head after this entry."""
-        content = _ENCODER.encode(
-            (self.seq, self.utc_ns, self.kind, self.ref, self.who, self.action, self.target,
-             self.detail)
-        )  # fmt: skip
-        return hashlib.blake2b(before + content, digest_size=32).digest()
+    def sealed(self, before: bytes, was: str = "") -> tuple[bytes, bytes]:
+        """(body, hash) of this entry after the one whose hash is ``before``.
+
+        ``was``: the hash, hexadecimal, that this entry had in a chain before this one.
+        """
+        fields: dict[str, Any] = {
+            "seq": self.seq,
+            "time": rfc3339(self.utc_ns),
+            "kind": self.kind,
+            "ref": self.ref,
+            "who": self.who,
+            "action": self.action,
+            "target": self.target,
+            "detail": _decoded(self.detail),
+            "prev": before.hex(),
+        }
+        if was:
+            fields["was"] = was
+        body = _CANONICAL.encode(fields)
+        return body, hashlib.sha256(body).digest()
+
+    @classmethod
+    def of(cls, body: bytes) -> Self:
+        """The entry of a body. Raises ValueError where it is none of ours."""
+        try:
+            f = msgspec.json.decode(body, type=_Body)
+            utc_ns = _utc_ns(f.time)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            msg = f"no entry of an audit: {error}"
+            raise ValueError(msg) from error
+        detail = msgspec.json.encode(f.detail).decode()
+        return cls(f.seq, utc_ns, f.kind, f.ref, f.who, f.action, f.target, detail)
 
 
-class Order(NamedTuple):
-    """A command as somebody gave it; ``ident`` is its id in the mailbox, hexadecimal."""
+class ChainError(Exception):
+    """The chain does not hold at entry ``seq``; the text says how."""
 
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(f"entry {seq} {why}")
+        self.seq = seq
+
+
+class Chain:
+    """Fed with the rows of ``ROWS`` in order."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.head = b""
+
+    def take(self, row: tuple[Any, ...]) -> tuple[AuditEntry, str]:
+        """The entry of the next row, and the hash that it had before. Raises ChainError."""
+        seq, kind, action, body, stated = row
+        due = self.entries + 1
+        if seq != due:
+            raise ChainError(due, "is missing")
+        if not isinstance(body, bytes) or hashlib.sha256(body).digest() != stated:
+            raise ChainError(due, "has another content than the one that was hashed")
+        try:
+            fields = msgspec.json.decode(body, type=_Body)
+            entry = AuditEntry.of(body)
+        except (msgspec.MsgspecError, ValueError):
+            raise ChainError(due, "is no entry of an audit") from None
+        if fields.prev != self.head.hex():
+            raise ChainError(due, "does not follow the entry before it")
+        if (entry.seq, entry.kind.encode(), entry.action.encode()) != (seq, kind, action):
+            raise ChainError(due, "is filed as something else than it is")
+        self.entries, self.head = due, stated
+        return entry, fields.was
+
+
+class _Body(msgspec.Struct):
     seq: int
-    utc_ns: int
+    time: str
+    kind: str
+    ref: int | None
     who: str
     action: str
     target: str
-    reason: str
-    ident: str
+    detail: Any
+    prev: str
+    was: str = ""
 
 
-class ProofTest(NamedTuple):
-    """The newest proof test of an interlock; ``passed_utc_ns`` 0: none has ever passed."""
-
-    utc_ns: int
-    passed: bool
-    passed_utc_ns: int
-    made: int  # how many ever
-
-
-class AuditMemory:
-    """Fed with every entry, in order."""
-
-    def __init__(self) -> None:
-        self._orders: OrderedDict[int, Order] = OrderedDict()  # by seq, oldest first
-        self._by_ident: dict[str, int] = {}
-        self._proofs: dict[str, ProofTest] = {}
-        self._substitutions: dict[str, AuditEntry] = {}  # the newest word by tag
-
-    async def load(self, connection: Connection) -> None:
-        """Read what is at hand again after a start."""
-        queries: tuple[tuple[str, tuple[Any, ...]], ...] = (
-            (_PROOFS, (PROOF,)),
-            (_ORDERS, (COMMAND, ORDERS_MAX)),
-        )
-        for query, arguments in queries:
-            for row in await connection.execute_fetchall(query, arguments):
-                self.take(AuditEntry(*row))
-        words = (COMMAND, SUBSTITUTE, SUBSTITUTE_END)
-        for row in await connection.execute_fetchall(_SUBSTITUTIONS, words):
-            self._take_substitution(AuditEntry(*row))
-
-    def take(self, entry: AuditEntry) -> None:
-        """One entry that is durable now."""
-        if entry.kind == COMMAND:
-            self._take_order(entry)
-            self._take_substitution(entry)
-        elif entry.kind == PROOF:
-            before = self._proofs.get(entry.target, ProofTest(0, False, 0, 0))
-            passed = bool(_detail(entry).get("passed"))
-            passed_ns = entry.utc_ns if passed else before.passed_utc_ns
-            self._proofs[entry.target] = ProofTest(entry.utc_ns, passed, passed_ns, before.made + 1)
-
-    def order(self, ident: bytes) -> Order | None:
-        """The command with this id in the mailbox, None where it is not at hand."""
-        seq = self._by_ident.get(ident.hex())
-        return self._orders.get(seq) if seq is not None else None
-
-    def order_at(self, seq: int) -> Order | None:
-        """The command that is this entry of the audit, None where it is not at hand."""
-        return self._orders.get(seq)
-
-    def proofs(self) -> dict[str, ProofTest]:
-        """By interlock; those that were never tested are left out."""
-        return dict(self._proofs)
-
-    def substitutions(self) -> list[tuple[str, dict[str, Any], str]]:
-        """(tag, detail, who) of those that nobody has ended; their time may be over."""
-        return [
-            (target, _detail(entry), entry.who)
-            for target, entry in self._substitutions.items()
-            if entry.action == SUBSTITUTE
-        ]
-
-    def _take_substitution(self, entry: AuditEntry) -> None:
-        if entry.action in (SUBSTITUTE, SUBSTITUTE_END):
-            self._substitutions[entry.target] = entry
-
-    def _take_order(self, entry: AuditEntry) -> None:
-        detail = _detail(entry)
-        ident = str(detail.get("id", ""))
-        self._orders[entry.seq] = Order(
-            entry.seq, entry.utc_ns, entry.who, entry.action, entry.target,
-            str(detail.get("reason", "")), ident,
-        )  # fmt: skip
-        if ident:
-            self._by_ident[ident] = entry.seq
-        while len(self._orders) > ORDERS_MAX:
-            _, oldest = self._orders.popitem(last=False)
-            self._by_ident.pop(oldest.ident, None)
-
-
-def _detail(entry: AuditEntry) -> dict[str, Any]:
-    """The JSON of an entry; empty where it is none of ours."""
+def _decoded(detail: str) -> Any:
+    """The JSON; a text that is none stays a text."""
     try:
-        found = msgspec.json.decode(entry.detail)
+        return msgspec.json.decode(detail)
     except msgspec.DecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return detail
+
+
+def _utc_ns(text: str) -> int:
+    """UTC ns of our RFC 3339 text with 9 digits. Raises ValueError."""
+    if len(text) != len("2026-01-01T00:00:00.000000000Z"):
+        msg = "its time is none"
+        raise ValueError(msg)
+    seconds = int(datetime.fromisoformat(f"{text[:19]}+00:00").timestamp())
+    return seconds * _NS_PER_S + int(text[20:29])

@@ -11,7 +11,6 @@ Constraints:
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -20,9 +19,22 @@ from msgspec import Struct
 
 from gateway.errors import StoreError
 from gateway.store.alert import ActiveAlert, AlertDraft, AlertItem
-from gateway.store.audit import COMMAND, PROOF, AuditEntry, AuditMemory
+from gateway.store.appends import Appends
+from gateway.store.audit import (
+    COMMAND,
+    PAGE,
+    PROOF,
+    RESULT,
+    ROWS,
+    AuditEntry,
+    Chain,
+    ChainError,
+)
+from gateway.store.audit_memory import AuditMemory
+from gateway.store.batch import Batch, Stamp
 from gateway.store.database import Database
-from gateway.store.ledger_state import EVENTS, SAMPLES, Batch, LedgerState, Stamp
+from gateway.store.ledger_state import EVENTS, SAMPLES, LedgerState
+from gateway.store.letter import DEAD, QUEUED_ONE, RESENT, Letter, LetterBox
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
 FILL_PERCENT: Final = (
@@ -42,7 +54,10 @@ class LedgerStats(Struct, frozen=True, kw_only=True):
     bytes: int
     bytes_written: int
     reserve_bytes: int
-    letters: dict[tuple[str, str], int]
+    letters: dict[tuple[str, str], int]  # (uplink, reason): ever
+    letter_states: dict[tuple[str, str], int]  # (uplink, state): now
+    audit_entries: int
+    audit_head: str
     dropped: dict[str, int]
 
 
@@ -57,6 +72,8 @@ class Ledger:
         self._db = Database(
             path, self._state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes
         )
+        self._appends = Appends(self._db, self._state, self._take)
+        self._letters = LetterBox(self._db, lambda: self._state.letters, stamp.utc_ns)
         self._bytes_written = 0
         self._damaged = 0
 
@@ -88,6 +105,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Finish what is queued and close the file."""
+        await self._appends.close()
         await self._db.close()
 
     @property
@@ -135,9 +153,7 @@ class Ledger:
         """
         if not drafts and journal is None and samples is None:
             return []
-        body = partial(self._append, tuple(drafts), journal, samples)
-        batch = await self._db.transact(body, self._take)
-        return batch.seqs
+        return await self._appends.put(tuple(drafts), journal, samples)
 
     async def alerts(self, after: int, limit: int) -> list[AlertItem]:
         """The oldest alerts with a sequence above ``after``, at most ``limit``.
@@ -194,7 +210,7 @@ class Ledger:
 
     async def command_result(self, seq: int, code: int, text: str) -> None:
         """Write down what became of the command ``seq``; ``code`` 0: no answer."""
-        await self._audit("result", seq, "", "", "", {"code": code, "text": text})
+        await self._audit(RESULT, seq, "", "", "", {"code": code, "text": text})
 
     async def proof_test(self, who: str, target: str, detail: Mapping[str, Any]) -> None:
         """Write down the result of a proof test; ``detail`` says ``passed``."""
@@ -207,23 +223,18 @@ class Ledger:
 
     async def verify_audit(self) -> int:
         """Number of entries of the chain. Raises StoreError naming the first that does not fit."""
-        sql = (
-            "SELECT seq, utc_ns, kind, ref, who, action, target, detail, hash FROM audit "
-            "WHERE seq > ? ORDER BY seq LIMIT 1000"
-        )
-        seq, digest = 0, b""
-        while rows := await self._rows(sql, (seq,)):
-            for *fields, stated in rows:
-                entry = AuditEntry(*fields)
-                digest = entry.chained(digest)
-                if entry.seq != seq + 1 or digest != stated:
-                    msg = f"the audit does not hold at entry {seq + 1}"
-                    raise StoreError(msg)
-                seq = entry.seq
-        if digest != self._state.audit_hash:
-            msg = f"the audit ends at entry {seq} with another head"
+        chain = Chain()
+        try:
+            while rows := await self._rows(ROWS, (chain.entries, PAGE)):
+                for row in rows:
+                    chain.take(row)
+        except ChainError as error:
+            msg = f"the audit does not hold: {error}"
+            raise StoreError(msg) from error
+        if chain.head != self._state.audit_hash:
+            msg = f"the audit ends at entry {chain.entries} with another head"
             raise StoreError(msg)
-        return seq
+        return chain.entries
 
     # ---- uplinks -------------------------------------------------------------------------------
 
@@ -271,25 +282,49 @@ class Ledger:
         """
 
         async def keep(connection: Connection) -> Batch | None:
-            numbered = epoch or self._state.epoch
-            there = await connection.execute_fetchall(
-                "SELECT 1 FROM letter WHERE uplink = ? AND lane = ? AND epoch = ? AND seq = ?",
-                (uplink, lane, numbered, seq),
+            now_ns = self._state.stamp.utc_ns()
+            added = await connection.execute_fetchall(
+                "INSERT INTO letter (uplink, lane, epoch, seq, reason, utc_ns, state, changed_ns, "
+                "note, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?) "
+                "ON CONFLICT DO NOTHING RETURNING id",
+                (uplink, lane, epoch or self._state.epoch, seq, reason, now_ns, DEAD, now_ns, body),
             )
-            if list(there):
+            if not list(added):
                 return None
-            await connection.execute_fetchall(
-                "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (uplink, lane, numbered, seq, reason, self._state.stamp.utc_ns(), body),
-            )
-            return await self._append((draft,) if draft else (), None, None, connection)
+            batch = self._state.batch()
+            self._state.fill(batch, (draft,) if draft else ())
+            await self._state.write(connection, batch)
+            return batch
 
         def then(batch: Batch | None) -> None:
             if batch is not None:
-                self._state.letters[uplink, reason] += 1
+                self._state.letters.came(uplink, reason)
                 self._take(batch)
 
         return await self._db.transact(keep, then) is not None
+
+    @property
+    def letters(self) -> LetterBox:
+        """The dead letters, for people."""
+        return self._letters
+
+    def letters_marked(self, uplink: str) -> int:
+        """How many letters of an uplink are to be sent again."""
+        return self._letters.queued(uplink)
+
+    async def letters_to_send(self, uplink: str) -> list[Letter]:
+        """The oldest of them, with their bodies."""
+        return await self._letters.to_send(uplink)
+
+    async def letter_sent(self, uplink: str, lane: str, epoch: int, seq: int) -> None:
+        """It was taken this time: marked so, and its body goes."""
+        await self._letters.settle(QUEUED_ONE, (uplink, lane, epoch, seq), RESENT)
+
+    async def letter_refused(
+        self, uplink: str, lane: str, epoch: int, seq: int, reason: str
+    ) -> None:
+        """It was refused again: a dead letter as before."""
+        await self._letters.settle(QUEUED_ONE, (uplink, lane, epoch, seq), DEAD, reason)
 
     def stats(self) -> LedgerStats:
         """Counters and sizes."""
@@ -302,24 +337,14 @@ class Ledger:
             bytes=self._db.file_bytes,
             bytes_written=self._bytes_written,
             reserve_bytes=self._db.reserve_bytes,
-            letters=dict(self._state.letters),
+            letters=dict(self._state.letters.by_reason),
+            letter_states=dict(self._state.letters.by_state),
+            audit_entries=self._state.audit_seq,
+            audit_head=self.audit_head,
             dropped={"damaged": self._damaged},
         )
 
     # ---- inside --------------------------------------------------------------------------------
-
-    async def _append(
-        self,
-        drafts: tuple[AlertDraft, ...],
-        journal: tuple[int, int] | None,
-        samples: tuple[int, int] | None,
-        connection: Connection,
-    ) -> Batch:
-        batch = self._state.fill(drafts, journal)
-        if samples:
-            batch.positions[samples[0], SAMPLES] = samples[1]
-        await self._state.write(connection, batch)
-        return batch
 
     def _take(self, batch: Batch) -> None:
         self._state.take(batch)

@@ -6,20 +6,20 @@ the commit.
 """
 
 import asyncio
-import time
-import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Final
 
 import msgspec
 from aiosqlite import Connection
 
-from gateway.store.alert import ActiveAlert, Alert, AlertDraft, Source, rfc3339
-from gateway.store.audit import AuditEntry, AuditMemory
+from gateway.store.alert import ActiveAlert, AlertDraft, Source
+from gateway.store.audit import NOTE, AuditEntry
+from gateway.store.audit_memory import AuditMemory
+from gateway.store.batch import Batch, Stamp
+from gateway.store.letter import LetterCount
+from gateway.store.migration import Step
 from gateway.store.owner import Opened
+from gateway.store.rechain import rechain
 from gateway.store.salvage import Salvage, salvage_ledger
 from gateway.store.sqlite_file import Schema, value_of
 
@@ -34,35 +34,15 @@ _SIGN: Final = 1 << 63
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-@dataclass(slots=True)
-class Stamp:
-    """What the ledger adds to each alert."""
-
-    gateway: str
-    site: str
-    utc_ns: Callable[[], int] = time.time_ns
-    clock_synced: Callable[[], bool] = lambda: False
-    program: str | None = None
-    unarmed_count: int | None = None
-    exercise: bool = False  # nothing of this ledger is about a real plant
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one transaction adds."""
-
-    epoch: int
-    head: int
-    seqs: list[int] = field(default_factory=list)  # one per draft, 0: not said
-    rows: list[tuple[int, str, int, int, bytes]] = field(default_factory=list)
-    active: dict[str, ActiveAlert | None] = field(default_factory=dict)
-    positions: dict[tuple[int, str], int] = field(default_factory=dict)
-
-
 class LedgerState:
     """The owner of a ledger file (``owner.Owner``)."""
 
-    schema = Schema("ledger", 0x53574C31, 1)
+    schema = Schema(
+        "ledger",
+        0x53574C31,
+        2,
+        steps=(Step(2, sql="ledger_v2_from_v1.sql", code=rechain),),
+    )
 
     def __init__(self, stamp: Stamp, uplinks: Sequence[str]) -> None:
         self.stamp = stamp
@@ -74,7 +54,7 @@ class LedgerState:
         self.active: dict[str, ActiveAlert] = {}
         self.positions: dict[tuple[int, str], int] = {}
         self.cursors: dict[tuple[str, str], int] = {}
-        self.letters: Counter[tuple[str, str]] = Counter()  # (uplink, reason)
+        self.letters = LetterCount()
         self._uplinks = tuple(uplinks)
 
     def mark(self) -> tuple[int, int]:
@@ -107,10 +87,7 @@ class LedgerState:
             "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
         ):
             self.cursors[uplink, lane] = seq
-        for uplink, reason, count in await connection.execute_fetchall(
-            "SELECT uplink, reason, count(*) FROM letter GROUP BY uplink, reason"
-        ):
-            self.letters[uplink, reason] = count
+        await self.letters.load(connection)
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest alerts that every uplink has; None where there are none."""
@@ -133,7 +110,7 @@ class LedgerState:
         self.active = {}
         self.positions = {}
         self.cursors = {}
-        self.letters = Counter()
+        self.letters = LetterCount()
 
     async def _begin(self, connection: Connection, opened: Opened) -> None:
         """A new epoch: the gap record first, then what could be salvaged."""
@@ -147,11 +124,11 @@ class LedgerState:
         )
         note = {"reason": opened.reason, "audit_head_before": salvage.audit_head}
         await self._write_audit(
-            connection, self.audit_entry("note", None, "", "new ledger", "", note)
+            connection, self.audit_entry(NOTE, None, "", "new ledger", "", note)
         )
         batch = self.batch()
-        self._add(batch, _gap_draft(self.stamp.gateway, opened, salvage))
-        renamed = dict(self._add_salvaged(batch, body) for body in salvage.alerts)
+        batch.add(_gap_draft(self.stamp.gateway, opened, salvage))
+        renamed = dict(batch.add_salvaged(body) for body in salvage.alerts)
         for item in salvage.active:
             ident, body = renamed.get(item.id, (item.id, item.body))
             batch.active[item.subject] = ActiveAlert(item.subject, ident, body)
@@ -163,20 +140,29 @@ class LedgerState:
 
     def batch(self) -> Batch:
         """An empty batch on top of what is committed."""
-        return Batch(self.epoch, self.head)
+        return Batch(self.stamp, self.epoch, self.head, self.active)
 
-    def fill(self, drafts: Sequence[AlertDraft], journal: tuple[int, int] | None) -> Batch:
+    def fill(
+        self,
+        batch: Batch,
+        drafts: Sequence[AlertDraft],
+        journal: tuple[int, int] | None = None,
+        samples: tuple[int, int] | None = None,
+    ) -> None:
         """Number the drafts. Those whose journal record is recorded already are left out."""
-        batch = self.batch()
-        recorded = self.positions.get((journal[0], EVENTS), 0) if journal else 0
+        recorded = 0
+        if journal:
+            before = self.positions.get((journal[0], EVENTS), 0)
+            recorded = batch.positions.get((journal[0], EVENTS), before)
         for draft in drafts:
             if draft.journal_seq and draft.journal_seq < recorded:
                 batch.seqs.append(0)
             else:
-                self._add(batch, draft)
+                batch.add(draft)
         if journal and journal[1] > recorded:
             batch.positions[journal[0], EVENTS] = journal[1]
-        return batch
+        if samples:
+            batch.positions[samples[0], SAMPLES] = samples[1]
 
     async def write(self, connection: Connection, batch: Batch) -> None:
         """Bring a batch into the database."""
@@ -207,89 +193,6 @@ class LedgerState:
             else:
                 self.active[subject] = active
 
-    def _add(self, batch: Batch, draft: AlertDraft) -> None:
-        """Number one draft; 0 where it says nothing new."""
-        before = self._active(batch, draft.subject)
-        state, ref = draft.state, draft.ref
-        if draft.subject:
-            if state == "raised" and before and not draft.repeat:
-                batch.seqs.append(0)
-                return
-            if state == "cleared" and not before:
-                if draft.unmatched is None:
-                    batch.seqs.append(0)
-                    return
-                state = draft.unmatched
-            ref = ref or (before.id if before else None)
-        alert = self._alert(batch, draft, state, ref)
-        body = _ENCODER.encode(alert)
-        batch.head = alert.seq
-        batch.seqs.append(alert.seq)
-        batch.rows.append((alert.seq, alert.kind, self.stamp.utc_ns(), zlib.crc32(body), body))
-        if draft.subject and state == "raised":
-            batch.active[draft.subject] = ActiveAlert(draft.subject, alert.id, body)
-        elif before and state == "cleared":
-            batch.active[draft.subject] = None
-
-    def _active(self, batch: Batch, subject: str) -> ActiveAlert | None:
-        if not subject:
-            return None
-        if subject in batch.active:
-            return batch.active[subject]
-        return self.active.get(subject)
-
-    def _alert(self, batch: Batch, draft: AlertDraft, state: Any, ref: str | None) -> Alert:
-        stamp = self.stamp
-        now_ns = stamp.utc_ns()
-        seq = batch.head + 1
-        synced = draft.clock_synced
-        return Alert(
-            id=f"{stamp.gateway}/{batch.epoch}/{seq}",
-            gateway=stamp.gateway,
-            epoch=batch.epoch,
-            seq=seq,
-            kind=draft.kind,
-            state=state,
-            site=stamp.site,
-            source=draft.source,
-            time=rfc3339(draft.utc_ns or now_ns),
-            recorded=rfc3339(now_ns),
-            clock_synced=stamp.clock_synced() if synced is None else synced,
-            priority=draft.priority,
-            ref=ref,
-            level=draft.level,
-            value=_finite(draft.value),
-            limit=_finite(draft.limit),
-            unit=draft.unit,
-            quality=draft.quality,
-            cause=draft.cause,
-            legs=draft.legs,
-            first_out=draft.first_out,
-            reaction_ns=draft.reaction_ns,
-            outputs=draft.outputs,
-            guidance=draft.guidance,
-            armed=draft.armed,
-            unarmed_count=stamp.unarmed_count,
-            exercise=draft.exercise or stamp.exercise,
-            program=draft.program or stamp.program,
-        )
-
-    def _add_salvaged(self, batch: Batch, old: Alert) -> tuple[str, tuple[str, bytes]]:
-        """An alert that not every uplink has: the same but for its number. (old id, new)."""
-        seq = batch.head + 1
-        alert = msgspec.structs.replace(
-            old,
-            id=f"{self.stamp.gateway}/{batch.epoch}/{seq}",
-            gateway=self.stamp.gateway,
-            epoch=batch.epoch,
-            seq=seq,
-            was=old.was or old.id,
-        )
-        body = _ENCODER.encode(alert)
-        batch.head = seq
-        batch.rows.append((seq, alert.kind, self.stamp.utc_ns(), zlib.crc32(body), body))
-        return old.id, (alert.id, body)
-
     async def _drop_old_journals(self, connection: Connection) -> None:
         await connection.execute_fetchall(
             "DELETE FROM journal WHERE journal_id NOT IN (SELECT journal_id FROM journal "
@@ -309,12 +212,11 @@ class LedgerState:
 
     async def write_audit(self, connection: Connection, entry: AuditEntry) -> bytes:
         """Bring an entry into the database; gives the chain's new head."""
-        digest = entry.chained(self.audit_hash)
+        body, digest = entry.sealed(self.audit_hash)
         await connection.execute_fetchall(
-            "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry.seq, entry.utc_ns, entry.kind, entry.ref, entry.who, entry.action,
-             entry.target, entry.detail, digest),
-        )  # fmt: skip
+            "INSERT INTO audit VALUES (?, ?, ?, ?, ?)",
+            (entry.seq, entry.kind, entry.action, body, digest),
+        )
         return digest
 
     async def _write_audit(self, connection: Connection, entry: AuditEntry) -> None:
@@ -340,10 +242,6 @@ def _gap_draft(gateway: str, opened: Opened, salvage: Salvage) -> AlertDraft:
         priority="high" if opened.aside else "low",
         cause=cause,
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
 
 
 def _signed(journal_id: int) -> int:

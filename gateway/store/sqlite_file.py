@@ -183,7 +183,7 @@ async def _verify(connection: Connection, path: Path, schema: Schema) -> None:
     if version < schema.version:
         try:
             await bring_forward(connection, path, schema.steps, version, schema.version)
-        except (StrandedError, ValueError) as error:
+        except (StrandedError, LookupError, TypeError, ValueError) as error:
             raise DamagedError(str(error)) from error
 
 

@@ -29,6 +29,7 @@ from gateway.errors import GatewayError
 from gateway.simulation import simulate
 from gateway.view import live
 from gateway.view.health import HealthWatch
+from gateway.view.letters import PAGE_MAX, row_of
 
 if TYPE_CHECKING:
     from gateway.outcome import Outcome
@@ -39,6 +40,7 @@ _LOGGER = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 16 * 1024
 TEXT_CHARACTERS_MAX: Final = 500
+DIGITS_MAX: Final = 19
 READ_S: Final = 10.0
 END_S: Final = 0.05
 JSON: Final = "application/json"
@@ -85,6 +87,15 @@ class Written(Struct, frozen=True, forbid_unknown_fields=True):
     not_after_ns: int | None = None  # boot time at which the client gives up, and does not write
 
 
+class LetterOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an order about dead letters."""
+
+    action: Literal["resend", "discard"]
+    ids: list[int]
+    reason: str = ""
+    not_after_ns: int | None = None  # boot time at which the client gives up
+
+
 class Api:
     """The handlers over one gateway; heavy reads run in ``executor``."""
 
@@ -112,6 +123,9 @@ class Api:
         application.router.add_get("/interlocks", self.interlocks)
         application.router.add_get("/alarms", self.alarms)
         application.router.add_get("/holdings", self.holdings)
+        application.router.add_get("/letters", self.letters)
+        application.router.add_get("/letters/{id:[0-9]{1,18}}", self.letter)
+        application.router.add_post("/letters", self.letter_order)
         application.router.add_post("/written", self.written)
         application.router.add_post("/trip", self.trip)
         application.router.add_post("/reset", self.reset)
@@ -160,6 +174,36 @@ class Api:
 
         body = await asyncio.get_running_loop().run_in_executor(self._executor, made)
         return web.Response(body=body, content_type=JSON)
+
+    async def letters(self, request: web.Request) -> web.Response:
+        """``letters --json``: a page of them, without what they hold."""
+        after, limit = _number(request, "after", 0), _number(request, "limit", PAGE_MAX)
+        every = bool(_number(request, "all", 0))
+        box = self._gateway.ledger.letters
+        found = await box.page(after, min(max(limit, 1), PAGE_MAX), every=every)
+        return _json([row_of(letter) for letter in found])
+
+    async def letter(self, request: web.Request) -> web.Response:
+        """One letter with what it holds; null where there is none."""
+        ident = int(request.match_info["id"])
+        found = await self._gateway.ledger.letters.some([ident], body=True)
+        return _json(row_of(found[0]) if found else None)
+
+    async def letter_order(self, request: web.Request) -> web.Response:
+        """Have letters sent again, or give them up."""
+        order = await _body(request, LetterOrder)
+        _in_time(order.not_after_ns)
+        _check_reason(order.reason)
+        who, orders = await self._who(request), self._commands.letters
+        if order.action == "discard":
+            if not order.reason.strip():
+                msg = "giving a letter up needs a reason"
+                raise _Refusal(msg)
+            return _json(await orders.discard(order.ids, order.reason, who))
+        outcome = await orders.resend(order.ids, order.reason, who)
+        for pump in self._gateway.pumps:
+            pump.nudge()
+        return _json(outcome)
 
     async def written(self, request: web.Request) -> web.StreamResponse:
         """A commissioning write into the audit: before it is made, and what became of it."""
@@ -378,10 +422,24 @@ async def _order(request: web.Request) -> Order:
     """The body of a command. Raises _Refusal."""
     order = await _body(request, Order)
     _in_time(order.not_after_ns)
-    if len(order.reason) > TEXT_CHARACTERS_MAX:
+    _check_reason(order.reason)
+    return order
+
+
+def _check_reason(reason: str) -> None:
+    """Raises _Refusal for one that is too long."""
+    if len(reason) > TEXT_CHARACTERS_MAX:
         msg = f"a reason has at most {TEXT_CHARACTERS_MAX} characters"
         raise _Refusal(msg)
-    return order
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    """A number of the query. Raises _Refusal."""
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < DIGITS_MAX):
+        msg = f"{name}: found {text!r}, expected a number"
+        raise _Refusal(msg)
+    return int(text)
 
 
 def _in_time(not_after_ns: int | None) -> None:

@@ -354,6 +354,23 @@ METRICS: Final = (
         ("uplink", "reason"),
     ),
     MetricSpec(
+        "letters_by_state",
+        "Dead letters by state: dead, queued to be sent again, resent, discarded.",
+        "gauge",
+        ("uplink", "state"),
+    ),
+    MetricSpec(
+        "audit_info",
+        "Always 1; the head of the audit's hash chain.",
+        "gauge",
+        ("head",),
+    ),
+    MetricSpec(
+        "audit_entries",
+        "Entries of the audit's hash chain.",
+        "gauge",
+    ),
+    MetricSpec(
         "certificate_expiry_seconds",
         "Seconds until a certificate ends: an uplink's own (client), its other end's (server).",
         "gauge",

@@ -256,6 +256,11 @@ def _certificate(sheet: Sheet, moment: Moment, uplink: str, side: str, not_after
 def _stores(sheet: Sheet, moment: Moment) -> None:
     for (uplink, reason), count in sorted(moment.ledger.letters.items()):
         sheet.put("letters_total", count, uplink, reason)
+    for (uplink, state), count in sorted(moment.ledger.letter_states.items()):
+        sheet.put("letters_by_state", count, uplink, state)
+    if moment.ledger.audit_entries:
+        sheet.put("audit_info", 1, moment.ledger.audit_head)
+    sheet.put("audit_entries", moment.ledger.audit_entries)
     for name, stats in (("ledger", moment.ledger), ("history", moment.history)):
         sheet.put("store_up", stats.ok, name)
         sheet.put("store_bytes", stats.bytes, name)

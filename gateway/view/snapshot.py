@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from fastpath.journal import DeviceView, GuardView, Header, SlotView
     from gateway.program_text import OutputText
-    from gateway.store.audit import Order, ProofTest
+    from gateway.store.audit_memory import Order, ProofTest
     from gateway.tags import TagValue
 
 TRUTH_WORDS: Final = {

@@ -28,7 +28,7 @@ from gateway.alarms.programs import KnownPrograms
 from gateway.hands import Hand
 from gateway.site.model import Config, Duration, Effect, Interlock, Site
 from gateway.store.alert import Alert, AlertDraft
-from gateway.store.audit import Order
+from gateway.store.audit_memory import Order
 from tests.gateway.guard_records import CAUSE, DEVICE, INTERLOCK, LEGS, OUTPUT, FakeGuard, program
 
 ROOT = Path(__file__).parents[2]

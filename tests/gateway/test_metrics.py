@@ -96,6 +96,12 @@ async def test_values(guard: LiveGuard) -> None:
     assert found["uplink_full_seconds"][("lane", "live"), ("uplink", "mine")] == math.inf
     assert (("lane", "backfill"), ("uplink", "mine")) not in found["uplink_backlog_bytes"]
     assert found["letters_total"] == {(("reason", "too_large"), ("uplink", "mine")): 2}
+    assert found["letters_by_state"] == {
+        (("state", "dead"), ("uplink", "mine")): 1,
+        (("state", "resent"), ("uplink", "mine")): 1,
+    }
+    assert found["audit_info"] == {(("head", "ab" * 32),): 1}
+    assert found["audit_entries"] == {(): 3}
     expiry = found["certificate_expiry_seconds"][("side", "server"), ("uplink", "mine")]
     assert 86_000 < expiry <= 86_400
     assert found["store_up"] == {(("store", "ledger"),): 1, (("store", "history"),): 0}

@@ -6,7 +6,8 @@ from typing import Any, cast
 from gateway.problems import Problems
 from gateway.proof_tests import ProofWatch, due_utc_ns
 from gateway.site.model import Config, Duration, Interlock, Site
-from gateway.store.audit import AuditEntry, AuditMemory, ProofTest
+from gateway.store.audit import AuditEntry
+from gateway.store.audit_memory import AuditMemory, ProofTest
 
 DAY_NS = 86_400_000_000_000
 NOW_NS = 1_800_000_000_000_000_000

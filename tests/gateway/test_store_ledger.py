@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from gateway.errors import StoreError
 from gateway.store.alert import Alert, AlertDraft, Source, rfc3339
-from gateway.store.audit import ORDERS_MAX, AuditEntry, AuditMemory
+from gateway.store.audit import AuditEntry
+from gateway.store.audit_memory import ORDERS_MAX, AuditMemory
 from gateway.store.ledger import Ledger
 
 JOURNAL = 0xFFFF_FFFF_0000_0001  # beyond a signed 64-bit number, as half of the random ids are
@@ -152,7 +153,10 @@ async def test_the_audit_is_a_chain(ledger: Ledger, tmp_path: Path) -> None:
     await ledger.close()
 
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
-        connection.execute("UPDATE audit SET who = 'uid 0' WHERE kind = 'command'")
+        connection.execute(
+            "UPDATE audit SET body = CAST(replace(body, 'uid 1000', 'uid 0') AS BLOB) "
+            "WHERE kind = 'command'"
+        )
     connection.close()
     changed = await open_ledger(tmp_path)
     try:

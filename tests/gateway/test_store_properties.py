@@ -104,7 +104,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """A transaction that fails at its very end leaves nothing."""
 
         async def body(connection: Connection) -> None:
-            batch = self.ledger._state.fill([self.draft("never", "a", "raised", True, 0)], None)
+            batch = self.ledger._state.batch()
+            self.ledger._state.fill(batch, [self.draft("never", "a", "raised", True, 0)])
             await self.ledger._state.write(connection, batch)
             msg = "no"
             raise sqlite3.OperationalError(msg)
@@ -150,7 +151,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 shutil.copy(part, after / part.name)
 
         async def body(connection: Connection) -> None:
-            batch = self.ledger._state.fill([self.draft("lost", "b", "raised", True, 0)], None)
+            batch = self.ledger._state.batch()
+            self.ledger._state.fill(batch, [self.draft("lost", "b", "raised", True, 0)])
             await self.ledger._state.write(connection, batch)
             copy()
             msg = "killed"

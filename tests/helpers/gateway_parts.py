@@ -27,7 +27,8 @@ from gateway.site.model import (
     View,
 )
 from gateway.store.alert import ActiveAlert
-from gateway.store.audit import AuditEntry, AuditMemory
+from gateway.store.audit import AuditEntry
+from gateway.store.audit_memory import AuditMemory
 from gateway.tags import TagTable
 from gateway.uplink.backlog import Waiting
 from gateway.uplink.pump import PumpStats
@@ -67,8 +68,10 @@ class Ledger:
 
     def stats(self) -> Any:
         return SimpleNamespace(
-            ok=True, bytes=4096, bytes_written=1234, dropped={}, letters={("mine", "too_large"): 2}
-        )
+            ok=True, bytes=4096, bytes_written=1234, dropped={}, letters={("mine", "too_large"): 2},
+            letter_states={("mine", "dead"): 1, ("mine", "resent"): 1}, audit_entries=3,
+            audit_head="ab" * 32,
+        )  # fmt: skip
 
 
 class Problems:

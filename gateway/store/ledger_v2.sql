@@ -30,17 +30,13 @@ CREATE TABLE journal (
     PRIMARY KEY (journal_id, stream)
 ) WITHOUT ROWID, STRICT;
 
--- Who did what: a hash chain. hash = BLAKE2b-256(hash before, this entry).
+-- Who did what: a hash chain, gap-free from 1.
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY,
-    utc_ns INTEGER NOT NULL,
-    kind TEXT NOT NULL,  -- command, result, note, proof
-    ref INTEGER,  -- result: the command's seq
-    who TEXT NOT NULL,
-    action TEXT NOT NULL,
-    target TEXT NOT NULL,
-    detail TEXT NOT NULL,  -- JSON
-    hash BLOB NOT NULL
+    kind TEXT NOT NULL,  -- of body, for searching: command, result, note, proof
+    action TEXT NOT NULL,  -- of body
+    body BLOB NOT NULL,  -- canonical JSON, with the hash before it as prev
+    hash BLOB NOT NULL  -- SHA-256(body)
 ) STRICT;
 
 -- The highest contiguous alert that an uplink has acknowledged.
@@ -52,14 +48,18 @@ CREATE TABLE cursor (
     PRIMARY KEY (uplink, lane)
 ) WITHOUT ROWID, STRICT;
 
--- What an uplink has refused for good, alerts and samples alike.
+-- What an uplink has refused for good, alerts and samples alike. None is ever forgotten.
 CREATE TABLE letter (
+    id INTEGER PRIMARY KEY,
     uplink TEXT NOT NULL,
     lane TEXT NOT NULL,
     epoch INTEGER NOT NULL,  -- of the store that numbered it
     seq INTEGER NOT NULL,
     reason TEXT NOT NULL,
     utc_ns INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    PRIMARY KEY (uplink, lane, epoch, seq)
+    state TEXT NOT NULL,  -- dead, queued (to be sent again), resent (and taken), discarded
+    changed_ns INTEGER NOT NULL,
+    note TEXT NOT NULL,  -- discarded: why; queued in vain: the newest refusal
+    body BLOB NOT NULL,  -- empty once it is resent or discarded
+    UNIQUE (uplink, lane, epoch, seq)
 ) STRICT;
