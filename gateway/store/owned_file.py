@@ -22,6 +22,7 @@ from gateway.store.sqlite_file import (
     is_foreign,
     is_wrong,
     open_file,
+    renew_wal,
     roll_back,
     set_aside,
     value_of,
@@ -59,6 +60,13 @@ class OwnedFile:
             msg = f"{self.path.name} is not open"
             raise NotOpenError(msg)
         self.retry(REOPEN_NS)
+        try:
+            await asyncio.to_thread(renew_wal, self.path)
+        except IsADirectoryError:
+            return await self.replace("its -wal is a directory")
+        except OSError as error:
+            msg = f"{self.path.name}-wal: {error.strerror}"
+            raise NotOpenError(msg) from error
         try:
             return await self._open(self._found())
         except DamagedError as error:

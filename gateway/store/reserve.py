@@ -4,12 +4,15 @@ Constraints: neither opens the database's own files (closing such a descriptor w
 locks of this whole process). All calls here may wait for the disk.
 """
 
+import contextlib
+import errno
 import os
 import struct
 import zlib
 from pathlib import Path
 from typing import Final
 
+PROBE_BYTES: Final = 64 * 1024
 MARGIN_BYTES: Final = 1024 * 1024  # less is next to nothing
 # Room that filling the reserve leaves to others: more than makes people hear of a full disk.
 SPARE_BYTES: Final = 48 * 1024 * 1024
@@ -37,9 +40,9 @@ class Reserve:
         return self._held_bytes >= self._size_bytes
 
     def short(self) -> bool:
-        """True where the disk has next to nothing left."""
+        """True where the disk has next to nothing left, or our quota of it is used up."""
         free_bytes, _ = self._disk()
-        return free_bytes <= MARGIN_BYTES
+        return free_bytes <= MARGIN_BYTES or self._over_quota()
 
     def fill(self) -> bool:
         """Allocate what is missing, as far as there is room; True when nothing is missing then."""
@@ -76,6 +79,21 @@ class Reserve:
     def refill(self, least_bytes: int) -> bool:
         """Fill; True where at least so much is held then, or nothing is missing."""
         return self.fill() or self._held_bytes >= least_bytes
+
+    def _over_quota(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.posix_fallocate(descriptor, self._held_bytes, PROBE_BYTES)
+        except OSError as error:
+            return error.errno in {errno.EDQUOT, errno.ENOSPC}
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, self._held_bytes)
+            os.close(descriptor)
+        return False
 
     def _disk(self) -> tuple[int, int]:
         """Bytes that are free, and how many of them are to be left to others."""

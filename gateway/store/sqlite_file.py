@@ -1,7 +1,7 @@
 """A SQLite file as we use it: how it is opened, checked, closed and put aside.
 
 Constraints: the options are those of every open (none is left to a file's own memory), and nothing
-here opens the file behind SQLite's back.
+here opens the file behind SQLite's back while a connection of this process is open.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 PAGE_BYTES: Final = 4096
 BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
 CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
+_RENEW_BYTES: Final = 1024 * 1024
 ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
 
 _PRAGMAS: Final = f"""
@@ -87,6 +88,23 @@ async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = Tr
         await close_file(connection)
         raise
     return connection
+
+
+def renew_wal(path: Path) -> None:
+    """Write the -wal of a closed file anew and sync it. Raises OSError.
+
+    What a failed sync has not brought to the disk is clean for the kernel: it is read from memory,
+    and no later sync brings it. SQLite would believe it until the power goes. Blocking.
+    """
+    try:
+        file = path.with_name(f"{path.name}-wal").open("r+b", buffering=0)
+    except FileNotFoundError:
+        return
+    with file:
+        at = 0
+        while piece := os.pread(file.fileno(), _RENEW_BYTES, at):
+            at += os.pwrite(file.fileno(), piece, at)
+        os.fsync(file.fileno())
 
 
 async def close_file(connection: Connection) -> None:

@@ -21,6 +21,7 @@ from gateway.store.database import PINCH_BYTES
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import RESERVE_BYTES, Ledger
+from gateway.store.reserve import Reserve
 from tests.gateway.samples import samples_of
 
 MIB = 1024 * 1024
@@ -126,6 +127,23 @@ async def test_the_ledger_lives_on_its_reserve(disk: Path) -> None:
         assert await ledger.verify_audit() > 0
     finally:
         await ledger.close()
+
+
+async def test_a_quota_that_is_used_up_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = Reserve(tmp_path / "x.reserve", MIB)
+    assert reserve.fill()
+    assert not reserve.short()
+    assert reserve.held_bytes == (tmp_path / "x.reserve").stat().st_size == MIB
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EDQUOT, "over quota")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert reserve.short()
+    assert reserve.give(MIB)
+    assert (tmp_path / "x.reserve").stat().st_size == 0
 
 
 async def test_the_ledger_grows_again_before_its_whole_reserve_is_back(disk: Path) -> None:

@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ import aiohttp
 
 from fastpath.codes import EventType
 from gateway.errors import StoreError
+from gateway.outcome import Exit
 from gateway.store.alert import rfc3339
 from gateway.store.ledger import Ledger
 from tests.helpers.disk import Disk, Record, Recorded
@@ -33,6 +34,7 @@ from tests.helpers.platform import Platform, readings
 from tests.helpers.spawner import Spawner
 
 START_S = 10.0
+KEPT = (Exit.DONE, Exit.REFUSED, Exit.ALREADY, Exit.UNCONFIRMED)  # by the ledger, first of all
 READS = 10  # hr: goes up by one with every reading
 COUNTER = """
 [[tag]]
@@ -101,17 +103,22 @@ class Machine:
         await self.device.__aexit__()
         self.recorded.__exit__()
 
-    async def live(self, after_s: float, papers: int) -> None:
-        """Start, work, have the power cut; ``papers`` more moments are tried on copies."""
+    async def live(self, during: Callable[[], Awaitable[None]], papers: int = 0) -> None:
+        """Start, work until ``during`` has ended, have the power cut.
+
+        ``papers`` more moments are tried on copies.
+        """
         disk = Disk(self.site.state)
         await self.start()
         work = asyncio.create_task(self._work())
         orders = asyncio.create_task(self._order())
-        await asyncio.sleep(after_s)
+        try:
+            await during()
+        finally:
+            for task in (work, orders):
+                task.cancel()
+            await asyncio.gather(work, orders, return_exceptions=True)
         await self._end()
-        for task in (work, orders):
-            task.cancel()
-        await asyncio.gather(work, orders, return_exceptions=True)
         await self._drain_device()
         self._acknowledged()
         self._seen()
@@ -245,8 +252,9 @@ class Machine:
         while True:
             reason = f"order {next(self._numbers)}"
             try:
-                await self.site.post("/reset", {"id": "cut0", "reason": reason})
+                _, answer = await self.site.post("/reset", {"id": "cut0", "reason": reason})
             except (aiohttp.ClientError, OSError):
                 return
-            self.promised.commands.append((time.monotonic_ns(), reason))
+            if answer["exit_code"] in KEPT:
+                self.promised.commands.append((time.monotonic_ns(), reason))
             await asyncio.sleep(self.chance.uniform(0.0, 0.05))

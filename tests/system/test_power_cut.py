@@ -6,6 +6,8 @@ the cut; of the samples at most the last second is missing.
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,15 @@ SAMPLES_S = 1.0
 LATE_S = 1.0  # by which a commit may be late on a machine that is busy with tests
 
 
+def _for(span_s: float) -> Callable[[], Awaitable[None]]:
+    return partial(asyncio.sleep, span_s)
+
+
 async def _cuts(machine: Machine, cuts: int, papers: int) -> list[float]:
     """The machine's life over so many cuts; seconds of samples lost at each."""
     async with machine:
         for _ in range(cuts):
-            await machine.live(machine.chance.uniform(0.1, 1.4), papers)
+            await machine.live(_for(machine.chance.uniform(0.1, 1.4)), papers)
         await machine.start()
         return await machine.lost_samples_s()
 
@@ -62,7 +68,7 @@ async def test_without_syncs_something_is_missed(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "careless", random.randrange(1 << 30), careless=True)
     async with machine:
         for _ in range(10):
-            await machine.live(machine.chance.uniform(0.3, 1.0), papers=3)
+            await machine.live(_for(machine.chance.uniform(0.3, 1.0)), papers=3)
             if machine.wrong:
                 return
     pytest.fail("nothing was lost without any sync")
