@@ -118,7 +118,7 @@ def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> dict[st
         "tags": item.tags,
         "v": item.values,  # what is not finite becomes null
     }
-    if not all(map(_fine, item.values, item.qualities)):
+    if not _all_fine(item):
         message["q"] = [[None if q == ABSENT else q for q in row] for row in item.qualities]
     return message
 
@@ -189,16 +189,18 @@ def _ms(ns: int) -> int | float:
     return ns / _NS_PER_MS if rest else whole
 
 
-def _fine(values: Sequence[float], qualities: bytes) -> bool:
-    """Whether each of a tag's samples is GOOD and a number; what is ABSENT has none (NaN).
+def _all_fine(item: SampleItem) -> bool:
+    """Whether each sample is GOOD and a number; a cell that is ABSENT has none (NaN).
 
     False also where a sum overflows: then the qualities are sent without need.
     """
+    qualities = b"".join(item.qualities)
     if qualities.translate(None, _FINE):
         return False
-    if ABSENT not in qualities:
-        return isfinite(sum(values))
-    return sum(map(isfinite, values)) == len(qualities) - qualities.count(ABSENT)
+    absent = qualities.count(ABSENT)
+    if not absent:
+        return isfinite(sum(map(sum, item.values)))
+    return sum(sum(map(isfinite, row)) for row in item.values) == len(qualities) - absent
 
 
 def _utc_ns(text: str) -> int:

@@ -289,6 +289,10 @@ class AckingClient(aiomqtt.Client):
     def _read(self) -> None:
         self._client.loop_read()
         sock = self._client.socket()
+        if sock is not None and sock.fileno() >= 0:
+            # A broker with Nagle's algorithm holds the next PUBACK back until this one is
+            # acknowledged, and Linux waits 40 ms with that. The option lasts until the next read.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # type: ignore[attr-defined]
         while isinstance(sock, ssl.SSLSocket) and sock.fileno() >= 0 and sock.pending():
             self._client.loop_read()
 
