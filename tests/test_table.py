@@ -11,6 +11,8 @@ ROWS = [
     *(f"D{n}" for n in range(1, 27)),
     *(f"F{n}" for n in range(1, 21)),
     *(f"P{n}" for n in (1, 2, 3, 5, 6, 16)),
+    *(f"U{n}" for n in (3, 6, 7)),
+    *(f"S{n}" for n in (9, 10, 13)),
 ]
 COLUMNS = ["Row", "What must hold", "Guard", "Driver", "Other"]
 NAMED = re.compile(r"`(tests/[a-z_/]+/test_[a-z0-9_]+\.py)::(test_[a-z0-9_]+)`")

@@ -110,8 +110,9 @@ def _flaws_of_file(entry: Entry[Uplink]) -> Iterator[Flaw]:
     for key in ("messages_per_second", "bytes_per_second"):
         if key in entry.raw and entry.ok(key):
             yield (key,), 'found it with kind = "file", expected none'
-    if uplink.credentials is not None and entry.ok("credentials"):
-        yield ("credentials",), 'found it with kind = "file", expected none'
+    for key in ("credentials", "messages_per_second", "bytes_per_second"):
+        if key in entry.raw and entry.ok(key):
+            yield (key,), 'found it with kind = "file", expected none'
     if uplink.max_bytes < FILES_BYTES_MIN and entry.ok("max_bytes"):
         yield ("max_bytes",), "found less than 1MB, expected 1MB or more"
     if uplink.template is not None and entry.ok("template"):
