@@ -126,7 +126,7 @@ class Housekeeper:
             else:
                 text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
                 problems.raised("store", name, text, priority="critical")
-            self._gateway.wear[name].look(time.monotonic(), store.stats().bytes_written)
+            self._gateway.paces[name].look(time.monotonic(), store.stats().bytes_written)
 
     def _look_at_disk(self) -> None:
         """A disk that is full: the stores live on their reserves, people have to make room."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.store.wear import Wear
+from gateway.store.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,5 +62,5 @@ class Gateway:
     simulation: "Simulation | None" = None  # no device is real
     http: str = ""  # base URL with the real port; "" while the port is not bound
     stopping: bool = False
-    wear: dict[str, Wear] = field(default_factory=lambda: {"ledger": Wear(), "history": Wear()})
+    paces: dict[str, Pace] = field(default_factory=lambda: {"ledger": Pace(), "history": Pace()})
     dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, reason): count

@@ -244,7 +244,7 @@ def _store_rows(moment: Moment) -> list[StoreRow]:
             ok=stats.ok,
             bytes=stats.bytes,
             written=stats.bytes_written,
-            written_per_day=moment.gateway.wear[name].per_day(now_s, stats.bytes_written),
+            written_per_day=moment.gateway.paces[name].per_day(now_s, stats.bytes_written),
         )
         for name, stats in (("ledger", moment.ledger), ("history", moment.history))
     ]

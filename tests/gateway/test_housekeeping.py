@@ -15,7 +15,7 @@ from gateway.guardlink import LinkState
 from gateway.housekeeping import Housekeeper
 from gateway.paths import Paths, read_endpoints
 from gateway.problems import Problems
-from gateway.store.wear import Wear
+from gateway.store.pace import Pace
 from gateway.supervise import GuardState
 
 CONNECTED = LinkState(True, True, None, "connected")
@@ -57,7 +57,7 @@ class Bench:
             link=SimpleNamespace(state=lambda: self.link),
             ledger=self.stores,
             history=SimpleNamespace(ok=True, stats=lambda: stats),
-            wear={"ledger": Wear(), "history": Wear()},
+            paces={"ledger": Pace(), "history": Pace()},
             recorder=self.recorder,
             http="",
             started_utc_ns=5,

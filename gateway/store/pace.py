@@ -9,7 +9,7 @@ SPAN_S_MIN: Final = 60.0  # of less one does not speak of a day
 DAY_S: Final = 86_400.0
 
 
-class Wear:
+class Pace:
     """Readings of a counter of bytes written, one every ten minutes, over the last day."""
 
     def __init__(self) -> None:
