@@ -27,6 +27,7 @@ from gateway.store.ledger import Ledger
 from gateway.store.recorder import Recorder
 from gateway.substitutions import Substitutions
 from gateway.tags import TagTable
+from gateway.uplink.base import BACKFILL, LIVE
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
 from gateway.uplink.pump import Pump
@@ -68,7 +69,7 @@ async def open_stores(
         history = await History.open(
             paths.history,
             groups=poll_groups(config),
-            uplinks=uplinks,
+            uplinks=[item.id for item in config.uplink if {LIVE, BACKFILL} & set(item.lanes)],
             max_bytes=config.history.max_bytes,
             max_age_ns=config.history.max_age,
         )

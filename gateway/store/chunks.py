@@ -1,28 +1,29 @@
-"""Rows and chunks: what the columns of a poll group look like in the database.
+"""Pieces and chunks: what the columns of a poll group look like in the database.
 
-A row is one message upstream and keeps its boundary for ever. A chunk with codec 0 holds the bodies
-of many rows one after another, with a table of where each stands; a denser codec may merge them.
+A piece is one commit's samples of a group and one live message. A chunk merges the pieces of a
+window by time; its body is cut into backfill messages, always in the same way. What cannot be
+merged stays as it is: a chunk of one piece, one message.
 """
 
+import logging
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from fastpath import columns
+from fastpath.columns import Block
 from gateway.store.items import SampleItem
 
-CODEC: Final = columns.CODEC_PLAIN
+_LOGGER = logging.getLogger(__name__)
 
-_PACKER: Final = msgspec.msgpack.Encoder()
+Columns = tuple[list[int], list[int], list[list[float]], list[bytes]]
 
 
-class Row(NamedTuple):
+class Piece(NamedTuple):
     """One line of the tail (its fields in the table's order)."""
 
-    row: int
+    piece: int
     group_id: int
     members: bytes  # uint16 places in the group's tags; empty: all
     t_first: int
@@ -34,121 +35,122 @@ class Row(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """One line of the chunk table without its id (its fields in the table's order)."""
+    """One line of the chunk table (its fields in the table's order).
 
-    first_row: int
-    last_row: int
+    ``first_message`` counts from 0 until the window's messages are numbered.
+    """
+
+    id: int | None
+    first_piece: int
+    last_piece: int
     group_id: int
-    t_first: int
-    t_last: int
-    n: int
-    codec: int
-    crc32: int
-    rows: bytes
-    body: bytes
-
-
-class _Place(msgspec.Struct, array_like=True, frozen=True):
-    """Where one row stands in a chunk's body."""
-
-    row: int
     members: bytes
     t_first: int
     t_last: int
     n: int
-    length: int
+    first_message: int
+    messages: int
+    codec: int
+    crc32: int
+    body: bytes
 
 
-_PLACES: Final = msgspec.msgpack.Decoder(list[_Place])
-
-
-def members_of(tags: Sequence[int], places: dict[int, int]) -> bytes:
-    """The places of a row's tags in its group, b"" where it has all of them in order."""
+def members_of(tags: Sequence[int], places: Mapping[int, int]) -> bytes:
+    """The places of a piece's tags in its group, b"" where it has all of them in order."""
     found = [places[tag] for tag in tags]
     return b"" if found == list(range(len(places))) else array("H", found).tobytes()
 
 
-def pack_rows(first_row: int, last_row: int, rows: Iterable[Row]) -> list[Chunk]:
-    """The chunks of a window of rows, one per group."""
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group_id, []).append(row)
-    return [_chunk(first_row, last_row, group_id, own) for group_id, own in groups.items()]
+def merged(window: Sequence[Piece], group_tags: Mapping[int, Sequence[str]]) -> list[Chunk]:
+    """The chunks of a window of pieces, by group. It takes a while: for a thread.
+
+    Every chunk is decoded once before its pieces may go.
+    """
+    groups: dict[int, list[Piece]] = {}
+    for piece in window:
+        groups.setdefault(piece.group_id, []).append(piece)
+    chunks: list[Chunk] = []
+    messages = 0
+    for group_id, pieces in groups.items():
+        for chunk in _merged_group(window, pieces, len(group_tags[group_id])):
+            chunks.append(chunk._replace(first_message=messages))
+            messages += chunk.messages
+    return chunks
 
 
-def rows_of(chunk: Chunk) -> list[Row]:
-    """The rows of a chunk. Raises ValueError where it is damaged."""
-    if zlib.crc32(chunk.body, zlib.crc32(chunk.rows)) != chunk.crc32:
-        msg = f"the chunk of rows {chunk.first_row} to {chunk.last_row} is damaged"
-        raise ValueError(msg)
-    rows, at = [], 0
-    for place in _PLACES.decode(chunk.rows):
-        body = chunk.body[at : at + place.length]
-        at += place.length
-        rows.append(
-            Row(place.row, chunk.group_id, place.members, place.t_first, place.t_last, place.n,
-                chunk.codec, zlib.crc32(body), body)
-        )  # fmt: skip
-    return rows
+def single(piece: Piece, first: int, last: int) -> Chunk:
+    """A piece of the window first .. last as it is: a chunk of one message."""
+    return Chunk(None, first, last, piece.group_id, piece.members, piece.t_first, piece.t_last,
+                 piece.n, 0, 1, piece.codec, piece.crc32, piece.body)  # fmt: skip
 
 
-def item_of(seq: int, row: Row, group_tags: Sequence[str]) -> SampleItem:
-    """A row as it leaves. Raises ValueError where it is damaged or of an unknown codec."""
-    times, values, qualities = _columns(row)
-    t0_ns = times[0] if times else row.t_first
+def whole(stored: Piece | Chunk, group_tags: Sequence[str]) -> Columns:
+    """All of it as one message. Raises ValueError where it is damaged or of an unknown codec."""
+    if stored.codec != columns.CODEC_PLAIN:
+        return block_of(stored, group_tags).whole()
+    _check(stored)
+    times, values, qualities = columns.unpack(stored.body)
+    return times, list(range(len(values))), values, qualities
+
+
+def block_of(stored: Piece | Chunk, group_tags: Sequence[str]) -> Block:
+    """Its body decoded. Raises ValueError where it is damaged or of an unknown codec."""
+    _check(stored)
+    count = len(stored.members) // 2 or len(group_tags)
+    return Block(stored.codec, stored.body, count)
+
+
+def item_of(seq: int, found: Columns, tags: Sequence[str]) -> SampleItem:
+    """A message of a block as it leaves; ``tags`` are those of the block's places."""
+    times, places, values, qualities = found
+    t0_ns = times[0] if times else 0
     return SampleItem(
         seq=seq,
         t0_ns=t0_ns,
         dt_ns=[time - t0_ns for time in times],
-        tags=tags_of(row, group_tags),
+        tags=[tags[place] for place in places],
         values=values,
         qualities=qualities,
     )
 
 
-def series_of(row: Row, group_tags: Sequence[str], tag: str) -> list[tuple[int, float, int]]:
-    """(UTC ns, value, quality byte) of one tag in a row. Raises ValueError."""
-    tags = tags_of(row, group_tags)
-    if tag not in tags:
-        return []
-    i = tags.index(tag)
-    times, values, qualities = _columns(row)
-    found = zip(times, values[i], qualities[i], strict=True)
-    return [item for item in found if item[2] != columns.ABSENT]
+def places_of(members: bytes, count: int) -> list[int]:
+    """The places in a group of ``count`` tags of the columns of a body."""
+    return array("H", members).tolist() if members else list(range(count))
 
 
-def tags_of(row: Row, group_tags: Sequence[str]) -> list[str]:
-    """The ids of a row's tags."""
-    if not row.members:
-        return list(group_tags)
-    return [group_tags[place] for place in array("H", row.members)]
+def tags_of(members: bytes, group_tags: Sequence[str]) -> list[str]:
+    """The ids of the tags of the columns of a body."""
+    return [group_tags[place] for place in places_of(members, len(group_tags))]
 
 
-def _columns(row: Row) -> tuple[list[int], list[list[float]], list[bytes]]:
-    if row.codec != CODEC:
-        msg = f"row {row.row} has codec {row.codec}"
+def _check(stored: Piece | Chunk) -> None:
+    if zlib.crc32(stored.body) != stored.crc32:
+        msg = "the checksum is wrong"
         raise ValueError(msg)
-    if zlib.crc32(row.body) != row.crc32:
-        msg = f"row {row.row} is damaged"
-        raise ValueError(msg)
-    return columns.unpack(row.body)
 
 
-def _chunk(first_row: int, last_row: int, group_id: int, rows: list[Row]) -> Chunk:
-    places: list[Any] = [
-        _Place(row.row, row.members, row.t_first, row.t_last, row.n, len(row.body)) for row in rows
+def _merged_group(window: Sequence[Piece], pieces: list[Piece], tags: int) -> list[Chunk]:
+    first, last = window[0].piece, window[-1].piece
+    sound = [piece for piece in pieces if zlib.crc32(piece.body) == piece.crc32]
+    chunks = [
+        single(piece, first, last) for piece in pieces if zlib.crc32(piece.body) != piece.crc32
     ]
-    table = _PACKER.encode(places)
-    body = b"".join(row.body for row in rows)
-    return Chunk(
-        first_row=first_row,
-        last_row=last_row,
-        group_id=group_id,
-        t_first=min(row.t_first for row in rows),
-        t_last=max(row.t_last for row in rows),
-        n=sum(row.n for row in rows),
-        codec=CODEC,
-        crc32=zlib.crc32(body, zlib.crc32(table)),
-        rows=table,
-        body=body,
-    )
+    if not sound:
+        return chunks
+    n = sum(piece.n for piece in sound)
+    parts = [(places_of(piece.members, tags), piece.codec, piece.body) for piece in sound]
+    try:
+        body = columns.merge(parts, tags)
+        block = Block(columns.CODEC_PACKED, body, tags)
+    except ValueError as error:
+        _LOGGER.error("pieces %s to %s are kept as they are: %s", first, last, error)
+        return chunks + [single(piece, first, last) for piece in sound]
+    if block.samples != n:
+        _LOGGER.error("pieces %s to %s: %s samples became %s", first, last, n, block.samples)
+        return chunks + [single(piece, first, last) for piece in sound]
+    chunks.append(
+        Chunk(None, first, last, sound[0].group_id, b"", block.t_first_ns, block.t_last_ns, n, 0,
+              block.messages(), columns.CODEC_PACKED, zlib.crc32(body), body)
+    )  # fmt: skip
+    return chunks

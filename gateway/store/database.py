@@ -34,6 +34,7 @@ from gateway.store.sqlite_file import (
     is_full,
     value_of,
 )
+from gateway.store.written import Written
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -71,6 +72,7 @@ class Database:
         self._writes_fail = False
         self._pages = 0
         self._pages_free = 0
+        self._written = Written()
         self._kept = False  # the first housekeeping is done
         self._pinched = False  # the reserve is nearly used up: the file grows no more
 
@@ -93,6 +95,11 @@ class Database:
     def used_bytes(self) -> int:
         """Bytes of the file that hold something."""
         return (self._pages - self._pages_free) * PAGE_BYTES
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the disk since the start, as the last housekeeping saw it."""
+        return self._written.bytes_written
 
     @property
     def reserve_bytes(self) -> int:
@@ -249,6 +256,7 @@ class Database:
             await connection.execute_fetchall(f"PRAGMA user_version={version}")
         self._pages = await value_of(connection, "PRAGMA page_count")
         self._pages_free = await value_of(connection, "PRAGMA freelist_count")
+        await self._written.look(connection)
 
     # ---- when it goes wrong --------------------------------------------------------------------
 

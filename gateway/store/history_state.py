@@ -1,64 +1,56 @@
 """What the history holds, as committed: numbers, groups, lanes, cursors, how much was shed."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiosqlite import Connection
 
-from gateway.store.chunks import Chunk, Row, pack_rows
+from gateway.store import history_from_v1, shedding
+from gateway.store.chunks import Piece
 from gateway.store.items import PollGroup
-from gateway.store.lanes import Lanes, Range
+from gateway.store.lanes import BACKFILL, LIVE, Lanes, MessageRange, Range
+from gateway.store.migration import Step
 from gateway.store.owner import Opened
 from gateway.store.sqlite_file import Schema, value_of
 
-ROOM_ROWS: Final = 256  # tail rows that go at once where there is no chunk
-_ROW_FIELDS: Final = "row, group_id, members, t_first, t_last, n, codec, crc32, body"
-_CHUNK_FIELDS: Final = "first_row, last_row, group_id, t_first, t_last, n, codec, crc32, rows, body"
 _SIGN: Final = 1 << 63
 
 
-class Shed(NamedTuple):
-    """What was deleted to stay within the bounds; ``unsent``: rows that an uplink still wanted."""
-
-    rows: int = 0
-    samples: int = 0
-    unsent: int = 0
-    tail_bytes: int = 0  # of bodies that were not packed
-
-    def plus(self, other: "Shed") -> "Shed":
-        """Both together."""
-        return Shed(*(mine + its for mine, its in zip(self, other, strict=True)))
-
-
-class Oldest(NamedTuple):
-    """What goes first: a window of chunks, or the first rows of the tail."""
-
-    first_row: int
-    last_row: int
-    samples: int
-    t_last: int
-    tail_bytes: int  # 0: it is packed
-
-
 @dataclass(slots=True)
-class Commit:
+class Unpacked:
+    """What of the tail is not in a chunk yet."""
+
+    pieces: int = 0
+    samples: int = 0
+    bytes: int = 0
+    t_first: int = 0  # of its first piece
+
+    def less(self, pieces: int, samples: int, size: int, t_first: int) -> None:
+        """The first pieces were packed or shed; ``t_first`` is that of what follows."""
+        self.pieces -= pieces
+        self.samples -= samples
+        self.bytes -= size
+        self.t_first = t_first
+
+
+class Commit(NamedTuple):
     """What one transaction adds."""
 
     ranges: list[Range]
-    rows: int
+    pieces: Sequence[Piece]
     samples: int
-    body_bytes: int
-    position: tuple[int, int] | None = None
-    cursors: dict[tuple[str, str], int] = field(default_factory=dict)
+    bytes: int
+    position: tuple[int, int] | None
 
 
 class HistoryState:
     """The owner of a history file (``owner.Owner``)."""
 
-    schema = Schema("history", 0x53574831, 1)
+    schema = Schema("history", 0x53574831, 2, (Step(to=2, code=history_from_v1.forward),))
 
     def __init__(
         self,
@@ -69,18 +61,19 @@ class HistoryState:
         self.epoch = 0
         self.lanes = Lanes(uplinks)
         self.samples = 0
-        self.shed = Shed()
+        self.shed = shedding.Shed()
+        self.shed_unsent: Counter[tuple[str, str]] = Counter()  # messages, by uplink and lane
         self.position: tuple[int, int] | None = None
         self.cursors: dict[tuple[str, str], int] = {}
         self.group_ids: list[int] = []  # by place in the site's groups
         self.group_tags: dict[int, tuple[str, ...]] = {}
-        self.tail_bytes = 0
-        self._groups = tuple(groups)
+        self.unpacked = Unpacked()
         self.utc_ns = utc_ns
+        self._groups = tuple(groups)
 
     def mark(self) -> tuple[int, int]:
-        """(epoch, rows ever given a number)."""
-        return self.epoch, self.lanes.next_row - 1
+        """(epoch, pieces and messages ever given a number)."""
+        return self.epoch, self.lanes.next_piece + self.lanes.next_message - 2
 
     # ---- the file ------------------------------------------------------------------------------
 
@@ -91,39 +84,66 @@ class HistoryState:
             epoch = max(self.utc_ns(), opened.epoch_min + 1)
             await connection.execute_fetchall("INSERT INTO meta VALUES ('epoch', ?)", (epoch,))
             await connection.execute_fetchall(
-                "INSERT INTO progress VALUES (1, 1, 0, 0, 0, NULL, NULL)"
+                "INSERT INTO progress VALUES (1, 1, 1, 0, 0, 0, 0, NULL, NULL)"
             )
         self.epoch = int(epoch)
-        await self._load_progress(connection)
         await self._load_groups(connection)
+        await self._load_progress(connection)
+        await self._load_lanes(connection)
+        await self._load_tail(connection)
+
+    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
+        """Delete the oldest window, or the oldest pieces where nothing is packed."""
+        oldest = await shedding.oldest(connection, self)
+        if oldest is None:
+            return None
+        shed = await shedding.delete(connection, self, oldest)
+        return lambda: shedding.take(self, shed)
+
+    async def _load_progress(self, connection: Connection) -> None:
+        rows = await connection.execute_fetchall(
+            "SELECT next_piece, next_message, packed_to, samples, shed_pieces, shed_samples, "
+            "journal_id, next_sample FROM progress"
+        )
+        next_piece, next_message, packed_to, self.samples, pieces, samples, journal_id, position = (
+            next(iter(rows))
+        )
+        self.shed = shedding.Shed(pieces, samples)
+        self.shed_unsent = Counter(
+            {
+                (uplink, lane): messages
+                for uplink, lane, messages in await connection.execute_fetchall(
+                    "SELECT uplink, lane, messages FROM shed"
+                )
+            }
+        )
+        self.position = None if journal_id is None else (journal_id % (1 << 64), position)
+        self.lanes.load(
+            (next_piece, next_message, packed_to),
+            [
+                Range(*row)
+                for row in await connection.execute_fetchall(
+                    "SELECT uplink, lane, first_piece, last_piece, first_seq FROM lane_range"
+                )
+            ],
+            [
+                MessageRange(*row)
+                for row in await connection.execute_fetchall(
+                    "SELECT uplink, first_message, last_message, first_seq FROM message_range"
+                )
+            ],
+        )
+
+    async def _load_lanes(self, connection: Connection) -> None:
+        closed = self.lanes.orphans()
+        await _store_ranges(connection, closed)
+        self.lanes.take(closed, 0)
         self.cursors = {
             (uplink, lane): seq
             for uplink, lane, seq in await connection.execute_fetchall(
                 "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
             )
         }
-        self.tail_bytes = await value_of(
-            connection, "SELECT ifnull(sum(length(body)), 0) FROM tail"
-        )
-
-    async def make_room(self, connection: Connection) -> Callable[[], None] | None:
-        """Delete the oldest window, or the oldest rows where nothing is packed."""
-        oldest = await self.oldest(connection)
-        if oldest is None:
-            return None
-        shed = await self.delete(connection, oldest)
-        return lambda: self.take_shed(shed)
-
-    async def _load_progress(self, connection: Connection) -> None:
-        rows = await connection.execute_fetchall(
-            "SELECT next_row, samples, shed_rows, shed_samples, journal_id, next_sample "
-            "FROM progress"
-        )
-        next_row, self.samples, shed_rows, shed_samples, journal_id, next_sample = next(iter(rows))
-        self.shed = Shed(shed_rows, shed_samples)
-        self.position = None if journal_id is None else (journal_id % (1 << 64), next_sample)
-        ranges = await connection.execute_fetchall("SELECT * FROM lane_range")
-        self.lanes.load((Range(*item) for item in ranges), next_row)
 
     async def _load_groups(self, connection: Connection) -> None:
         for group in self._groups:
@@ -132,148 +152,114 @@ class HistoryState:
             )
         self.group_tags = {}
         ids = {}
-        for ident, key, tags in await connection.execute_fetchall("SELECT * FROM poll_group"):
+        for ident, key, tags in await connection.execute_fetchall(
+            "SELECT id, group_key, tags FROM poll_group"
+        ):
             self.group_tags[ident] = tuple(msgspec.json.decode(tags, type=list[str]))
             ids[key, tags] = ident
         self.group_ids = [ids[_key(group)] for group in self._groups]
 
-    # ---- rows ----------------------------------------------------------------------------------
+    async def _load_tail(self, connection: Connection) -> None:
+        after = (self.lanes.packed_to,)
+        for row in await connection.execute_fetchall(
+            "SELECT count(*), ifnull(sum(n), 0), ifnull(sum(length(body)), 0) FROM tail "
+            "WHERE piece > ?",
+            after,
+        ):
+            self.unpacked = Unpacked(*row)
+        self.unpacked.t_first = await self.t_first_after(connection, self.lanes.packed_to)
+
+    async def t_first_after(self, connection: Connection, piece: int) -> int:
+        """The first time of the first piece above this one, 0 where there is none."""
+        sql = "SELECT t_first FROM tail WHERE piece > ? ORDER BY piece LIMIT 1"
+        return await value_of(connection, sql, (piece,)) or 0
+
+    # ---- a commit ------------------------------------------------------------------------------
 
     async def write(
-        self, connection: Connection, rows: Sequence[Row], position: tuple[int, int] | None
+        self,
+        connection: Connection,
+        pieces: Sequence[Piece],
+        position: tuple[int, int] | None,
     ) -> Commit:
-        """Number the rows and give them to lanes; one transaction with the ring's position."""
-        first = self.lanes.next_row
-        numbered = [row._replace(row=first + i) for i, row in enumerate(rows)]
+        """Number the pieces and give them to lanes; one transaction with the ring's position."""
+        first = self.lanes.next_piece
         commit = Commit(
             ranges=self.lanes.changes(),
-            rows=len(rows),
-            samples=sum(row.n for row in rows),
-            body_bytes=sum(len(row.body) for row in rows),
+            pieces=[piece._replace(piece=first + i) for i, piece in enumerate(pieces)],
+            samples=sum(piece.n for piece in pieces),
+            bytes=sum(len(piece.body) for piece in pieces),
             position=position or self.position,
         )
         await connection.executemany(
-            f"INSERT INTO tail ({_ROW_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            numbered,
+            "INSERT INTO tail (piece, group_id, members, t_first, t_last, n, codec, crc32, body) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            commit.pieces,
         )
-        if commit.ranges:
-            await connection.executemany(
-                "INSERT OR REPLACE INTO lane_range VALUES (?, ?, ?, ?, ?)", commit.ranges
-            )
+        await _store_ranges(connection, commit.ranges)
         journal_id, next_sample = commit.position or (None, None)
         await connection.execute_fetchall(
-            "UPDATE progress SET next_row = ?, samples = ?, journal_id = ?, next_sample = ?",
-            (first + len(rows), self.samples + commit.samples, _signed(journal_id), next_sample),
+            "UPDATE progress SET next_piece = ?, samples = ?, journal_id = ?, next_sample = ?",
+            (first + len(pieces), self.samples + commit.samples, _signed(journal_id), next_sample),
         )
         return commit
 
     def take(self, commit: Commit) -> None:
         """Adopt what was committed."""
-        self.lanes.take(commit.ranges, commit.rows)
+        self.lanes.take(commit.ranges, len(commit.pieces))
         self.samples += commit.samples
-        self.tail_bytes += commit.body_bytes
         self.position = commit.position
+        if not self.unpacked.pieces:
+            self.unpacked.t_first = commit.pieces[0].t_first
+        self.unpacked.pieces += len(commit.pieces)
+        self.unpacked.samples += commit.samples
+        self.unpacked.bytes += commit.bytes
 
-    async def first_rows(self, connection: Connection) -> tuple[int, int]:
-        """The oldest row that is stored, the oldest in the tail; next_row where there is none."""
-        none = self.lanes.next_row
-        tail = await value_of(connection, "SELECT min(row) FROM tail") or none
-        return await value_of(connection, "SELECT min(first_row) FROM chunk") or tail, tail
+    # ---- cursors -------------------------------------------------------------------------------
 
-    async def tail_rows(self, connection: Connection, first: int, last: int) -> list[Row]:
-        """Rows first .. last of the tail."""
-        sql = f"SELECT {_ROW_FIELDS} FROM tail WHERE row BETWEEN ? AND ? ORDER BY row"  # noqa: S608
-        return [Row(*row) for row in await connection.execute_fetchall(sql, (first, last))]
+    def check_cursor(self, uplink: str, lane: str, seq: int) -> int:
+        """The cursor as it stands. Raises ValueError for a step back or beyond the last message."""
+        before, head = self.cursors.get((uplink, lane), 0), self.lanes.head(uplink, lane)
+        if not before <= seq <= head:
+            msg = f"cursor of {uplink}/{lane} from {before} to {seq}, last message {head}"
+            raise ValueError(msg)
+        return before
+
+    async def move_cursor(
+        self, connection: Connection, uplink: str, lane: str, seq: int
+    ) -> list[int]:
+        """Store it; gives the ranges that are done."""
+        done = self.lanes.done(uplink, lane, seq)
+        await connection.execute_fetchall(
+            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)", (uplink, lane, self.epoch, seq)
+        )
+        sql = {
+            LIVE: f"DELETE FROM lane_range WHERE uplink = ? AND lane = '{LIVE}' "  # noqa: S608
+            "AND first_piece = ?",
+            BACKFILL: "DELETE FROM message_range WHERE uplink = ? AND first_message = ?",
+        }
+        await connection.executemany(sql[lane], [(uplink, first) for first in done])
+        return done
 
     async def newest(self, connection: Connection) -> int:
-        """The last time of all rows, 0 where there is none."""
+        """The last time of everything that is stored, 0 where nothing is."""
         tail = await value_of(connection, "SELECT max(t_last) FROM tail") or 0
         return max(tail, await value_of(connection, "SELECT max(t_last) FROM chunk") or 0)
 
-    async def window(self, connection: Connection, row: int) -> list[Chunk]:
-        """The chunks among which a packed row is."""
-        return await self._chunks(
-            connection,
-            "first_row = (SELECT max(first_row) FROM chunk WHERE first_row <= ?)",
-            (row,),
-        )
+    async def bytes_since(self, utc_ns: int, connection: Connection) -> int:
+        """Bytes of the bodies that have something of this time or later."""
+        total = 0
+        for table in ("tail", "chunk"):
+            sql = f"SELECT ifnull(sum(length(body)), 0) FROM {table} WHERE t_last >= ?"  # noqa: S608
+            total += await value_of(connection, sql, (utc_ns,))
+        return total
 
-    async def span(
-        self, connection: Connection, group_ids: Sequence[int], t0: int, t1: int
-    ) -> list[Chunk]:
-        """The chunks of these groups that have something of t0 .. t1."""
-        found = []
-        for group_id in group_ids:
-            found += await self._chunks(
-                connection, "group_id = ? AND t_last >= ? AND t_first <= ?", (group_id, t0, t1)
-            )
-        return found
 
-    async def _chunks(
-        self, connection: Connection, where: str, parameters: tuple[int, ...]
-    ) -> list[Chunk]:
-        sql = f"SELECT {_CHUNK_FIELDS} FROM chunk WHERE {where} ORDER BY id"  # noqa: S608
-        rows = await connection.execute_fetchall(sql, parameters)
-        return [Chunk(*row) for row in rows]
-
-    # ---- packing and shedding ------------------------------------------------------------------
-
-    async def pack(self, connection: Connection, window_bytes: int) -> tuple[int, int]:
-        """Replace the oldest rows of the tail by chunks; gives (rows, bytes of their bodies)."""
-        last = await value_of(
-            connection,
-            "SELECT max(row) FROM (SELECT row, sum(length(body)) OVER (ORDER BY row) AS size "
-            "FROM tail) WHERE size <= ?",
-            (window_bytes,),
-        )
-        rows = await self.tail_rows(connection, 0, last) if last else []
-        if not rows:
-            return 0, 0
+async def _store_ranges(connection: Connection, ranges: Sequence[Range]) -> None:
+    if ranges:
         await connection.executemany(
-            f"INSERT INTO chunk ({_CHUNK_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            pack_rows(rows[0].row, rows[-1].row, rows),
+            "INSERT OR REPLACE INTO lane_range VALUES (?, ?, ?, ?, ?)", ranges
         )
-        await connection.execute_fetchall("DELETE FROM tail WHERE row <= ?", (last,))
-        return len(rows), sum(len(row.body) for row in rows)
-
-    async def oldest(self, connection: Connection) -> Oldest | None:
-        """What goes first, None where nothing is stored."""
-        packed = await connection.execute_fetchall(
-            "SELECT first_row, last_row, sum(n), max(t_last), 0 FROM chunk "
-            "WHERE first_row = (SELECT min(first_row) FROM chunk) HAVING count(*) > 0"
-        )
-        tail = await connection.execute_fetchall(
-            "SELECT min(row), max(row), sum(n), max(t_last), sum(size) FROM "
-            "(SELECT row, n, t_last, length(body) AS size FROM tail ORDER BY row LIMIT ?) "
-            "HAVING count(*) > 0",
-            (ROOM_ROWS,),
-        )
-        for row in [*packed, *tail]:
-            return Oldest(*row)
-        return None
-
-    async def delete(self, connection: Connection, oldest: Oldest) -> Shed:
-        """Delete it and count it."""
-        last = (oldest.last_row,)
-        rows = oldest.last_row - oldest.first_row + 1
-        unsent = self.unsent(oldest)
-        await connection.execute_fetchall("DELETE FROM chunk WHERE last_row <= ?", last)
-        if oldest.tail_bytes:
-            await connection.execute_fetchall("DELETE FROM tail WHERE row <= ?", last)
-        await connection.execute_fetchall(
-            "UPDATE progress SET shed_rows = shed_rows + ?, shed_samples = shed_samples + ?",
-            (rows, oldest.samples),
-        )
-        return Shed(rows, oldest.samples, unsent, oldest.tail_bytes)
-
-    def unsent(self, oldest: Oldest) -> int:
-        """Its rows that some uplink still wants."""
-        return self.lanes.count(oldest.first_row, oldest.last_row, self.cursors)
-
-    def take_shed(self, shed: Shed) -> None:
-        """Adopt what was deleted."""
-        self.shed = self.shed.plus(shed)
-        self.tail_bytes -= shed.tail_bytes
 
 
 def _key(group: PollGroup) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One row of the history as it leaves: columns of one poll group's tags."""
+"""A message of samples as it leaves: columns of one poll group's tags."""
 
 from collections.abc import Sequence
 

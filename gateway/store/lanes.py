@@ -1,26 +1,51 @@
-"""Which rows of the history an uplink gets in which lane, and their numbers there.
+"""Which samples an uplink gets in which lane, and their numbers there.
 
-Every row is given to one lane of every uplink when it is committed, and never changes it: so a
-message (lane, sequence) is the same content whenever it is sent. Only changes are stored: a range
-stands open until the lane changes.
+Every piece is given to one lane of every uplink when it is committed, and never changes it. In the
+live lane a piece is a message. In backfill its samples leave once they are packed, as messages of
+chunks: those are numbered then. So a message (lane, sequence) has the same content whenever it is
+sent. Only changes are stored: a range of pieces stands open until the lane changes.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 LIVE: Final = "live"
 BACKFILL: Final = "backfill"
+CHANGES_MAX: Final = 8  # of an uplink's lane, one after another
+COMMITS_PER_CHANGE: Final = 10  # until it may change once more: a window ends with each change
 
 
 class Range(NamedTuple):
-    """Rows ``first_row``.. of one lane; ``last_row`` None: up to the newest."""
+    """Pieces ``first_piece``.. of one lane; ``last_piece`` None: up to the newest."""
 
     uplink: str
     lane: str
-    first_row: int
-    last_row: int | None
+    first_piece: int
+    last_piece: int | None
+    first_seq: int  # 0 in backfill
+
+
+class MessageRange(NamedTuple):
+    """Messages of chunks that an uplink gets as backfill."""
+
+    uplink: str
+    first_message: int
+    last_message: int
     first_seq: int
+
+
+class Run(NamedTuple):
+    """Sequences ``seq``.. of a lane, with the numbers ``number``.. of their pieces or messages."""
+
+    seq: int
+    number: int
+    size: int
+
+    def above(self, after: int, number_min: int) -> "Run":
+        """What of it is above a sequence and from a number on; ``size`` may be 0."""
+        skipped = max(0, after + 1 - self.seq, number_min - self.number)
+        return Run(self.seq + skipped, self.number + skipped, max(0, self.size - skipped))
 
 
 class Lanes:
@@ -29,94 +54,232 @@ class Lanes:
     def __init__(self, uplinks: Sequence[str]) -> None:
         self._uplinks = tuple(uplinks)
         self._wish = dict.fromkeys(uplinks, BACKFILL)
-        self._ranges: dict[tuple[str, str], list[Range]] = {}
-        self.next_row = 1
+        self._credit = dict.fromkeys(uplinks, float(CHANGES_MAX))
+        self._pieces: dict[tuple[str, str], list[Range]] = {}
+        self._messages: dict[str, list[MessageRange]] = {}
+        self.next_piece = 1
+        self.next_message = 1
+        self.packed_to = 0
 
-    def load(self, ranges: Iterable[Range], next_row: int) -> None:
-        """Begin with what the database has."""
-        self._ranges = {}
-        self.next_row = next_row
-        for item in sorted(ranges, key=lambda r: r.first_row):
-            self._ranges.setdefault((item.uplink, item.lane), []).append(item)
+    def load(
+        self,
+        numbers: tuple[int, int, int],
+        pieces: Iterable[Range],
+        messages: Iterable[MessageRange],
+    ) -> None:
+        """Begin with what the database has; ``numbers``: next piece, next message, packed to."""
+        self.next_piece, self.next_message, self.packed_to = numbers
+        self._pieces = {}
+        self._messages = {}
+        for item in sorted(pieces, key=lambda r: r.first_piece):
+            self._pieces.setdefault((item.uplink, item.lane), []).append(item)
+        for sent in sorted(messages, key=lambda r: r.first_message):
+            self._messages.setdefault(sent.uplink, []).append(sent)
+
+    # ---- the lane of what is committed ---------------------------------------------------------
 
     def wish(self, uplink: str, lane: str) -> None:
-        """Rows committed from now on belong to this lane."""
+        """Pieces committed from now on belong to this lane.
+
+        After many changes in a row the way back to live takes a few more commits.
+        """
         if uplink in self._wish:
             self._wish[uplink] = lane
 
     def changes(self) -> list[Range]:
-        """Ranges to store before the next rows: closed ones (last_row set), then new open ones."""
+        """Ranges to store before the next pieces: closed ones (last_piece set), then open ones."""
         changed = []
         for uplink in self._uplinks:
-            lane = self._wish[uplink]
-            opened = self._open(uplink)
-            if opened and opened.lane == lane:
+            lane, opened = self._wish[uplink], self._open(uplink)
+            if opened and (opened.lane == lane or not self._may_change(uplink)):
                 continue
             if opened:
-                changed.append(opened._replace(last_row=self.next_row - 1))
-            changed.append(Range(uplink, lane, self.next_row, None, self.head(uplink, lane) + 1))
+                changed.append(opened._replace(last_piece=self.next_piece - 1))
+            first_seq = self.head(uplink, LIVE) + 1 if lane == LIVE else 0
+            changed.append(Range(uplink, lane, self.next_piece, None, first_seq))
         return changed
 
-    def take(self, changed: Iterable[Range], rows: int) -> None:
-        """Adopt what was committed: changes and the number of new rows."""
+    def take(self, changed: Iterable[Range], pieces: int) -> None:
+        """Adopt what was committed: changes and the number of new pieces."""
+        for uplink, credit in self._credit.items():
+            self._credit[uplink] = min(float(CHANGES_MAX), credit + 1 / COMMITS_PER_CHANGE)
         for item in changed:
-            own = self._ranges.setdefault((item.uplink, item.lane), [])
-            if own and own[-1].first_row == item.first_row:
+            own = self._pieces.setdefault((item.uplink, item.lane), [])
+            if own and own[-1].first_piece == item.first_piece:
                 own[-1] = item
             else:
                 own.append(item)
-        self.next_row += rows
+                self._credit[item.uplink] = self._credit.get(item.uplink, 1.0) - 1
+        self.next_piece += pieces
+
+    def orphans(self) -> list[Range]:
+        """Open ranges of uplinks that the site no longer has, closed: they get nothing more."""
+        return [
+            own[-1]._replace(last_piece=self.next_piece - 1)
+            for (uplink, _), own in self._pieces.items()
+            if uplink not in self._wish and own and own[-1].last_piece is None
+        ]
+
+    # ---- sequences -----------------------------------------------------------------------------
 
     def head(self, uplink: str, lane: str) -> int:
         """The last sequence of a lane, 0 where it has none."""
-        own = self._ranges.get((uplink, lane))
-        return self._last_seq(own[-1]) if own else 0
+        runs = self._runs(uplink, lane)
+        return runs[-1].seq + runs[-1].size - 1 if runs else 0
 
-    def rows(
-        self, uplink: str, lane: str, after: int, limit: int, from_row: int
-    ) -> Iterator[tuple[int, int]]:
-        """(seq, row) of the sequences above ``after`` and rows from ``from_row``, oldest first."""
-        own = self._ranges.get((uplink, lane), [])
-        first = max(0, bisect_right(own, after + 1, key=lambda r: r.first_seq) - 1)
-        for item in own[first:]:
-            start = max(after + 1, item.first_seq + max(0, from_row - item.first_row))
-            for seq in range(start, self._last_seq(item) + 1):
-                if limit <= 0:
-                    return
-                limit -= 1
-                yield seq, item.first_row + seq - item.first_seq
+    def run(self, uplink: str, lane: str, after: int, number_min: int) -> Run | None:
+        """The first unbroken run of a lane above ``after``, of numbers from ``number_min`` on."""
+        runs = self._runs(uplink, lane)
+        first = max(0, bisect_right(runs, after + 1, key=lambda r: r.seq) - 1)
+        rest = (run.above(after, number_min) for run in runs[first:])
+        return next((run for run in rest if run.size), None)
 
-    def count(self, first_row: int, last_row: int, cursors: dict[tuple[str, str], int]) -> int:
-        """Rows in first_row .. last_row that some uplink has not acknowledged."""
-        unsent: set[int] = set()
-        for (uplink, lane), own in self._ranges.items():
-            if uplink not in self._wish:
-                continue
-            cursor = cursors.get((uplink, lane), 0)
-            for item in own:
-                low = max(first_row, item.first_row + max(0, cursor + 1 - item.first_seq))
-                high = min(last_row, self._last_row(item))
-                unsent.update(range(low, high + 1))
-        return len(unsent)
+    def done(self, uplink: str, lane: str, cursor: int) -> list[int]:
+        """First numbers of ranges that are acknowledged whole; a lane's newest keeps its count."""
+        return [
+            run.number for run in self._runs(uplink, lane)[:-1] if run.seq + run.size - 1 <= cursor
+        ]
 
-    def done(self, uplink: str, lane: str, cursor: int) -> list[Range]:
-        """Closed ranges that are acknowledged whole; the newest of a lane keeps its numbers."""
-        own = self._ranges.get((uplink, lane), [])
-        return [item for item in own[:-1] if self._last_seq(item) <= cursor]
-
-    def drop(self, ranges: Iterable[Range]) -> None:
+    def drop(self, uplink: str, lane: str, numbers: Sequence[int]) -> None:
         """Forget ranges that were deleted."""
+        gone = set(numbers)
+        if lane == BACKFILL:
+            sent = self._messages.get(uplink, [])
+            self._messages[uplink] = [item for item in sent if item.first_message not in gone]
+        else:
+            own = self._pieces.get((uplink, lane), [])
+            self._pieces[uplink, lane] = [item for item in own if item.first_piece not in gone]
+
+    # ---- packing -------------------------------------------------------------------------------
+
+    def border(self) -> int:
+        """The last piece up to which what is not packed is of one lane for every uplink."""
+        first = self.packed_to + 1
+        ends = [self.next_piece - 1]
+        for (_, lane), own in self._pieces.items():
+            if lane == BACKFILL:
+                ends += [item.first_piece - 1 for item in own]
+                ends += [self._last_piece(item) for item in own]
+        return min((end for end in ends if end >= first), default=self.packed_to)
+
+    def owed(self, piece: int) -> list[str]:
+        """The uplinks that get a piece as backfill, once it is packed."""
+        return [
+            uplink
+            for (uplink, lane), own in self._pieces.items()
+            if lane == BACKFILL
+            and any(item.first_piece <= piece <= self._last_piece(item) for item in own)
+        ]
+
+    def missed(self) -> int:
+        """The last unpacked piece that an uplink has missed which is live again; 0: none."""
+        return max(
+            (
+                self._last_piece(own[-1])
+                for uplink, own in self._unpacked()
+                if own[-1].last_piece is not None
+                or (self._wish[uplink] == LIVE and self._may_change(uplink))
+            ),
+            default=0,
+        )
+
+    def hungry(self, cursors: dict[tuple[str, str], int]) -> int:
+        """The last piece that should be packed now, whatever its window; 0: none.
+
+        Those that were missed, and those of an uplink that has no other backfill to send.
+        """
+        idle = (
+            self._last_piece(own[-1])
+            for uplink, own in self._unpacked()
+            if self.head(uplink, BACKFILL) <= cursors.get((uplink, BACKFILL), 0)
+        )
+        return max(self.missed(), *idle, 0)
+
+    def number(self, piece: int, messages: int) -> list[MessageRange]:
+        """Ranges to store for the next messages, those of a window that ends with ``piece``."""
+        first, last = self.next_message, self.next_message + messages - 1
+        found = []
+        for uplink in self.owed(piece) if messages else []:
+            own = self._messages.get(uplink, [])
+            if own and own[-1].last_message == first - 1:
+                found.append(own[-1]._replace(last_message=last))
+            else:
+                found.append(MessageRange(uplink, first, last, self.head(uplink, BACKFILL) + 1))
+        return found
+
+    def packed(self, piece: int, messages: int, ranges: Iterable[MessageRange]) -> None:
+        """Adopt what was packed up to a piece."""
         for item in ranges:
-            self._ranges[item.uplink, item.lane].remove(item)
+            own = self._messages.setdefault(item.uplink, [])
+            if own and own[-1].first_message == item.first_message:
+                own[-1] = item
+            else:
+                own.append(item)
+        self.packed_to = piece
+        self.next_message += messages
+        for (_, lane), pieces in self._pieces.items():
+            if lane == BACKFILL:
+                pieces[:] = [item for item in pieces if (item.last_piece or piece + 1) > piece]
+
+    def wanted(self, cursors: dict[tuple[str, str], int]) -> list[tuple[int, int]]:
+        """(first, last) of the pieces that some uplink still gets live; they may overlap."""
+        found = []
+        for uplink in self._uplinks:
+            after = cursors.get((uplink, LIVE), 0)
+            rest = (run.above(after, 0) for run in self._runs(uplink, LIVE))
+            found += [(run.number, run.number + run.size - 1) for run in rest if run.size]
+        return sorted(found)
+
+    def unsent(
+        self,
+        pieces: tuple[int, int],
+        messages: tuple[int, int],
+        cursors: dict[tuple[str, str], int],
+    ) -> dict[tuple[str, str], int]:
+        """By uplink and lane, how many of these (first, last) are not acknowledged."""
+        found = {}
+        for uplink in self._uplinks:
+            for lane, (low, high) in ((LIVE, pieces), (BACKFILL, messages)):
+                rest = (
+                    run.above(cursors.get((uplink, lane), 0), low)
+                    for run in self._runs(uplink, lane)
+                )
+                count = sum(max(0, min(r.number + r.size - 1, high) - r.number + 1) for r in rest)
+                if count:
+                    found[uplink, lane] = count
+        return found
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _runs(self, uplink: str, lane: str) -> list[Run]:
+        if lane == BACKFILL:
+            return [
+                Run(item.first_seq, item.first_message, item.last_message - item.first_message + 1)
+                for item in self._messages.get(uplink, [])
+            ]
+        return [
+            Run(item.first_seq, item.first_piece, self._last_piece(item) - item.first_piece + 1)
+            for item in self._pieces.get((uplink, lane), [])
+        ]
+
+    def _may_change(self, uplink: str) -> bool:
+        return self._wish[uplink] != LIVE or self._credit[uplink] >= 1
+
+    def _unpacked(self) -> list[tuple[str, list[Range]]]:
+        """The ranges of backfill of the site's uplinks that have something unpacked."""
+        found = ((uplink, self._pieces.get((uplink, BACKFILL))) for uplink in self._uplinks)
+        return [
+            (uplink, own)
+            for uplink, own in found
+            if own and self._last_piece(own[-1]) > self.packed_to
+        ]
 
     def _open(self, uplink: str) -> Range | None:
-        for (owner, _), own in self._ranges.items():
-            if owner == uplink and own and own[-1].last_row is None:
+        for lane in (LIVE, BACKFILL):
+            own = self._pieces.get((uplink, lane))
+            if own and own[-1].last_piece is None:
                 return own[-1]
         return None
 
-    def _last_row(self, item: Range) -> int:
-        return self.next_row - 1 if item.last_row is None else item.last_row
-
-    def _last_seq(self, item: Range) -> int:
-        return item.first_seq + self._last_row(item) - item.first_row
+    def _last_piece(self, item: Range) -> int:
+        return self.next_piece - 1 if item.last_piece is None else item.last_piece

@@ -195,10 +195,10 @@ class SampleSource(Protocol):
         """The last sequence of the lane, 0 where it is empty."""
 
     def set_lane(self, uplink: str, lane: str) -> None:
-        """Rows committed from now on belong to this lane of the uplink."""
+        """Samples committed from now on belong to this lane of the uplink."""
 
     async def items(self, uplink: str, lane: str, after: int, limit: int) -> Sequence[SampleItem]:
-        """The oldest rows above ``after``; it starts later where rows were shed."""
+        """The oldest messages above ``after``; it starts later where some were shed."""
 
     async def cursor(self, uplink: str, lane: str) -> int:
         """The last sequence that needs no sending any more."""

@@ -144,7 +144,7 @@ async def _cost(path: Path, samples: int) -> tuple[Cost, Cost]:
         tail = _look(path, "tail", "length(body) + length(members)")
         while await history.pack():
             pass
-        packed = _look(path, "chunk", "length(body) + length(rows)")
+        packed = _look(path, "chunk", "length(body) + length(members)")
     finally:
         await history.close()
     return tail, packed

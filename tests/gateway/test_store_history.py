@@ -1,4 +1,4 @@
-"""The history: rows that never change, lanes without gaps, packing, positions, restarts."""
+"""The history: messages that never change, lanes without gaps, packing, positions, restarts."""
 
 import math
 import random
@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiosqlite import Connection
 
 from fastpath.codes import Quality, Reason
 from fastpath.columns import ABSENT, quality_byte
-from gateway.store import history as history_module
+from gateway.store import packing
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
+from gateway.store.shedding import Shed
 from tests.gateway.samples import samples_of
 
 GROUPS = (PollGroup("plc/50ms", ("a", "b", "c"), (0, 1, 2)), PollGroup("slow/1s", ("d",), (3,)))
@@ -26,6 +28,7 @@ LANES = ("live", "backfill")
 async def open_history(directory: Path, **options: Any) -> History:
     options.setdefault("groups", GROUPS)
     options.setdefault("uplinks", ("up", "other"))
+    options.setdefault("utc_ns", lambda: 1_000 * 10**9)
     return await History.open(directory / "history.db", reserve_bytes=0, **options)
 
 
@@ -37,10 +40,20 @@ async def history(tmp_path: Path) -> AsyncIterator[History]:
 
 
 async def second(history: History, at: int, *, value: float = 1.0) -> int:
-    """One second of samples of both groups: two rows."""
+    """One second of samples of both groups: two pieces."""
     history.add(samples_of([(tag, value, at * 1000 + ms) for ms in (0, 500) for tag in range(3)]))
     history.add(samples_of([(3, -value, at * 1000)]))
     return await history.commit((JOURNAL, at * 7))
+
+
+async def pack_everything(history: History) -> None:
+    """What is not packed is an hour old now."""
+    before, history._state.utc_ns = history._state.utc_ns, lambda: 10**18
+    for _ in range(1_000):
+        if not await history.pack():
+            break
+    history._state.utc_ns = before
+    assert history.stats().unpacked_samples == 0
 
 
 def points(items: list[SampleItem]) -> list[tuple[str, int, float, int]]:
@@ -54,38 +67,60 @@ def points(items: list[SampleItem]) -> list[tuple[str, int, float, int]]:
     ]
 
 
-async def test_rows_come_back_as_they_were_put_in(history: History) -> None:
+async def test_pieces_leave_live_as_they_were_put_in(history: History) -> None:
+    history.set_lane("up", "live")
     assert await second(history, 10, value=2.5) == 2
-    items = await history.items("up", "backfill", 0, 10)
+    items = await history.items("up", "live", 0, 10)
     assert [item.seq for item in items] == [1, 2]
     found = sorted(points(items))
     assert found[0] == ("a", 10_000_000_000, 2.5, GOOD)
     assert len(found) == 7
     assert found[-1] == ("d", 10_000_000_000, -2.5, GOOD)
+    assert history.lane_head("other", "backfill") == 0  # it is numbered when it is packed
 
 
-async def test_a_row_names_only_the_tags_it_has(history: History) -> None:
+async def test_backfill_leaves_by_group_once_it_is_packed(history: History) -> None:
+    for at in range(30):
+        await second(history, at, value=at / 4)
+    assert history.lane_head("up", "backfill") == 0
+    assert await history.pack() == 60
+    items = await history.items("up", "backfill", 0, 10)
+    assert [item.seq for item in items] == list(range(1, len(items) + 1))
+    assert sorted(points(items)) == sorted(
+        [("d", at * 10**9, -at / 4, GOOD) for at in range(30)]
+        + [
+            (tag, at * 10**9 + ms * 10**6, at / 4, GOOD)
+            for at in range(30)
+            for ms in (0, 500)
+            for tag in "abc"
+        ]
+    )
+    assert await history.items("other", "backfill", 0, 10) == items
+
+
+async def test_a_message_names_only_the_tags_it_has(history: History) -> None:
+    history.set_lane("up", "live")
     history.add(samples_of([(0, 1.0, 5), (2, 3.0, 5), (2, 4.0, 6)]))
     history.add(samples_of([(1, math.nan, 7)], quality=Quality.BAD, reason=Reason.STALE))
     await history.commit()
-    (item,) = await history.items("up", "backfill", 0, 10)
-    assert list(item.tags) == ["a", "b", "c"]
     history.add(samples_of([(0, 1.0, 8), (2, 3.0, 8)]))
     await history.commit()
-    (item,) = await history.items("up", "backfill", 1, 10)
-    assert list(item.tags) == ["a", "c"]
-    assert item.qualities[0] == bytes([GOOD])
+    first, later = await history.items("up", "live", 0, 10)
+    assert list(first.tags) == ["a", "b", "c"]
+    assert list(later.tags) == ["a", "c"]
+    assert later.qualities[0] == bytes([GOOD])
 
 
 async def test_bad_samples_keep_their_reason(history: History) -> None:
     history.add(samples_of([(1, math.nan, 7)], quality=Quality.BAD, reason=Reason.STALE))
     await history.commit()
+    await history.pack()
     ((tag, _, value, quality),) = points(await history.items("up", "backfill", 0, 10))
     assert (tag, quality) == ("b", quality_byte(Quality.BAD, Reason.STALE))
     assert math.isnan(value)
 
 
-async def test_each_row_is_in_one_lane_of_each_uplink_for_ever(
+async def test_each_sample_is_in_one_lane_of_each_uplink_for_ever(
     history: History, tmp_path: Path
 ) -> None:
     plan = ["backfill", "live", "live", "backfill", "backfill", "live"]
@@ -93,21 +128,25 @@ async def test_each_row_is_in_one_lane_of_each_uplink_for_ever(
         history.set_lane("up", lane)
         await second(history, at)
     assert history.lane_head("up", "live") == 6
-    assert history.lane_head("up", "backfill") == 6
-    assert history.lane_head("other", "backfill") == 12
+    assert history.lane_head("up", "backfill") == 4  # two windows of two groups
     assert history.lane_head("other", "live") == 0
     before = {lane: await history.items("up", lane, 0, 100) for lane in LANES}
     for lane, items in before.items():
-        assert [item.seq for item in items] == [1, 2, 3, 4, 5, 6]
-        assert [item.t0_ns // 10**9 for item in items if item.tags == ["d"]] == [
+        assert [item.seq for item in items] == list(range(1, len(items) + 1))
+        assert [t // 10**9 for tag, t, _, _ in points(items) if tag == "d"] == [
             at for at, own in enumerate(plan) if own == lane
         ]
+    await pack_everything(history)
+    assert {lane: await history.items("up", lane, 0, 100) for lane in LANES} == before
+    assert [t // 10**9 for tag, t, _, _ in points(
+        await history.items("other", "backfill", 0, 100)
+    ) if tag == "d"] == list(range(6))  # fmt: skip
     await history.close()
     again = await open_history(tmp_path)
     try:
         assert {lane: await again.items("up", lane, 0, 100) for lane in LANES} == before
         await second(again, 6)  # the lane is backfill until the link is up
-        assert again.lane_head("up", "backfill") == 8
+        assert again.lane_head("up", "live") == 6
     finally:
         await again.close()
 
@@ -116,11 +155,13 @@ async def test_items_go_on_where_they_ended(history: History) -> None:
     for at in range(5):
         history.set_lane("up", "live" if at % 2 else "backfill")
         await second(history, at)
-    seqs, after = [], 0
-    while items := await history.items("up", "backfill", after, 4):
-        seqs += [item.seq for item in items]
-        after = items[-1].seq
-    assert seqs == [1, 2, 3, 4, 5, 6]
+    await pack_everything(history)
+    for lane, head in (("live", 4), ("backfill", 6)):
+        seqs, after = [], 0
+        while items := await history.items("up", lane, after, 3):
+            seqs += [item.seq for item in items]
+            after = items[-1].seq
+        assert seqs == list(range(1, head + 1))
     assert await history.items("nobody", "live", 0, 4) == []
 
 
@@ -136,13 +177,17 @@ async def test_cursors_move_forward_and_drop_what_is_done(history: History, tmp_
             await history.move_cursor("up", lane, 7)
     assert await history.cursor("up", "live") == 5
     assert [item.seq for item in await history.items("up", "live", 5, 9)] == [6]
+    await history.pack()
     await history.close()
     with sqlite3.connect(tmp_path / "history.db") as connection:
-        (ranges,) = connection.execute(
-            "SELECT count(*) FROM lane_range WHERE uplink = 'up'"
-        ).fetchone()
+        ranges = connection.execute(
+            "SELECT lane, first_seq FROM lane_range WHERE uplink = 'up'"
+        ).fetchall()
+        ranges += connection.execute(
+            "SELECT first_seq FROM message_range WHERE uplink = 'up'"
+        ).fetchall()
     connection.close()
-    assert ranges == 2  # the newest of each lane keeps the numbers
+    assert ranges == [("live", 5), (5,)]  # the newest of each lane keeps the numbers
     again = await open_history(tmp_path)
     try:
         assert await again.cursor("up", "live") == 5
@@ -151,10 +196,9 @@ async def test_cursors_move_forward_and_drop_what_is_done(history: History, tmp_
         await again.close()
 
 
-async def test_packing_changes_no_item(
+async def test_packing_changes_no_message(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_module, "WINDOW_BYTES", 2_000)
     rng = random.Random(7)
     for at in range(60):
         history.set_lane("up", rng.choice(LANES))
@@ -162,15 +206,18 @@ async def test_packing_changes_no_item(
     before = {lane: await history.items("up", lane, 0, 1000) for lane in LANES}
     series = await history.read("b", 0, 10**12)
     assert len(series) == 120
-    packed = await history.pack()
-    assert 0 < packed < 120
-    assert {lane: await history.items("up", lane, 0, 1000) for lane in LANES} == before
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 50)
+    await pack_everything(history)
+    after = {lane: await history.items("up", lane, 0, 1000) for lane in LANES}
+    assert after["live"] == before["live"]
+    assert after["backfill"][: len(before["backfill"])] == before["backfill"]
+    assert len(points(after["live"] + after["backfill"])) == 60 * 7
     one_by_one = [
         item
-        for seq in range(len(before["live"]))
-        for item in await history.items("up", "live", seq, 1)
+        for seq in range(len(after["backfill"]))
+        for item in await history.items("up", "backfill", seq, 1)
     ]
-    assert one_by_one == before["live"]
+    assert one_by_one == after["backfill"]
     assert await history.read("b", 0, 10**12) == series
     assert (
         await history.read("b", 10**10, 2 * 10**10, limit=3)
@@ -180,15 +227,68 @@ async def test_packing_changes_no_item(
     await history.close()
     again = await open_history(tmp_path)
     try:
-        assert {lane: await again.items("up", lane, 0, 1000) for lane in LANES} == before
+        assert {lane: await again.items("up", lane, 0, 1000) for lane in LANES} == after
+        head = again.lane_head("up", "live")
+        await again.move_cursor("up", "live", head)
+        await second(again, 100)
+        await pack_everything(again)
+        assert await again.items("up", "live", 0, 1000) == []  # what is packed is kept once
+        assert len(await again.read("b", 0, 10**12)) == 122
     finally:
         await again.close()
+
+
+async def test_what_an_uplink_missed_is_packed_when_it_is_back(history: History) -> None:
+    for at in range(10):
+        await second(history, at)
+    history.set_lane("up", "live")
+    await second(history, 10)
+    missed = await history.items("up", "backfill", 0, 100)
+    assert {t // 10**9 for _, t, _, _ in points(missed)} == set(range(10))
+    assert {t // 10**9 for _, t, _, _ in points(await history.items("up", "live", 0, 100))} == {10}
+
+
+async def test_a_flapping_link_costs_a_window_in_ten_commits(history: History) -> None:
+    for at in range(200):
+        history.set_lane("up", LANES[at % 2])
+        await second(history, at)
+    windows = {chunk[:2] for chunk in await chunks(history)}
+    assert len(windows) <= 2 * (8 + 200 // 10)
+    history.set_lane("up", "backfill")
+    await second(history, 200)
+    await pack_everything(history)
+    sent = [item for lane in LANES for item in await history.items("up", lane, 0, 1000)]
+    found = points(sent)
+    assert len(found) == len(set(found)) == 201 * 7
+
+
+async def chunks(history: History) -> list[tuple[int, int, int]]:
+    """(first piece, last piece, messages) of each chunk."""
+
+    async def body(connection: Connection) -> Any:
+        sql = "SELECT first_piece, last_piece, messages FROM chunk ORDER BY id"
+        return list(await connection.execute_fetchall(sql))
+
+    return await history._db.query(body)
+
+
+async def test_what_every_uplink_got_live_is_packed_without_messages(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 70)
+    for uplink in ("up", "other"):
+        history.set_lane(uplink, "live")
+    for at in range(20):
+        await second(history, at)
+    assert await history.pack() == 40
+    assert [messages for _, _, messages in await chunks(history)] == [0, 0] * 2
+    assert len(await history.items("up", "live", 0, 100)) == 40  # owed until it is acknowledged
 
 
 async def test_a_damaged_chunk_is_left_out_and_counted(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_module, "WINDOW_BYTES", 2_000)
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 70)
     for at in range(60):
         await second(history, at)
     await history.pack()
@@ -201,10 +301,26 @@ async def test_a_damaged_chunk_is_left_out_and_counted(
     again = await open_history(tmp_path)
     try:
         items = await again.items("up", "backfill", 0, 1000)
-        assert 0 < len(items) < 120
-        assert again.stats().dropped["damaged"] > 0
+        assert len(points(items)) == 60 * 7 - 60
+        assert again.stats().dropped["damaged"] == 60
+        assert len(await again.read("a", 0, 10**12)) == 100
     finally:
         await again.close()
+
+
+async def test_damaged_pieces_are_packed_beside_the_others(history: History) -> None:
+    for at in range(10):
+        await second(history, at)
+
+    async def damage(connection: Connection) -> None:
+        await connection.execute_fetchall(
+            "UPDATE tail SET body = zeroblob(length(body)) WHERE piece = 5"
+        )
+
+    await history._db.transact(damage)
+    await history.pack()
+    assert len(points(await history.items("up", "backfill", 0, 1000))) == 70 - 6
+    assert history.stats().dropped["damaged"] == 6
 
 
 async def test_the_rings_position_moves_with_the_rows(history: History, tmp_path: Path) -> None:
@@ -221,7 +337,7 @@ async def test_the_rings_position_moves_with_the_rows(history: History, tmp_path
         await again.close()
 
 
-async def test_old_rows_go_when_every_uplink_has_them(tmp_path: Path) -> None:
+async def test_old_samples_go_when_every_uplink_has_them(tmp_path: Path) -> None:
     now = 1_000 * 10**9
     history = await open_history(
         tmp_path, uplinks=("up",), max_age_ns=100 * 10**9, utc_ns=lambda: now
@@ -229,20 +345,57 @@ async def test_old_rows_go_when_every_uplink_has_them(tmp_path: Path) -> None:
     try:
         for at in (10, 20, 990):
             await second(history, at)
-        assert (await history.shed()).rows == 0  # owed: only the size lets it go
-        await history.move_cursor("up", "backfill", 4)
-        assert len(await history.items("up", "backfill", 0, 10)) == 6
+            await pack_everything(history)
+        assert (await history.shed()).pieces == 0  # owed: only the size lets it go
+        await history.move_cursor("up", "backfill", 2)
         shed = await history.shed()
-        assert (shed.rows, shed.unsent) == (0, 0)  # the tail goes in one piece with what is young
-        await history.move_cursor("up", "backfill", 6)
+        assert shed == Shed(2, 7, 0)
+        await pack_everything(history)
+        await history.move_cursor("up", "backfill", history.lane_head("up", "backfill"))
         now += 200 * 10**9
-        shed = await history.shed()
-        assert (shed.rows, shed.samples, shed.unsent) == (6, 21, 0)
+        assert await history.shed() == Shed(4, 14, 0)
         assert await history.items("up", "backfill", 0, 10) == []
+        before = history.lane_head("up", "backfill")
         await second(history, 1_200)
-        assert [item.seq for item in await history.items("up", "backfill", 0, 10)] == [7, 8]
+        await pack_everything(history)
+        items = await history.items("up", "backfill", 0, 10)
+        assert [item.seq for item in items] == [before + 1, before + 2]
     finally:
         await history.close()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_what_is_shed_unsent_is_a_gap_and_is_counted(tmp_path: Path, packed: bool) -> None:
+    history = await open_history(tmp_path)
+    try:
+        history.set_lane("other", "live")
+        for at in range(5):
+            await second(history, at)
+        if packed:
+            await pack_everything(history)
+        then = await history._db.transact(history._state.make_room)
+        assert then is not None
+        then()
+        head = history.lane_head("up", "backfill")
+        assert head == (2 if packed else 10)
+        stats = history.stats()
+        assert (stats.shed_pieces, stats.shed_samples) == (10, 35)
+        assert stats.shed_unsent == {("up", "backfill"): head, ("other", "live"): 10}
+        await second(history, 5)
+        await pack_everything(history)
+        assert await history.items("other", "live", 0, 1) == (
+            await history.items("other", "live", 10, 1)
+        )
+        (item, *_) = await history.items("up", "backfill", 0, 10)
+        assert item.seq == head + 1
+    finally:
+        await history.close()
+    again = await open_history(tmp_path)
+    try:
+        assert again.stats().shed_unsent == stats.shed_unsent
+        assert again.stats().shed_samples == 35
+    finally:
+        await again.close()
 
 
 async def test_groups_of_another_site_file_stay_readable(history: History, tmp_path: Path) -> None:
@@ -253,6 +406,7 @@ async def test_groups_of_another_site_file_stay_readable(history: History, tmp_p
     try:
         again.add(samples_of([(0, 7.0, 2_000), (1, 8.0, 2_000)]))
         await again.commit()
+        await again.pack()
         items = await again.items("up", "backfill", 0, 10)
         assert [list(item.tags) for item in items] == [["a", "b", "c"], ["d"], ["c", "x"]]
         assert [value for _, value, _ in await again.read("c", 0, 10**12)] == [1.0, 1.0, 7.0]

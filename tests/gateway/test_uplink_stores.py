@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastpath.messages import SAMPLE
+from gateway.store import packing
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
@@ -36,6 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
     monkeypatch.setattr(settling, "STORE_RETRY_S", 0.02)
     monkeypatch.setattr(pump, "LOOK_S", 0.02)
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", len(TAGS))  # a message is one poll
 
 
 class Site:
@@ -67,9 +69,9 @@ class Site:
         ]
         await self.ledger.append(drafts)
 
-    async def samples(self, rows: int) -> None:
+    async def samples(self, polls: int) -> None:
         """So many commits of one poll each."""
-        for _ in range(rows):
+        for _ in range(polls):
             self.time_ns += 1_000_000_000
             self.history.add(
                 b"".join(
@@ -83,12 +85,24 @@ class Site:
     async def pumping(self) -> AsyncIterator[Pump]:
         config = config_of("mqtt://127.0.0.1")
         made = Pump(config, self.uplink, self.ledger, self.history, self.problems, SENDER)
-        task = asyncio.create_task(made.run())
+        tasks = [asyncio.create_task(made.run()), asyncio.create_task(self._record(made))]
         try:
             yield made
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def drained(self, made: Pump) -> bool:
+        backlog = any(made.stats().backlog.values())
+        return not backlog and not self.history.stats().unpacked_samples
+
+    async def _record(self, made: Pump) -> None:
+        """What the recorder does once a second."""
+        while True:
+            await asyncio.sleep(0.01)
+            await self.history.commit()
+            made.nudge()
 
 
 async def test_an_outage_and_a_restart(tmp_path: Path) -> None:
@@ -96,7 +110,7 @@ async def test_an_outage_and_a_restart(tmp_path: Path) -> None:
         await site.alert(30)
         await site.samples(25)
         async with site.pumping() as made:
-            await until(lambda: not any(made.stats().backlog.values()))
+            await until(lambda: site.drained(made))
             assert made.stats().up
             await site.samples(3)
             await until(lambda: made.stats().sent["live"] == 3)
@@ -110,7 +124,7 @@ async def test_an_outage_and_a_restart(tmp_path: Path) -> None:
         await site.samples(2)
         await site.alert(1)
         async with site.pumping() as made:
-            await until(lambda: not any(made.stats().backlog.values()))
+            await until(lambda: site.drained(made))
         assert site.uplink.taken == [("alert", 32), ("backfill", 26), ("backfill", 27)]
 
 
@@ -124,7 +138,7 @@ async def test_a_refused_row_and_a_refused_alert(tmp_path: Path) -> None:
         await site.alert(3)
         await site.samples(5)
         async with site.pumping() as made:
-            await until(lambda: site.ledger.head == 6 and not any(made.stats().backlog.values()))
+            await until(lambda: site.ledger.head == 6 and site.drained(made))
         assert await site.ledger.cursor("platform", "alert") == 6
         assert await site.history.cursor("platform", "backfill") == 5
         assert site.ledger.stats().letters == {("platform", "http_422"): 2}
