@@ -14,6 +14,7 @@ from msgspec import Struct
 from gateway.errors import UplinkError
 from gateway.store.alert import AlertDraft, AlertItem, Priority
 from gateway.store.items import SampleItem
+from gateway.store.letter import Letter
 
 ALERT: Final = "alert"
 LIVE: Final = "live"
@@ -39,7 +40,14 @@ class GapItem(Struct, frozen=True):
     utc_ns: int  # when it was found, or when what is missing came into being
 
 
-Item = AlertItem | SampleItem | GapItem
+class KeptItem(Struct, frozen=True):
+    """Samples that were refused before, as they were sent then."""
+
+    seq: int
+    body: bytes  # the message's JSON
+
+
+Item = AlertItem | SampleItem | KeptItem | GapItem
 
 
 class Outgoing(Struct, frozen=True):
@@ -175,6 +183,20 @@ class AlertSource(Protocol):
         ``epoch``: of the store that numbered it. False, and nothing is done, where this letter is
         kept already.
         """
+
+    def letters_marked(self, uplink: str) -> int:
+        """How many dead letters of the uplink are to be sent again; from memory."""
+
+    async def letters_to_send(self, uplink: str) -> Sequence[Letter]:
+        """The oldest of those."""
+
+    async def letter_sent(self, uplink: str, lane: str, epoch: int, seq: int) -> None:
+        """The other end has it now, durably."""
+
+    async def letter_refused(
+        self, uplink: str, lane: str, epoch: int, seq: int, reason: str
+    ) -> None:
+        """It is dead again."""
 
 
 class SampleSource(Protocol):

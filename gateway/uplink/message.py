@@ -23,7 +23,7 @@ from fastpath.codes import Quality
 from fastpath.columns import ABSENT, quality_byte
 from gateway.store.alert import AlertItem, Source, rfc3339
 from gateway.store.items import SampleItem
-from gateway.uplink.base import ALERT, BACKFILL, GapItem, Outgoing
+from gateway.uplink.base import ALERT, BACKFILL, GapItem, KeptItem, Outgoing
 
 _GOOD: Final = quality_byte(Quality.GOOD, 0)
 _FINE: Final = bytes((_GOOD, ABSENT))
@@ -55,6 +55,8 @@ def encode(sender: Sender, lane: str, out: Outgoing) -> bytes:
     item = out.item
     if isinstance(item, AlertItem):
         return _alert(item, out)
+    if isinstance(item, KeptItem):
+        return item.body
     if isinstance(item, SampleItem):
         message = _samples(sender, lane, item, out.epoch)
     elif lane == ALERT:

@@ -7,6 +7,7 @@ then on is, until the lane is empty. The pump alone moves cursors, by the verdic
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -37,6 +38,7 @@ from gateway.uplink.faults import session_error
 from gateway.uplink.lane import AlertLane, Lane, SampleLane
 from gateway.uplink.letters import Letters
 from gateway.uplink.link_state import LinkState
+from gateway.uplink.resending import Resending
 from gateway.uplink.settling import Settling
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ class Pump:
             self._went_up,
             utc_ns,
         )
+        self._resending = Resending(config.id, config.lanes, ledger)
+        self._resend = asyncio.Event()
         self._backlog = Backlog(config.id, self._lanes, problems, utc_ns)
         self._fresh_after = 0  # alerts up to here are historical
         self._one_by_one = 0  # items to send singly, after one of them cost a session
@@ -142,6 +146,7 @@ class Pump:
 
     def nudge(self) -> None:
         """There may be something new to send."""
+        self._resend.set()
         for wake in self._wakes.values():
             wake.set()
 
@@ -176,6 +181,7 @@ class Pump:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
                     group.create_task(self._work(lane), name=f"{self._id}/{lane.name}")
+                group.create_task(self._work_letters(), name=f"{self._id}/letters")
                 if isinstance(self._uplink, Watched):
                     group.create_task(self._watch(self._uplink), name=f"{self._id}/watch")
         except Exception as error:  # noqa: BLE001  a fault in one uplink must not end the gateway
@@ -233,6 +239,35 @@ class Pump:
                     await wake.wait()
             except TimeoutError:
                 continue
+
+    async def _work_letters(self) -> None:
+        """Letters that people queued, where nothing but the backlog waits."""
+        first = [lane for lane in self._lanes if lane.name != BACKFILL]
+        while True:
+            self._resend.clear()
+            now_s = _now_s()
+            busy = now_s < self._link.hold_until_s or any(_ready(lane, now_s) for lane in first)
+            if self._resending.pending and not busy and await self._send_letters():
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._resend.wait()
+
+    async def _send_letters(self) -> bool:
+        """True where there may be more to do at once."""
+        try:
+            name, outs = await self._resending.next(self._window)
+            if not outs:
+                return False
+            (lane,) = (lane for lane in self._lanes if lane.name == name)
+            verdicts = await self._send(lane, outs)
+            retry = await self._resending.settle(name, outs, verdicts)
+        except StoreError as error:
+            self._store_trouble(error)
+            return False
+        if retry:
+            self._settling.pause(lane, retry)
+        return retry is None
 
     def _may_send(self, lane: Lane) -> bool:
         now_s = _now_s()

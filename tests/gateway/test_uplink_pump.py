@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import UplinkError
 from gateway.site.model import Duration
-from gateway.uplink import backlog, letters, link_state, pump, settling
+from gateway.uplink import backlog, letters, link_state, message, pump, settling
 from gateway.uplink.base import (
     ACCEPTED,
     GapItem,
@@ -620,3 +620,52 @@ async def test_after_the_grace_nothing_is_sent_again(bench: Bench) -> None:
         bench.uplink.error = None
         await until(lambda: made.stats().backlog["alert"] == 0)
     assert bench.uplink.of("alert") == list(range(1, 12))
+
+
+async def test_letters_are_sent_again_and_settled_by_their_verdicts(bench: Bench) -> None:
+    refusing = {("alert", 2), ("backfill", 1), ("backfill", 3)}
+
+    def answer(lane: str, out: Outgoing) -> Verdict:
+        poison = (lane, out.item.seq) in refusing and not isinstance(out.item, GapItem)
+        return Refused("http_422") if poison else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(3)
+    bench.history.put("backfill", 4)
+    async with bench.running() as made:
+        await until(lambda: len(bench.ledger.letters) == 3)
+        await until(lambda: not any(made.stats().backlog.values()))
+        kept = {lane_seq[1:]: body for lane_seq, (_, body) in bench.ledger.letters.items()}
+        refusing.discard(("alert", 2))
+        refusing.discard(("backfill", 1))
+        cursors = dict(bench.ledger.cursors), dict(bench.history.cursors)
+        place = len(bench.uplink.sends)
+        for lane, seq in (("backfill", 1), ("alert", 2), ("backfill", 3)):
+            bench.ledger.resend(lane, seq)
+        made.nudge()
+        await until(lambda: not bench.ledger.queued)
+        assert set(bench.ledger.letters) == {("platform", "backfill", 3)}
+        assert len(bench.ledger.drafts) == 3  # refused again: no new alert
+        assert (dict(bench.ledger.cursors), dict(bench.history.cursors)) == cursors
+    again = {
+        (lane, out.item.seq): message.encode(SENDER, lane, out)
+        for lane, outs in bench.uplink.sends[place:]
+        for out in outs
+    }
+    assert again["backfill", 1] == kept["backfill", 1]
+    assert b'"historical":true' in again["alert", 2]
+
+
+async def test_letters_stay_queued_while_the_link_or_the_ledger_is_away(bench: Bench) -> None:
+    bench.ledger.letters["platform", "backfill", 7] = ("http_422", b"{}")
+    bench.uplink.error = UplinkError("cable")
+    async with bench.running() as made:
+        bench.ledger.resend("backfill", 7)
+        await until(lambda: bench.uplink.connects >= 3)
+        bench.ledger.broken = True
+        bench.uplink.error = None
+        await until(lambda: made.stats().up)
+        assert bench.ledger.queued
+        bench.ledger.broken = False
+        await until(lambda: not bench.ledger.queued)
+    assert bench.uplink.of("backfill") == [7]

@@ -12,6 +12,7 @@ from gateway.site.model import Duration
 from gateway.site.model import Uplink as UplinkConfig
 from gateway.store.alert import AlertDraft, AlertItem
 from gateway.store.items import SampleItem
+from gateway.store.letter import Letter
 from gateway.uplink.base import (
     ACCEPTED,
     ALERT,
@@ -47,6 +48,7 @@ class MemoryLedger:
         self.drafts: list[AlertDraft] = []
         self.broken = False
         self.bound_bytes = 1_000_000
+        self.queued: list[Letter] = []
 
     @property
     def head(self) -> int:
@@ -119,6 +121,34 @@ class MemoryLedger:
             self.drafts.append(draft)
             self.put(kind="gap", cause=draft.cause)
         return True
+
+    def letters_marked(self, uplink: str) -> int:
+        return len(self.queued)
+
+    async def letters_to_send(self, uplink: str) -> list[Letter]:
+        self._check()
+        return list(self.queued)
+
+    async def letter_sent(self, uplink: str, lane: str, epoch: int, seq: int) -> None:
+        self._unqueue(lane, seq)
+        del self.letters[uplink, lane, seq]
+
+    async def letter_refused(
+        self, uplink: str, lane: str, epoch: int, seq: int, reason: str
+    ) -> None:
+        self._unqueue(lane, seq)
+
+    def resend(self, lane: str, seq: int) -> None:
+        """What ``letters resend`` does."""
+        reason, body = self.letters["platform", lane, seq]
+        epoch = EPOCH if lane == ALERT else EPOCH + 1
+        self.queued.append(
+            Letter(seq, "platform", lane, epoch, seq, reason, T0_NS, "queued", T0_NS, "", body)
+        )
+
+    def _unqueue(self, lane: str, seq: int) -> None:
+        self._check()
+        self.queued = [one for one in self.queued if (one.lane, one.seq) != (lane, seq)]
 
     def _check(self) -> None:
         if self.broken:
