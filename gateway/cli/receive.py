@@ -124,8 +124,11 @@ def _tables(found: dict[str, Any]) -> None:
     )
     show_table(
         "gateways",
-        ("gateway", "state", "since"),
-        [(row["gateway"], row["state"], moment(row["since"])) for row in found["gateways"]],
+        ("gateway", "uplink", "state", "since"),
+        [
+            (row["gateway"], row["uplink"], row["state"], moment(row["since"]))
+            for row in found["gateways"]
+        ],
     )
     for reason, count in found["refused"].items():
         print(f"not taken, {reason}: {count}")

@@ -167,8 +167,8 @@ class Archive:
     def status(self, status: Status) -> None:
         """What a gateway says of itself."""
         self.connection.execute(
-            "INSERT OR REPLACE INTO gateway VALUES (?, ?, ?)",
-            (status.gateway, status.state, time.time_ns()),
+            "INSERT OR REPLACE INTO gateway VALUES (?, ?, ?, ?)",
+            (status.gateway, status.uplink, status.state, time.time_ns()),
         )
 
     def refused(self, reason: str) -> None:

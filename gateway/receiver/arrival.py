@@ -104,6 +104,7 @@ class Status(Struct, frozen=True):
 
     gateway: str
     state: str
+    uplink: str = ""
 
 
 Head = Alert | Samples

@@ -69,11 +69,13 @@ CREATE TABLE differing (
     body BLOB NOT NULL
 );
 
--- What a gateway last said of itself, and when that came.
+-- What an uplink of a gateway last said of itself, and when that came.
 CREATE TABLE gateway (
-    gateway TEXT PRIMARY KEY,
+    gateway TEXT NOT NULL,
+    uplink TEXT NOT NULL,
     state TEXT NOT NULL,
-    utc_ns INTEGER NOT NULL
+    utc_ns INTEGER NOT NULL,
+    PRIMARY KEY (gateway, uplink)
 ) WITHOUT ROWID;
 
 -- What was not taken, by reason.

@@ -40,8 +40,8 @@ def report(connection: sqlite3.Connection) -> dict[str, Any]:
         "duplicates": sum(row["doubles"] for row in streams),
         "differing": sum(row["differing"] for row in streams),
         "gateways": [
-            {"gateway": gateway, "state": state, "since": rfc3339(utc_ns)}
-            for gateway, state, utc_ns in connection.execute("SELECT * FROM gateway")
+            {"gateway": gateway, "uplink": uplink, "state": state, "since": rfc3339(utc_ns)}
+            for gateway, uplink, state, utc_ns in connection.execute("SELECT * FROM gateway")
         ],
         "streams": streams,
         "alert_states": _alert_states(connection),
