@@ -30,7 +30,7 @@ from gateway.site.load import read_site, resolve, tag_times
 from gateway.site.model import Config
 from gateway.site.places import Places
 from gateway.site.references import check_references
-from gateway.site.uplink_rules import directory_of
+from gateway.site.uplink_rules import ACKNOWLEDGES, directory_of
 
 if TYPE_CHECKING:
     from gateway.site.convert import Entry
@@ -165,9 +165,11 @@ def _check_gateway_inputs(draft: Draft, conditions: Conditions) -> None:
 
 
 def _check_alert_lane(draft: Draft) -> None:
-    """Alerts that reach no platform are told to nobody."""
+    """Alerts that reach no platform, or none that acknowledges them, are told to nobody."""
     if draft.uplink and all(
-        entry.ok("lanes") and "alert" not in entry.item.lanes for entry in draft.uplink
+        entry.ok("lanes", "kind")
+        and ("alert" not in entry.item.lanes or ACKNOWLEDGES[entry.item.kind] == "none")
+        for entry in draft.uplink
     ):
         entry = draft.uplink[0]
         text = 'found no uplink with the lane "alert", expected alerts on at least one'

@@ -113,6 +113,8 @@ def at_ports(site: SimulatedSite, ports: Mapping[str, int], checked: Checked) ->
     alarms = compile_alarms(config)
     digest = program[blob.HASH_AT : blob.HASH_AT + 32].hex()
     summary = dataclasses.replace(checked.summary, program=digest, uplinks=len(config.uplink))
+    if not config.uplink:
+        summary = dataclasses.replace(summary, acknowledged=())
     return dataclasses.replace(
         checked, config=config, program=program, alarms=alarms, warnings=[], summary=summary
     )

@@ -14,6 +14,7 @@ from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
 from gateway.site.model import SERIAL_DRIVER, Config, Device, Interlock, Output, Tag, by_id
 from gateway.site.places import server_of
+from gateway.site.uplink_rules import caution_of
 
 WATCHDOG_NS_SHORT: Final = 3_000_000_000
 
@@ -58,6 +59,9 @@ def _uplinks(draft: Draft, found: Complaints) -> None:
     if not draft.uplink:
         text = "found no [[uplink]]: alerts stay on this machine"
         found.at_line(draft.file, 1, "uplink", text)
+    for entry in draft.uplink:
+        if (caution := caution_of(entry.item)) is not None:
+            found.add(entry.origin, *caution)
 
 
 def _outputs(draft: Draft, devices: Mapping[str, Device], found: Complaints) -> None:

@@ -12,7 +12,8 @@ from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path
 from gateway.logic.tree import Expr
 from gateway.site.durations import format_duration
-from gateway.site.model import Config
+from gateway.site.model import Config, Uplink
+from gateway.site.uplink_rules import ACKNOWLEDGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Summary:
     program: str  # hash of the guard's program, hex
     computed: tuple[str, ...]
     conditions: tuple[InterlockSummary, ...]
+    acknowledged: tuple[str, ...] = ()  # of each uplink what an acknowledgement means
 
     def text(self) -> str:
         """Lines for people."""
@@ -57,6 +59,7 @@ class Summary:
             f"interlocks  {self.interlocks}, {self.armed} armed",
             f"outputs     {self.outputs}",
             f"uplinks     {self.uplinks}",
+            *(f"uplink      {text}" for text in self.acknowledged),
             f"program     {self.program[:16]}",
         ]
         lines.extend(f"computed    {text}" for text in self.computed)
@@ -94,6 +97,7 @@ def summary_of(
         armed=sum(interlock.armed for interlock in config.interlock),
         outputs=len(config.output),
         uplinks=len(config.uplink),
+        acknowledged=tuple(_uplink_text(uplink) for uplink in config.uplink),
         program=program.hex(),
         computed=tuple(
             _computed_text(tag.id, conditions.computed.tags[tag.id])
@@ -122,6 +126,11 @@ def summary_of(
             for item in config.interlock
         ),
     )
+
+
+def _uplink_text(uplink: Uplink) -> str:
+    means = ACKNOWLEDGES[uplink.kind]
+    return f"{uplink.id}: {uplink.kind}, {' '.join(uplink.lanes)}, acknowledged means {means}"
 
 
 def _texts(conversions: Iterable[Conversion]) -> tuple[str, ...]:

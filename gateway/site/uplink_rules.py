@@ -16,6 +16,8 @@ OWN_KEYS: Final = {  # of one kind of uplink alone
     "http": ("sign", "gzip_above", "proxy", "proxy_credentials"),
     "file": ("rotate_bytes", "rotate_after", "max_files", "max_bytes", "template"),
 }
+ACKNOWLEDGES: Final = {"mqtt": "broker", "http": "stored", "file": "stored"}
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 ENVIRONMENT: Final = "environment"
 ROTATE_BYTES_MIN: Final = 1_000
 FILES_BYTES_MIN: Final = 1_000_000
@@ -36,6 +38,16 @@ def flaws_of(entry: Entry[Uplink]) -> Iterator[Flaw]:
         yield from _flaws_of_http(entry)
     elif uplink.kind == "file":
         yield from _flaws_of_file(entry)
+
+
+def caution_of(uplink: Uplink) -> Flaw | None:
+    """What is allowed and still weak in an uplink without flaws."""
+    parts = urlsplit(uplink.url)
+    open_to_all = parts.scheme in ("http", "mqtt") and parts.hostname not in LOOPBACK
+    if uplink.credentials is not None and open_to_all:
+        text = f"found {parts.scheme}:// with credentials: who listens on the way reads them"
+        return ("url",), text
+    return None
 
 
 def directory_of(uplink: Uplink) -> str:

@@ -311,7 +311,7 @@ def test_a_missing_credential_need_not_stop_a_run(
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     path = tmp_path / "site.toml"
     path.write_text(
-        '[site]\nid = "x"\n[[uplink]]\nid = "up"\nkind = "http"\nurl = "http://h"\n'
+        '[site]\nid = "x"\n[[uplink]]\nid = "up"\nkind = "http"\nurl = "https://h"\n'
         'credentials = "none"\n'
     )
     with pytest.raises(ConfigError, match="no directory"):
