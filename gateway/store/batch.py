@@ -4,6 +4,7 @@ A batch is worked out on top of what is committed without changing it, so that t
 fail or run again.
 """
 
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +17,13 @@ import msgspec
 from gateway.store.alert import ActiveAlert, Alert, AlertDraft, rfc3339
 
 _ENCODER: Final = msgspec.json.Encoder()
+# How every body begins. A quote inside of a text is escaped, so none of this can stand in one.
+_OLD_HEAD: Final = re.compile(
+    rb'\{"id":"(?P<id>[^"\\]+)","gateway":"[^"\\]*","epoch":\d+,"seq":(?P<seq>\d+),'
+    rb'"kind":"(?P<kind>[a-z_]+)",.*\}\Z',
+    re.DOTALL,
+)
+_WAS: Final = b',"was":"'
 
 
 @dataclass(slots=True)
@@ -68,21 +76,25 @@ class Batch:
         elif before and state == "cleared":
             self.active[draft.subject] = None
 
-    def add_salvaged(self, old: Alert) -> tuple[str, tuple[str, bytes]]:
-        """An alert that not every uplink has: the same but for its number. (old id, new)."""
+    def add_salvaged(self, old: bytes) -> tuple[str, str, bytes] | None:
+        """An alert that not every uplink has: the same but for its number, and ``was``.
+
+        (Its old id, its new id and body); None where it is no alert of ours.
+        """
         seq = self.head + 1
-        alert = msgspec.structs.replace(
-            old,
-            id=f"{self.stamp.gateway}/{self.epoch}/{seq}",
-            gateway=self.stamp.gateway,
-            epoch=self.epoch,
-            seq=seq,
-            was=old.was or old.id,
+        ident = f"{self.stamp.gateway}/{self.epoch}/{seq}"
+        found = _OLD_HEAD.match(old)
+        if found is None:
+            return None
+        was = b"" if _WAS in old else b',"was":"' + found["id"] + b'"'
+        front = (
+            f'{{"id":"{ident}","gateway":"{self.stamp.gateway}","epoch":{self.epoch},"seq":{seq}'
         )
-        body = _ENCODER.encode(alert)
+        body = front.encode() + old[found.end("seq") : -1] + was + b"}"
         self.head = seq
-        self.rows.append((seq, alert.kind, self.stamp.utc_ns(), zlib.crc32(body), body))
-        return old.id, (alert.id, body)
+        kind = found["kind"].decode()
+        self.rows.append((seq, kind, self.stamp.utc_ns(), zlib.crc32(body), body))
+        return found["id"].decode(), ident, body
 
     def _active(self, subject: str) -> ActiveAlert | None:
         if not subject:

@@ -20,7 +20,8 @@ from gateway.store.letter import LetterCount
 from gateway.store.migration import Step
 from gateway.store.owner import Opened
 from gateway.store.rechain import rechain
-from gateway.store.salvage import Salvage, salvage_ledger
+from gateway.store.salvage import Salvage
+from gateway.store.salvage_audit import AuditFound
 from gateway.store.sqlite_file import Schema, value_of
 
 ALERTS_KEPT_MIN: Final = 1_000  # delivered alerts that stay for people to look at
@@ -116,25 +117,66 @@ class LedgerState:
         """A new epoch: the gap record first, then what could be salvaged."""
         salvage = Salvage()
         if opened.aside:
-            salvage = await asyncio.to_thread(salvage_ledger, opened.aside, self._uplinks)
-        self.epoch = max(self.stamp.utc_ns(), opened.epoch_min + 1, salvage.epoch + 1)
-        await connection.executemany(
-            "INSERT INTO meta VALUES (?, ?)",
-            [("epoch", self.epoch), ("gateway", self.stamp.gateway)],
-        )
-        note = {"reason": opened.reason, "audit_head_before": salvage.audit_head}
+            salvage = await asyncio.to_thread(Salvage.of, opened.aside, self._uplinks)
+        try:
+            self.epoch = max(self.stamp.utc_ns(), opened.epoch_min + 1, salvage.epoch + 1)
+            await connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [("epoch", self.epoch), ("gateway", self.stamp.gateway)],
+            )
+            await self._begin_audit(connection, opened, salvage.audit)
+            await connection.executemany(
+                "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", salvage.letters
+            )
+            await self.letters.load(connection)
+            await self._begin_alerts(connection, opened, salvage)
+        finally:
+            salvage.close()
+
+    async def _begin_alerts(self, connection: Connection, opened: Opened, salvage: Salvage) -> None:
+        """The gap record, written last since it tells of the others, and what is owed."""
+        head = 1
+        active = {item.id: item for item in salvage.active}
+        while bodies := await asyncio.to_thread(salvage.next_alerts):
+            batch = Batch(self.stamp, self.epoch, head, {})
+            for body in bodies:
+                old, ident, fresh = batch.add_salvaged(body) or ("", "", b"")
+                if item := active.get(old):
+                    batch.active[item.subject] = ActiveAlert(item.subject, ident, fresh)
+            head = batch.head
+            await self.write(connection, batch)
+            self.take(batch)
+        first = Batch(self.stamp, self.epoch, 0, {})
+        first.add(_gap_draft(self.stamp.gateway, opened, salvage))
+        for item in salvage.active:
+            if item.subject not in self.active:
+                first.active[item.subject] = item
+        first.positions = dict(salvage.positions())
+        await self.write(connection, first)
+        self.take(first)
+        self.head = head
+
+    async def _begin_audit(self, connection: Connection, opened: Opened, found: AuditFound) -> None:
+        """The front of the chain before, the entry that tells of the gap, then what fits itself."""
+        await connection.executemany("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", found.front)
+        if found.front:
+            self.audit_seq, *_, self.audit_hash = found.front[-1]
+        note: dict[str, Any] = {"reason": opened.reason, "audit_head_before": found.last_head}
+        if found.last_seq:
+            note |= {"entries_before": found.last_seq, "entries_that_hold": len(found.front)}
+            note |= {
+                "entries_lost": found.lost,
+                "chained_before_by": found.chained_anew or "SHA-256",
+            }
         await self._write_audit(
             connection, self.audit_entry(NOTE, None, "", "new ledger", "", note)
         )
-        batch = self.batch()
-        batch.add(_gap_draft(self.stamp.gateway, opened, salvage))
-        renamed = dict(batch.add_salvaged(body) for body in salvage.alerts)
-        for item in salvage.active:
-            ident, body = renamed.get(item.id, (item.id, item.body))
-            batch.active[item.subject] = ActiveAlert(item.subject, ident, body)
-        batch.positions = dict(salvage.positions)
-        await self.write(connection, batch)
-        self.take(batch)
+        numbers: dict[int | None, int] = {}
+        for entry, was in found.rest:
+            numbers[entry.seq] = entry.seq = self.audit_seq + 1
+            entry.ref = numbers.get(entry.ref, entry.ref)
+            await self._write_audit(connection, entry, was)
+        await self.audit.load(connection)
 
     # ---- alerts --------------------------------------------------------------------------------
 
@@ -210,17 +252,17 @@ class LedgerState:
         now_ns = self.stamp.utc_ns()
         return AuditEntry(self.audit_seq + 1, now_ns, kind, ref, who, action, target, text)
 
-    async def write_audit(self, connection: Connection, entry: AuditEntry) -> bytes:
+    async def write_audit(self, connection: Connection, entry: AuditEntry, was: str = "") -> bytes:
         """Bring an entry into the database; gives the chain's new head."""
-        body, digest = entry.sealed(self.audit_hash)
+        body, digest = entry.sealed(self.audit_hash, was)
         await connection.execute_fetchall(
             "INSERT INTO audit VALUES (?, ?, ?, ?, ?)",
             (entry.seq, entry.kind, entry.action, body, digest),
         )
         return digest
 
-    async def _write_audit(self, connection: Connection, entry: AuditEntry) -> None:
-        self.audit_hash = await self.write_audit(connection, entry)
+    async def _write_audit(self, connection: Connection, entry: AuditEntry, was: str = "") -> None:
+        self.audit_hash = await self.write_audit(connection, entry, was)
         self.audit_seq = entry.seq
 
 
@@ -233,7 +275,9 @@ def _gap_draft(gateway: str, opened: Opened, salvage: Salvage) -> AlertDraft:
     if opened.aside:
         cause = (
             f"the ledger was damaged ({opened.reason}) and put aside as {opened.aside.name}; "
-            f"{len(salvage.alerts)} undelivered alerts were salvaged"
+            f"{salvage.alerts} undelivered alerts were salvaged, {len(salvage.active)} "
+            f"raises, {len(salvage.letters)} letters, and the audit but for "
+            f"{salvage.audit.lost} of its {salvage.audit.last_seq} entries"
         )
     return AlertDraft(
         kind="gap",
