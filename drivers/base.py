@@ -55,12 +55,24 @@ class Subscribing(Protocol):
         """Batches as they arrive, until the link ends (then LinkError)."""
 
 
+class Condition(NamedTuple):
+    """A condition of the device's own, as it told of it: an alarm of a control system, say."""
+
+    ident: str  # the device's own, the same for as long as it has the condition
+    text: str  # for people
+    active: bool
+    severity: int  # 1 to 1000, as OPC UA has it
+    source_utc_ns: int  # the device's own stamp, 0 where it has none
+
+
 class Batch(NamedTuple):
     """What a device that is monitored told at once."""
 
     readings: Sequence[Reading]
     proven: Sequence[int] = ()  # points that are as they were told last, or are told here
     gaps: int = 0  # values that the device had no room for, as far as it says so
+    conditions: Sequence[Condition] = ()  # what became active or ceased, in order
+    standing: frozenset[str] | None = None  # all that are active; None: not listed here
 
 
 @runtime_checkable

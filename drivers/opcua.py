@@ -18,6 +18,7 @@ from drivers.base import Batch, Facts, Reading
 from drivers.errors import DeviceError, LinkError, RequestError
 from drivers.kind import Surroundings
 from drivers.opcua_client import OpcUaClient, mapped
+from drivers.opcua_conditions import Conditions
 from drivers.opcua_items import (
     Limits,
     checked_count,
@@ -42,10 +43,11 @@ _REFUSALS: Final = Reason.UNREADABLE
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a subscription samples; 0 where the poll period says it."""
+    """How a subscription samples; 0 where the poll period says it. What else it tells."""
 
     sampling_ns: int = 0
     queue: int = 0
+    conditions: tuple[str, int] | None = None  # of this notifier, from this severity on
 
 
 class OpcUa:
@@ -226,11 +228,13 @@ class OpcUaSubscribing(OpcUa):
         self._publishing: deque[asyncio.Task[ua.PublishResponse]] = deque()
         self._acks: list[ua.SubscriptionAcknowledgement] = []
         self._unread: list[Reading] = []  # of refused points, not told yet
+        self._conditions: Conditions | None = None
 
     async def subscribe(self, classes: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError."""
         client = self._open_client()
         self._subscriptions.clear()
+        self._conditions = Conditions(*self._pace.conditions) if self._pace.conditions else None
         for period_ns, plan in classes:
             sampling_ns = self._pace.sampling_ns or period_ns
             subscription = Subscription(
@@ -243,6 +247,7 @@ class OpcUaSubscribing(OpcUa):
                 # Two samples of slack: the server's sampling and publishing are not in step.
                 queue=self._pace.queue or 2 + -(-period_ns // sampling_ns),
                 timeout_ns=int(self._settings.timeout_s * 1e9),
+                conditions=None if self._subscriptions else self._conditions,
             )
             await subscription.create(self._limits, time.monotonic_ns())
             self._subscriptions[subscription.id] = subscription
@@ -264,20 +269,29 @@ class OpcUaSubscribing(OpcUa):
             if said := each.silent(now_ns):
                 raise LinkError(said)
             told.readings += await each.retry(self._limits, now_ns)
+        if self._conditions is not None and self._conditions.again:
+            await self._conditions.refresh(self._open_client(), next(iter(self._subscriptions)))
         self._note_refused()
         told.readings += self._unread
         self._unread = []
         if told.server_utc_ns:
             self._clock_ahead_ns = told.server_utc_ns - time.time_ns()
-        return Batch(told.readings, provable if told.proven else (), told.gaps)
+        return Batch(
+            told.readings,
+            provable if told.proven else (),
+            told.gaps,
+            told.conditions,
+            None if told.standing is None else frozenset(told.standing),
+        )
 
     def facts(self) -> Facts:
         """As of every session, and whether the server keeps pace."""
         facts = super().facts()
         slow = [text for each in self._subscriptions.values() if (text := each.slow_text())]
-        if not slow:
-            return facts
-        return replace(facts, troubles={**facts.troubles, "server_pace": "; ".join(slow)})
+        found = {"server_pace": "; ".join(slow)} if slow else {}
+        if self._conditions is not None and (said := self._conditions.trouble()):
+            found["server_conditions"] = said
+        return replace(facts, troubles={**facts.troubles, **found}) if found else facts
 
     async def close(self) -> None:
         """End the session and what it was waiting for."""

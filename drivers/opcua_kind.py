@@ -17,9 +17,21 @@ from drivers.kind import (
     PlanningDriver,
     Surroundings,
 )
-from drivers.opcua_points import OpcUaTag, parse_opcua_point
+from drivers.opcua_points import OpcUaTag, parse_node, parse_opcua_point
 
 QUEUE_MAX: Final = 10_000
+
+
+class OpcUaConditions(Protocol):
+    """Whose conditions are told, and which."""
+
+    @property
+    def source(self) -> str:
+        """Node id of the notifier."""
+
+    @property
+    def severity(self) -> int:
+        """From this on, 1 to 1000."""
 
 
 class OpcUaDevice(Protocol):
@@ -70,6 +82,10 @@ class OpcUaDevice(Protocol):
         """Of the server, ns; None: the poll period."""
 
     @property
+    def conditions(self) -> "OpcUaConditions | None":
+        """Whose alarms and conditions are told; None: nobody's."""
+
+    @property
     def queue(self) -> int | None:
         """Values that the server keeps per item; None: as many as sampling needs."""
 
@@ -84,7 +100,9 @@ def _make(
     parsed = [parse_opcua_point(point, limits) for point, limits in points]
     if device.read == "poll":
         return OpcUa(settings, parsed, around)
-    pace = Pace(int(device.sampling or 0), device.queue or 0)
+    told = device.conditions
+    conditions = (told.source, told.severity) if told is not None else None
+    pace = Pace(int(device.sampling or 0), device.queue or 0, conditions)
     return OpcUaSubscribing(settings, parsed, around, pace)
 
 
@@ -97,6 +115,7 @@ def _check_point(device: OpcUaDevice, point: OpcUaTag, limits: Limits) -> None:
 
 def _check_device(device: OpcUaDevice) -> None:
     check_url(device.address)
+    _check_conditions(device)
     if device.security == "None" and not device.insecure:
         text = (
             'found "None" without insecure = true: everybody on the network could read and write '
@@ -109,6 +128,21 @@ def _check_device(device: OpcUaDevice) -> None:
     if device.security == "None" and device.server_certificate is not None:
         text = 'found it with security = "None", which checks no certificate'
         raise PointError(key="server_certificate", text=text)
+
+
+def _check_conditions(device: OpcUaDevice) -> None:
+    if device.conditions is None:
+        return
+    if device.read == "poll":
+        text = 'found it with read = "poll", expected it with read = "subscribe"'
+        raise PointError(key="conditions", text=text)
+    try:
+        named = parse_node(device.conditions.source)
+    except PointError as error:
+        raise PointError(key="conditions", text=f"source: {error}") from None
+    if named.uri:
+        text = "source: found a namespace by its URI, expected it by its number"
+        raise PointError(key="conditions", text=text)
 
 
 def check_url(text: str) -> None:
@@ -154,6 +188,7 @@ KINDS: Final = (
             "read",
             "sampling",
             "queue",
+            "conditions",
         },
         point_keys=frozenset(
             ("address", "node", "path", "index", "deadband", "type", "scale", "offset")

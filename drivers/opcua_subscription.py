@@ -14,9 +14,10 @@ from asyncua import ua
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.ua_binary import struct_from_binary
 
-from drivers.base import Reading
+from drivers.base import Condition, Reading
 from drivers.errors import LinkError
 from drivers.opcua_client import OpcUaClient, mapped
+from drivers.opcua_conditions import HANDLE, Conditions
 from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id
 from drivers.opcua_points import OpcUaPoint
 from drivers.opcua_status import overflowed, quality_of, status_text
@@ -40,6 +41,8 @@ class Told:
     proven: bool = False  # what it did not tell of is as it was
     gaps: int = 0  # values that it had no room for
     server_utc_ns: int = 0  # its clock as it sent this; 0: it did not say
+    conditions: list[Condition] = field(default_factory=list)
+    standing: set[str] | None = None
 
 
 class Subscription:
@@ -56,6 +59,7 @@ class Subscription:
         sampling_ns: int,
         queue: int,
         timeout_ns: int,
+        conditions: Conditions | None = None,
     ) -> None:
         self.members = tuple(members)
         self.id = 0
@@ -68,6 +72,7 @@ class Subscription:
         self._sampling_ns = sampling_ns
         self._queue = queue
         self._timeout_ns = timeout_ns
+        self._conditions = conditions
         self._sent_ns = 0  # the server's clock, by its newest message; 0: it tells none
         self._proven_ns = 0  # ours, when that had moved last
         self._clock_every_ns = 0  # how often the server samples its clock for us; 0: it does not
@@ -99,6 +104,8 @@ class Subscription:
         self.refused = {i: node for i, node in self._nodes.items() if isinstance(node, int)}
         clock = self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)
         items = [clock] + [self._point_item(i) for i in self.members if i not in self.refused]
+        if self._conditions is not None:
+            items.append(self._conditions.item())
         await self._create_items(items, limits)
 
     async def retry(self, limits: Limits, now_ns: int) -> list[Reading]:
@@ -167,6 +174,10 @@ class Subscription:
             if isinstance(each, ua.StatusChangeNotification):
                 text = f"the server ended a subscription: {status_text(int(each.Status.value))}"
                 raise LinkError(text)
+            if isinstance(each, ua.EventNotificationList) and self._conditions is not None:
+                changed, standing = self._conditions.take(each.Events or [])
+                told.conditions += changed
+                told.standing = told.standing if standing is None else standing
             if isinstance(each, ua.DataChangeNotification):
                 for item in each.MonitoredItems:
                     self._take_item(int(item.ClientHandle), item.Value, told, now_ns, utc_ns)
@@ -248,6 +259,8 @@ class Subscription:
             if handle == CLOCK:
                 good = result.StatusCode.is_good()
                 self._clock_every_ns = int(result.RevisedSamplingInterval * 1e6) if good else 0
+            elif handle == HANDLE and self._conditions is not None:
+                self._conditions.created(result)
             elif not result.StatusCode.is_good():
                 self.refused[handle - 1] = int(result.StatusCode.value)
             else:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Never, Protocol
 
-from drivers.base import Driver, Facts, Monitoring, Reading, Subscribing, Telling
+from drivers.base import Condition, Driver, Facts, Monitoring, Reading, Subscribing, Telling
 from drivers.errors import DeviceError, DriverError, LinkError, RequestError
 from fastpath.codes import DeviceState
 
@@ -109,6 +109,7 @@ class Session:
         retry_max_ns: int = RETRY_MAX_NS,
         on_faults: Callable[[Mapping[int, str]], None] | None = None,
         on_facts: Callable[[Facts], None] | None = None,
+        on_conditions: Callable[[Sequence[Condition], frozenset[str] | None], None] | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
@@ -126,6 +127,7 @@ class Session:
         self._retry_max_ns = retry_max_ns
         self._on_faults = on_faults
         self._on_facts = on_facts
+        self._on_conditions = on_conditions
         self._facts: Facts | None = None
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
@@ -235,6 +237,8 @@ class Session:
                 self._stats.dropped["gap"] += batch.gaps
             if batch.proven:
                 self._deliver(self._sink.proven, mono_ns, utc_ns, batch.proven)
+            if self._on_conditions and (batch.conditions or batch.standing is not None):
+                self._deliver(self._on_conditions, batch.conditions, batch.standing)
 
     async def _poll_next(self) -> None:
         """Wait for the class that is due first and poll it once."""

@@ -30,9 +30,11 @@ _ALERT_KINDS: Final[dict[str, Kind]] = {
     "certificate": "device",
     "signal": "device",
     "substitution": "command",
+    "condition": "alarm",
     "guard": "guard",
     "program": "program",
 }
+_END_KINDS: Final[dict[Kind, Kind]] = {"alarm": "alarm_end"}
 
 
 class AlertSink(Protocol):
@@ -115,6 +117,17 @@ class Problems:
         self._known.add(key)
         self._put(kind, ident, "cleared", text, "low")
 
+    def clear_others(self, kind: str, prefix: str, keep: set[str], text: str) -> None:
+        """All of a kind whose ident begins so are over, but those; of an earlier life as well."""
+        found = {ident for each, ident in self._active if each == kind}
+        begin = _subject(kind, "")
+        for subject in self._before or ():
+            if subject.startswith(begin) and (kind, subject.removeprefix(begin)) not in self._known:
+                found.add(subject.removeprefix(begin))
+        for ident in sorted(found - keep):
+            if ident.startswith(prefix):
+                self.cleared(kind, ident, text)
+
     def event(self, kind: str, ident: str, text: str, *, priority: Priority = "low") -> None:
         """Tell of something that has no end: one alert."""
         _LOGGER.info("%s %s: %s", kind, ident, text)
@@ -155,9 +168,10 @@ class Problems:
         if len(self._waiting) >= WAITING_ALERTS_MAX:
             self.dropped["alerts_full"] += 1
             return
+        alert: Kind = _ALERT_KINDS.get(kind, "gateway")
         self._waiting.append(
             AlertDraft(
-                kind=_ALERT_KINDS.get(kind, "gateway"),
+                kind=_END_KINDS.get(alert, alert) if state == "cleared" else alert,
                 state=state,
                 source=Source(kind, ident),
                 utc_ns=self._utc_ns(),

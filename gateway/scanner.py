@@ -21,6 +21,7 @@ from drivers.session import PollClass, Session, SessionStats
 from fastpath import columns, messages
 from fastpath.codes import NONE_U32, Quality, Reason
 from gateway.by_hand import unsubstituted
+from gateway.device_conditions import DeviceConditions
 from gateway.logic.conditions import connected_tag
 from gateway.signal_alerts import SignalAlerts
 from gateway.signals import conditioner_of, is_counter
@@ -295,6 +296,7 @@ class _Device:
             retry_max_ns=DRIVERS[device.driver].retry_max_ns,
             on_faults=self.faults,
             on_facts=self.facts,
+            on_conditions=DeviceConditions(device.id, problems).tell,
         )
 
     def readings(

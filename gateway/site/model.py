@@ -116,6 +116,13 @@ class Alive(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     within: Duration
 
 
+class DeviceConditions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Alarms and conditions of an OPC UA server that become alerts."""
+
+    source: str = "i=2253"  # the server object: all that it has
+    severity: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
 class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a driver talks to."""
 
@@ -156,6 +163,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     read: Literal["subscribe", "poll"] = "subscribe"
     sampling: Duration | None = None  # None: as the poll period
     queue: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    conditions: DeviceConditions | None = None
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

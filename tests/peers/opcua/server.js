@@ -30,6 +30,32 @@ function variable(space, parent, name, dataType, value, more = {}) {
   return node;
 }
 
+// Alarms of variables that are above 10 or below -10.
+function alarms(addressSpace, space, plant, nodes) {
+  addressSpace.installAlarmsAndConditionsService();
+  plant.setEventNotifier(1);
+  const server = addressSpace.rootFolder.objects.server;
+  plant.addReference({ referenceType: "HasEventSource", nodeId: server.nodeId, isForward: false });
+  for (let i = 0; i < options.alarms; i += 1) {
+    const name = `alarm${i}`;
+    nodes[name] = variable(space, plant, name, "Double", 0);
+    plant.addReference({ referenceType: "HasEventSource", nodeId: nodes[name].nodeId });
+    space.instantiateExclusiveLimitAlarm("ExclusiveLimitAlarmType", {
+      browseName: `High${i}`,
+      nodeId: `s=High${i}`,
+      componentOf: plant,
+      conditionSource: nodes[name],
+      conditionName: `level ${i} high`,
+      inputNode: nodes[name],
+      highLimit: 10,
+      highHighLimit: 100,
+      lowLimit: -10,
+      lowLowLimit: -100,
+      optionals: ["ConfirmedState"],
+    });
+  }
+}
+
 function build(server) {
   const addressSpace = server.engine.addressSpace;
   const space = addressSpace.getOwnNamespace();
@@ -58,6 +84,7 @@ function build(server) {
       value: new Float64Array([1, 2, 3, 4]),
     }),
   });
+  if (options.alarms) alarms(addressSpace, space, plant, nodes);
   nodes.fixed = variable(space, plant, "fixed", "Double", 1, { accessLevel: "CurrentRead" });
   for (let i = 0; i < (options.many || 0); i += 1) {
     nodes[`n${i}`] = variable(space, plant, `n${i}`, "Double", 0);
