@@ -7,14 +7,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
 
-from fastpath.packed cimport (
-    _ABSENT,
-    Table,
-    pack_table,
-    table_free,
-    table_make,
-    whole_ms,
-)
+from fastpath.packing cimport pack_table
+from fastpath.table cimport _ABSENT, Table, table_free, table_make, whole_ms
 from fastpath.types cimport _NONE_U32, _Q_BAD, _Q_GOOD, SampleRecord
 
 cdef enum:

@@ -12,19 +12,19 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from fastpath.packed cimport (
+from fastpath.packing cimport pack_table
+from fastpath.table cimport (
     _ABSENT,
     _TABLE_SAMPLES_MAX,
     Table,
-    pack_table,
     table_align,
     table_free,
     table_make,
     table_sort,
-    unpack_table,
     whole_ms,
 )
 from fastpath.types cimport _NONE_U32, _Q_GOOD, SampleRecord
+from fastpath.unpacking cimport unpack_table
 
 cdef enum:
     _CODEC_PLAIN = 0

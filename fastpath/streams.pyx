@@ -8,6 +8,9 @@ overflows a signed number.
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
+cdef extern from *:
+    int __builtin_clzll(unsigned long long number) nogil
+
 cdef enum:
     _ROOM_BYTES = 256  # of a stream at first
     _PERIOD_DELTAS = 31  # whose median is a sequence's period
@@ -281,7 +284,6 @@ cdef size_t sequence_bits(const uint64_t* numbers, size_t n) noexcept nogil:
         off = number - _next(&grid)
         _follow(&grid, number, off)
         rest = zigzag(off)
-        while rest:
-            bits += 1
-            rest >>= 1
+        if rest:
+            bits += 64 - __builtin_clzll(rest)
     return bits

@@ -20,9 +20,9 @@ MADE = re.compile(r"\.so$|\.pyc$|/__pycache__/|fastpath/[a-z_]+\.c$|/helpers/bin
 UNCHECKED = re.compile(rb"(# cython: )boundscheck=False, wraparound=False(?:, )?")
 TESTS, KILLED = "tests/fastpath", "tests/checked"  # what is killed has no coverage to tell
 SHORT = (  # what needs no process of its own, and the guard's own story
-    "blob", "bypass", "columns", "decode", "guard", "image", "modbus_frames", "program",
-    "ride_through", "scan", "stepper", "stuck", "swap", "trace_laws", "transitions", "windows",
-    "windows_lives",
+    "accumulator", "blob", "bypass", "columns", "decode", "guard", "image", "modbus_frames",
+    "packed", "program", "ride_through", "scan", "stepper", "stuck", "swap", "trace_laws",
+    "transitions", "windows", "windows_lives",
 )  # fmt: skip
 COVERAGE = """
 [run]

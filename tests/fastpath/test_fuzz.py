@@ -14,7 +14,8 @@ from tests.fuzz.engine import TARGETS, SlowError, left_behind, target, timed
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"tcp": 8_000, "rtu": 3_000, "points": 12_000, "program": 400, "mailbox": 250,
-        "expression": 1_500, "serial_frames": 10_000, "driver": 10_000}  # fmt: skip
+        "expression": 1_500, "serial_frames": 10_000, "driver": 10_000,
+        "chunk": 10_000}  # fmt: skip
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +55,8 @@ def test_the_corpus_has_every_seed_and_stays_small() -> None:
 def test_a_seed_reaches_more_than_refusals() -> None:
     """A target that takes nothing would find nothing either."""
     for name, least in (("tcp", 4), ("rtu", 2), ("points", 3), ("program", 5), ("mailbox", 5),
-                        ("expression", 6), ("serial_frames", 6), ("driver", 5)):  # fmt: skip
+                        ("expression", 6), ("serial_frames", 6), ("driver", 5),
+                        ("chunk", 5)):  # fmt: skip
         outcomes = {target(name).run(data) for data in target(name).seeds()}
         assert len(outcomes) >= least, name
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 TARGETS: Final = (
-    "tcp", "rtu", "points", "program", "mailbox", "expression", "serial_frames", "driver",
+    "tcp", "rtu", "points", "program", "mailbox", "expression", "serial_frames", "driver", "chunk",
 )  # fmt: skip
 CPU_SECONDS_MAX: Final = 1.0  # of one input: of the thread, so that a busy machine lies less
 HANG_SECONDS: Final = 30  # by the clock
