@@ -9,7 +9,6 @@ cdef struct Entry:  # one sample that waits
     double value
     uint32_t order  # of arrival: the sort is stable by it
     uint32_t column
-    uint32_t step  # index of its time in the row
     uint8_t quality
 
 
@@ -28,22 +27,16 @@ cdef class Accumulator:
     cdef uint32_t tag_count
     cdef list tags  # of each group
     cdef uint32_t max_samples
-    cdef int codec
     cdef uint32_t waiting
-    cdef uint64_t* row_of  # by column: the last row that has it,
+    cdef uint64_t* piece_of  # by column: the last piece that has it,
     cdef uint64_t* step_of  # the last time,
-    cdef uint32_t* place_of  # and its place in the row
-    cdef uint64_t row_id
+    cdef uint32_t* place_of  # and its place in the piece
+    cdef uint64_t piece_id
     cdef uint64_t step_id
     cdef readonly uint64_t refused  # samples that came when PENDING_MAX waited
 
     cdef int _keep(self, const SampleRecord* record) except -1
-    cdef int _take_group(self, uint32_t g, list rows) except -1
+    cdef int _take_group(self, uint32_t g, list pieces) except -1
     cdef uint32_t _step(self, Group* group, uint32_t at, uint32_t* fresh) noexcept nogil
-    cdef tuple _row(
-        self, uint32_t g, uint32_t first, uint32_t end, uint32_t steps, uint32_t columns,
-    )
-    cdef bytes _packed(self, const Entry* entries, uint32_t count, uint32_t columns)
-    cdef bytes _plain(
-        self, const Entry* entries, uint32_t count, uint32_t steps, uint32_t columns,
-    )
+    cdef tuple _piece(self, uint32_t g, uint32_t first, uint32_t end, uint32_t columns)
+    cdef bytes _body(self, const Entry* entries, uint32_t count, uint32_t columns)

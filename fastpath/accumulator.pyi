@@ -5,15 +5,13 @@ PENDING_MAX: int  # samples that an Accumulator keeps
 class Accumulator:
     """Samples of poll groups until they are stored: pieces of at most ``max_samples`` samples.
 
-    ``groups`` are lists of tag indices; a tag is in at most one (else ValueError). ``codec`` is
-    that of the bodies (columns.CODEC_PLAIN, CODEC_PACKED). Times are cut down to whole
-    milliseconds: what a poll's stamp says below them is noise.
+    ``groups`` are lists of tag indices; a tag is in at most one (else ValueError). Bodies are
+    of codec 1 (columns.CODEC_PACKED). Times are cut down to whole milliseconds: what a poll's
+    stamp says below them is noise.
     """
 
     refused: int  # samples that came when PENDING_MAX waited
-    def __init__(
-        self, groups: list[list[int]], max_samples: int = 1000, codec: int = 0
-    ) -> None: ...
+    def __init__(self, groups: list[list[int]], max_samples: int = 1000) -> None: ...
     def add(self, samples: bytes) -> int:
         """Keep messages.SAMPLE records whose slot is a tag of a group; returns how many.
 

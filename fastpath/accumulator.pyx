@@ -1,21 +1,15 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """Samples that wait for the history, by poll group, and the pieces that are made of them."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.math cimport NAN
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from fastpath.packing cimport pack_table
-from fastpath.table cimport _ABSENT, Table, table_free, table_make, whole_ms
+from fastpath.table cimport Table, table_free, table_make, whole_ms
 from fastpath.types cimport _NONE_U32, _Q_BAD, _Q_GOOD, SampleRecord
 
 cdef enum:
-    _CODEC_PLAIN = 0
-    _CODEC_PACKED = 1
-    _HEADER_BYTES = 8  # of codec 0: number of times, number of tags
-    _CELL_BYTES = 9
     _REASON_MAX = 63
     _TAGS_MAX = 1048576
     _CELLS_PER_SAMPLE_MAX = 16  # how thin a piece's matrix may get
@@ -54,11 +48,8 @@ cdef void _sort(Entry* entries, uint32_t count) noexcept nogil:
 cdef class Accumulator:
     """Samples of poll groups until they are stored: pieces of at most ``max_samples`` samples."""
 
-    def __cinit__(self, groups: list, uint32_t max_samples=1000, int codec=_CODEC_PLAIN):
+    def __cinit__(self, groups: list, uint32_t max_samples=1000):
         cdef uint32_t g, c, widest = 0
-        if codec != _CODEC_PLAIN and codec != _CODEC_PACKED:
-            raise ValueError(f"codec {codec}")
-        self.codec = codec
         if max_samples < 1:
             raise ValueError("max_samples must be at least 1")
         self.tags = [list(group) for group in groups]
@@ -81,10 +72,10 @@ cdef class Accumulator:
                     raise ValueError(f"tag {tag} is in two poll groups")
                 self.group_of[<uint32_t>tag] = g
                 self.column_of[<uint32_t>tag] = c
-        self.row_of = <uint64_t*>calloc(widest + 1, sizeof(uint64_t))
+        self.piece_of = <uint64_t*>calloc(widest + 1, sizeof(uint64_t))
         self.step_of = <uint64_t*>calloc(widest + 1, sizeof(uint64_t))
         self.place_of = <uint32_t*>calloc(widest + 1, sizeof(uint32_t))
-        if self.row_of == NULL or self.step_of == NULL or self.place_of == NULL:
+        if self.piece_of == NULL or self.step_of == NULL or self.place_of == NULL:
             raise MemoryError
 
     def __dealloc__(self):
@@ -95,7 +86,7 @@ cdef class Accumulator:
         free(self.groups)
         free(self.group_of)
         free(self.column_of)
-        free(self.row_of)
+        free(self.piece_of)
         free(self.step_of)
         free(self.place_of)
 
@@ -156,21 +147,21 @@ cdef class Accumulator:
         is theirs. Samples of one group and ms share a time, unless one tag has two of them.
         """
         cdef uint32_t g
-        cdef list rows = []
+        cdef list pieces = []
         for g in range(self.group_count):
             if self.groups[g].count:
                 _sort(self.groups[g].entries, self.groups[g].count)
-                self._take_group(g, rows)
+                self._take_group(g, pieces)
         for g in range(self.group_count):
             self.groups[g].count = 0
         self.waiting = 0
-        return rows
+        return pieces
 
-    cdef int _take_group(self, uint32_t g, list rows) except -1:
-        """Cut the sorted entries into rows: by time, and one time that is too wide by tags."""
+    cdef int _take_group(self, uint32_t g, list pieces) except -1:
+        """Cut the sorted entries into pieces: by time, and one time that is too wide by tags."""
         cdef Group* group = &self.groups[g]
         cdef uint32_t first = 0, at = 0, end, steps = 0, columns = 0, fresh = 0
-        self.row_id += 1
+        self.piece_id += 1
         while at < group.count:
             end = self._step(group, at, &fresh)
             if steps and (
@@ -178,21 +169,20 @@ cdef class Accumulator:
                 or <size_t>(steps + 1) * (columns + fresh)
                 > <size_t>_CELLS_PER_SAMPLE_MAX * self.max_samples
             ):
-                rows.append(self._row(g, first, at, steps, columns))
-                self.row_id += 1
+                pieces.append(self._piece(g, first, at, columns))
+                self.piece_id += 1
                 first, steps, columns = at, 0, 0
                 continue
             while at < end:
-                group.entries[at].step = steps
-                self.row_of[group.entries[at].column] = self.row_id
+                self.piece_of[group.entries[at].column] = self.piece_id
                 at += 1
             columns += fresh
             steps += 1
-        rows.append(self._row(g, first, at, steps, columns))
+        pieces.append(self._piece(g, first, at, columns))
         return 0
 
     cdef uint32_t _step(self, Group* group, uint32_t at, uint32_t* fresh) noexcept nogil:
-        """End of the samples from ``at`` that share a time; ``fresh``: tags new to the row.
+        """End of the samples from ``at`` that share a time; ``fresh``: tags new to the piece.
 
         At most max_samples; a tag that comes again opens a time of its own.
         """
@@ -204,30 +194,25 @@ cdef class Accumulator:
             if e[end].utc_ns != e[at].utc_ns or self.step_of[e[end].column] == self.step_id:
                 break
             self.step_of[e[end].column] = self.step_id
-            fresh[0] += self.row_of[e[end].column] != self.row_id
+            fresh[0] += self.piece_of[e[end].column] != self.piece_id
             end += 1
         return end
 
-    cdef tuple _row(
-        self, uint32_t g, uint32_t first, uint32_t end, uint32_t steps, uint32_t columns,
-    ):
-        """The row of the entries [first, end), which have ``steps`` times and ``columns`` tags."""
+    cdef tuple _piece(self, uint32_t g, uint32_t first, uint32_t end, uint32_t columns):
+        """The piece of the entries [first, end), which have ``columns`` tags."""
         cdef const Entry* e = self.groups[g].entries
         cdef list group_tags = self.tags[g], tags = []
         cdef uint32_t c, k = 0
         cdef bytes body
         for c in range(self.groups[g].columns):
-            if self.row_of[c] == self.row_id:
+            if self.piece_of[c] == self.piece_id:
                 self.place_of[c] = k
                 k += 1
                 tags.append(group_tags[c])
-        if self.codec == _CODEC_PACKED:
-            body = self._packed(e + first, end - first, columns)
-        else:
-            body = self._plain(e + first, end - first, steps, columns)
+        body = self._body(e + first, end - first, columns)
         return g, tags, e[first].utc_ns, e[end - 1].utc_ns, end - first, body
 
-    cdef bytes _packed(self, const Entry* entries, uint32_t count, uint32_t columns):
+    cdef bytes _body(self, const Entry* entries, uint32_t count, uint32_t columns):
         """By tag: how many each has, then each at its place."""
         cdef Table table
         cdef uint32_t i, place, at
@@ -251,27 +236,3 @@ cdef class Accumulator:
             return pack_table(&table)
         finally:
             table_free(&table)
-
-    cdef bytes _plain(
-        self, const Entry* entries, uint32_t count, uint32_t steps, uint32_t columns,
-    ):
-        cdef size_t cells = <size_t>steps * columns, cell
-        cdef bytes body = PyBytes_FromStringAndSize(
-            NULL, <Py_ssize_t>(_HEADER_BYTES + 8 * <size_t>steps + _CELL_BYTES * cells))
-        cdef char* at = PyBytes_AS_STRING(body)
-        cdef char* times = at + _HEADER_BYTES
-        cdef char* values = times + 8 * <size_t>steps
-        cdef uint8_t* qualities = <uint8_t*>(values + 8 * cells)
-        cdef double absent = NAN
-        cdef uint32_t i
-        memcpy(at, &steps, 4)
-        memcpy(at + 4, &columns, 4)
-        for cell in range(cells):
-            memcpy(values + 8 * cell, &absent, 8)
-        memset(qualities, _ABSENT, cells)
-        for i in range(count):
-            cell = <size_t>self.place_of[entries[i].column] * steps + entries[i].step
-            memcpy(times + 8 * <size_t>entries[i].step, &entries[i].utc_ns, 8)
-            memcpy(values + 8 * cell, &entries[i].value, 8)
-            qualities[cell] = entries[i].quality
-        return body

@@ -23,9 +23,7 @@ class Waiting:
 
     def __init__(self, groups: Sequence[PollGroup]) -> None:
         self.dropped = {"store": 0, "no_group": 0}  # samples
-        self._accumulator = Accumulator(
-            [list(g.indices) for g in groups], SAMPLES_PER_PIECE_MAX, CODEC_PACKED
-        )
+        self._accumulator = Accumulator([list(g.indices) for g in groups], SAMPLES_PER_PIECE_MAX)
         self._places = [{tag: i for i, tag in enumerate(g.indices)} for g in groups]
         self._pieces: deque[Piece] = deque()
         self._bytes = 0

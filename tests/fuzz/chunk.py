@@ -37,8 +37,8 @@ def run(data: bytes) -> int:
     _check_messages(block)
     again = Block(CODEC_PACKED, merge([(range(tags), codec, body)], tags), tags)
     for place, own in enumerate(series):
-        cut = sorted(((at_ns // MS, *rest) for at_ns, *rest in own), key=lambda s: s[0])
-        assert [(at_ns // MS, *rest) for at_ns, *rest in _exact(again, place)] == cut
+        cut = sorted(((s[0] // MS, s[1], s[2]) for s in own), key=lambda s: s[0])
+        assert [(s[0] // MS, s[1], s[2]) for s in _exact(again, place)] == cut
     return 250 + 16 * min(15, block.messages()) + block.samples.bit_length()
 
 
