@@ -12,6 +12,7 @@ from gateway.cli import (
     audit,
     bypass,
     check,
+    export,
     hands,
     letters,
     receive,
@@ -86,7 +87,18 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     for family in (run, check):
         family.register(commands)
     _add_demo(commands)
-    for family in (show, hands, bypass, substitute, letters, audit, receive, reload, simulate):
+    for family in (
+        show,
+        hands,
+        bypass,
+        substitute,
+        letters,
+        audit,
+        export,
+        receive,
+        reload,
+        simulate,
+    ):
         family.register(commands)
     if next((word for word in words if word[:1] != "-"), "") not in commands.choices:
         _add_heavy(commands)

@@ -4,6 +4,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
+from gateway.site.durations import parse_duration
+
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -34,3 +36,18 @@ def span_words(span_ns: int) -> str:
             parts.append((count, word))
     told = [f"{count} {word}" for count, word in parts[:2] if count]
     return " ".join(told) or "0 s"
+
+
+def utc_ns_of(text: str, now_ns: int) -> int:
+    """UTC ns of ``2026-05-04T14:32:05Z``, ``2026-05-04`` (UTC) or ``24h``, so long ago.
+
+    Raises ValueError.
+    """
+    try:
+        return now_ns - parse_duration(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    delta = moment - datetime.fromtimestamp(0, UTC)
+    return (delta.days * 86_400 + delta.seconds) * _NS_PER_S + delta.microseconds * 1_000

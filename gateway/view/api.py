@@ -26,6 +26,7 @@ from gateway.apply import program_blob
 from gateway.commands import Commands, who_of
 from gateway.commission.holdings import all_holdings
 from gateway.errors import GatewayError
+from gateway.history_query import HistoryQuery
 from gateway.simulation import simulate
 from gateway.view import live
 from gateway.view.health import HealthWatch
@@ -104,6 +105,7 @@ class Api:
         self._metrics = metrics
         self._executor = executor
         self._health = HealthWatch(gateway)
+        self._history = HistoryQuery(gateway.paths.history)
         self._names: dict[int, str] = {}  # uid: who
 
     def tcp_application(self) -> web.Application:
@@ -123,6 +125,7 @@ class Api:
         application.router.add_get("/interlocks", self.interlocks)
         application.router.add_get("/alarms", self.alarms)
         application.router.add_get("/holdings", self.holdings)
+        application.router.add_get("/api/history", self.history)
         application.router.add_get("/letters", self.letters)
         application.router.add_get("/letters/{id:[0-9]{1,18}}", self.letter)
         application.router.add_post("/letters", self.letter_order)
@@ -204,6 +207,15 @@ class Api:
         for pump in self._gateway.pumps:
             pump.nudge()
         return _json(outcome)
+
+    async def history(self, request: web.Request) -> web.Response:
+        """One tag's samples: ``?tag=&from=&to=&limit=``."""
+        try:
+            return _json(await self._history.answer(request.query))
+        except LookupError as error:
+            return _said(404, str(error.args[0]))
+        except ValueError as error:
+            return _said(400, str(error))
 
     async def written(self, request: web.Request) -> web.StreamResponse:
         """A commissioning write into the audit: before it is made, and what became of it."""

@@ -1,0 +1,105 @@
+"""Samples as rows of text: CSV for spreadsheets, NDJSON for programs.
+
+Times are RFC 3339 in UTC with milliseconds. A cell that a spreadsheet would take for a formula gets
+an apostrophe before it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Final, Literal
+
+from fastpath.codes import Quality, Reason
+from fastpath.columns import split_quality
+from gateway.store.history_file import Sample
+
+Format = Literal["csv", "ndjson"]
+
+HEADINGS: Final = ("time", "tag", "value", "unit", "quality", "reason")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_NS_PER_MS: Final = 1_000_000
+_MS_PER_S: Final = 1_000
+
+
+class Rows:
+    """Makes text of samples. ``units``: of the tags of which one is known."""
+
+    def __init__(self, form: Format, units: Mapping[str, str]) -> None:
+        self._form = form
+        self._units = units
+        self._second = -1
+        self._second_text = ""
+
+    def begin(self) -> str:
+        """What stands before the first row."""
+        return _csv([HEADINGS]) if self._form == "csv" else ""
+
+    def text(self, samples: Sequence[Sample]) -> str:
+        """The rows of these samples, each with its line's end."""
+        units = self._units
+        rows = [
+            (self._time(at), tag, value, units.get(tag, ""), *_words(byte))
+            for at, tag, value, byte in samples
+        ]
+        if self._form == "csv":
+            return _csv(
+                [
+                    (at, guarded(tag), _number(value), guarded(unit), quality, reason)
+                    for at, tag, value, unit, quality, reason in rows
+                ]
+            )
+        return "".join(
+            f'{{"time":"{at}","tag":{json.dumps(tag)},"value":{_number(value) or "null"},'
+            f'"unit":{json.dumps(unit or None)},"quality":"{quality}",'
+            f'"reason":{json.dumps(reason or None)}}}\n'
+            for at, tag, value, unit, quality, reason in rows
+        )
+
+    def _time(self, utc_ns: int) -> str:
+        second, ms = divmod(utc_ns // _NS_PER_MS, _MS_PER_S)
+        if second != self._second:
+            self._second = second
+            self._second_text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._second_text}.{ms:03d}Z"
+
+
+def words_of(byte: int) -> tuple[str, str]:
+    """(GOOD UNCERTAIN BAD, the reason or "") of a quality byte."""
+    number, reason = split_quality(byte)
+    quality = Quality(number)
+    if quality is Quality.GOOD:
+        return quality.name, ""
+    try:
+        return quality.name, Reason(reason).name.lower()
+    except ValueError:
+        return quality.name, str(reason)
+
+
+def guarded(cell: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+_WORDS: Final = {
+    quality | reason << 2: words_of(quality | reason << 2)
+    for quality in Quality
+    for reason in range(len(Reason))
+}
+
+
+def _words(byte: int) -> tuple[str, str]:
+    return _WORDS.get(byte) or words_of(byte)
+
+
+def _number(value: float) -> str:
+    """As short as it comes back bit by bit; "" where it is none."""
+    return repr(value).removesuffix(".0") if isfinite(value) else ""
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()

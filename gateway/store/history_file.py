@@ -1,0 +1,238 @@
+"""history.db read by another than the gateway: ``export`` and the history query.
+
+Constraints:
+- nothing is written, created or checkpointed, and every read is short: the one connection that
+  writes is the gateway's;
+- where the gateway has stopped in order there is no -wal: the file is read as it lies, and no -shm
+  is made that its next start would find;
+- one block of samples is in memory at a time.
+"""
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+
+from fastpath.columns import ABSENT, Block
+from gateway.errors import StoreError
+from gateway.store.chunks import tags_of
+
+VERSION: Final = 2  # of history.db's schema
+BUSY_S: Final = 2.0
+_STORED: Final = "members, t_first, t_last, n, codec, crc32, body"
+_DAMAGE: Final = (ValueError, LookupError, TypeError)
+
+Sample = tuple[int, str, float, int]  # UTC ns, tag, value, quality byte
+
+
+class Group(NamedTuple):
+    """One poll group as it was under one site file."""
+
+    id: int
+    tags: list[str]
+
+
+class Stored(NamedTuple):
+    """A chunk, or a piece of the tail."""
+
+    members: bytes
+    t_first: int
+    t_last: int
+    n: int
+    codec: int
+    crc32: int
+    body: bytes
+
+
+class HistoryFile:
+    """Open until closed. Every method may raise StoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._still = not self._wal.exists()  # nobody has it open
+        if not path.is_file():
+            msg = f"there is no history: {path} does not exist"
+            raise StoreError(msg)
+        self.damaged = 0  # samples that could not be read
+        uri = f"{path.absolute().as_uri()}?mode=ro" + "&immutable=1" * self._still
+        with self._told():
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            self._check_version()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+    def groups(self) -> list[Group]:
+        """Every poll group that has ever been, the oldest first."""
+        rows = self._rows("SELECT id, tags FROM poll_group ORDER BY id")
+        return [Group(ident, msgspec.json.decode(tags, type=list[str])) for ident, tags in rows]
+
+    def count(self, group: Group, t0_ns: int, t1_ns: int) -> int:
+        """About how many samples the group has there: whole blocks, all tags."""
+        span = (group.id, t0_ns, t1_ns)
+        where = "group_id = ? AND t_last >= ? AND t_first <= ?"
+        tail = "piece > (SELECT packed_to FROM progress)"
+        found = self._rows(f"SELECT sum(n) FROM chunk WHERE {where}", span)  # noqa: S608
+        found += self._rows(f"SELECT sum(n) FROM tail WHERE {where} AND {tail}", span)  # noqa: S608
+        return sum(n or 0 for (n,) in found)
+
+    def samples(
+        self, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+    ) -> Iterator[list[Sample]]:
+        """The wanted tags' samples of t0 .. t1 in parts; those of one tag rise in time."""
+        for stored in self._blocks(group, t0_ns, t1_ns):
+            try:
+                yield from _parts(stored, group, wanted, t0_ns, t1_ns)
+            except _DAMAGE:
+                self.damaged += stored.n
+
+    def series(
+        self, tag: str, t0_ns: int, t1_ns: int, *, limit: int, within_s: float
+    ) -> tuple[list[Sample], int | None]:
+        """The first samples of a tag by time, about ``limit`` at most, and where to go on.
+
+        None: that was all. The time is looked at from the second block on, so that something comes
+        of every call; samples of one time are not torn apart.
+        """
+        end = time.monotonic() + within_s
+        found: list[Sample] = []
+        next_ns: int | None = None
+        for group in self.groups():
+            if tag in group.tags:
+                own, group_next_ns = self._first(group, tag, (t0_ns, t1_ns), limit, end)
+                found += own
+                next_ns = min(next_ns or t1_ns, group_next_ns) if group_next_ns else next_ns
+        found.sort(key=lambda sample: sample[0])
+        if len(found) > limit:
+            next_ns = min(found[limit][0], next_ns or t1_ns)
+            if next_ns == found[0][0]:
+                next_ns += 1
+        if next_ns is not None:
+            found = [sample for sample in found if sample[0] < next_ns]
+        return found, next_ns
+
+    # ---- inside ------------------------------------------------------------------------------
+
+    def _check_version(self) -> None:
+        version = self._rows("PRAGMA user_version")[0][0]
+        if version < VERSION:
+            msg = (
+                f"{self._path}: an older version wrote it; a start of the gateway brings it forward"
+            )
+            raise StoreError(msg)
+        if version > VERSION:
+            msg = f"{self._path}: a newer version wrote it (schema {version}, known {VERSION})"
+            raise StoreError(msg)
+
+    def _first(
+        self, group: Group, tag: str, span: tuple[int, int], limit: int, end: float
+    ) -> tuple[list[Sample], int | None]:
+        """Blocks until there are more samples than ``limit``; then the time of the next one."""
+        own: list[Sample] = []
+        for index, stored in enumerate(self._blocks(group, *span)):
+            if index and (len(own) > limit or time.monotonic() > end):
+                return own, max(stored.t_first, span[0] + 1)
+            try:
+                for part in _parts(stored, group, frozenset((tag,)), *span):
+                    own += part
+            except _DAMAGE:
+                self.damaged += stored.n
+        return own, None
+
+    def _blocks(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Stored]:
+        """In the order of storing. What is packed meanwhile is neither left out nor given twice."""
+        last = 0  # the last piece that was given
+        while True:
+            for ident, last_piece in self._chunks(group, last, t0_ns, t1_ns):
+                rows = self._rows(f"SELECT {_STORED} FROM chunk WHERE id = ?", (ident,))  # noqa: S608
+                yield from (Stored(*row) for row in rows)  # it may be shed meanwhile
+                last = last_piece
+            rest = self._rest(group, last, t0_ns, t1_ns)
+            if rest is not None:
+                yield from rest
+                return
+
+    def _chunks(self, group: Group, after: int, t0_ns: int, t1_ns: int) -> list[tuple[int, int]]:
+        """(id, last piece) of the chunks behind a piece that have something of that time."""
+        return self._rows(
+            "SELECT id, last_piece FROM chunk WHERE group_id = ? AND first_piece > ? "
+            "AND t_last >= ? AND t_first <= ? ORDER BY first_piece, id",
+            (group.id, after, t0_ns, t1_ns),
+        )
+
+    def _rest(self, group: Group, after: int, t0_ns: int, t1_ns: int) -> list[Stored] | None:
+        """What is not packed, read at one moment; None where more was packed until then."""
+        with self._told():
+            self._connection.execute("BEGIN")
+            try:
+                if self._chunks(group, after, t0_ns, t1_ns):
+                    return None
+                rows = self._rows(
+                    f"SELECT {_STORED} FROM tail WHERE group_id = ? "  # noqa: S608
+                    "AND piece > (SELECT packed_to FROM progress) "
+                    "AND t_last >= ? AND t_first <= ? ORDER BY piece",
+                    (group.id, t0_ns, t1_ns),
+                )
+            finally:
+                self._connection.execute("COMMIT")
+        return [Stored(*row) for row in rows]
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._told():
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises StoreError."""
+        if self._still and self._wal.exists():
+            msg = f"{self._path}: the gateway was started meanwhile; try again"
+            raise StoreError(msg)
+        try:
+            yield
+        except sqlite3.Error as error:
+            msg = f"{self._path}: cannot be read: {error}"
+            raise StoreError(msg) from error
+
+
+def _parts(
+    stored: Stored, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+) -> Iterator[list[Sample]]:
+    """What of a block is wanted. Raises one of _DAMAGE."""
+    if zlib.crc32(stored.body) != stored.crc32:
+        msg = "the checksum is wrong"
+        raise ValueError(msg)
+    tags = tags_of(stored.members, group.tags)
+    block = Block(stored.codec, stored.body, len(tags))
+    if len(wanted.intersection(tags)) * 2 < len(tags):
+        for place, tag in enumerate(tags):
+            if tag in wanted:
+                yield [(at, tag, value, q) for at, value, q in block.series(place, t0_ns, t1_ns)]
+        return
+    for index in range(block.messages()):
+        times, places, values, qualities = block.message(index)
+        yield [
+            (times[j], tags[place], values[i][j], qualities[i][j])
+            for j in range(len(times))
+            if t0_ns <= times[j] <= t1_ns
+            for i, place in enumerate(places)
+            if qualities[i][j] != ABSENT and tags[place] in wanted
+        ]

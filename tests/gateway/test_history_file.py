@@ -1,0 +1,254 @@
+"""history.db read beside the gateway that writes it: everything once, nothing touched."""
+
+import asyncio
+import csv
+import io
+import json
+import math
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from fastpath.codes import Quality, Reason
+from fastpath.columns import quality_byte
+from gateway.__main__ import main
+from gateway.errors import StoreError
+from gateway.export_rows import Rows, guarded
+from gateway.history_query import HistoryQuery
+from gateway.store.history import History
+from gateway.store.history_file import HistoryFile, Sample
+from gateway.times import utc_ns_of
+from tests.gateway.test_store_history import open_history, pack_everything, second
+
+ALWAYS = (0, 2**63 - 1)
+S = 10**9
+
+
+@pytest_asyncio.fixture
+async def history(tmp_path: Path) -> AsyncIterator[History]:
+    opened = await open_history(tmp_path)
+    yield opened
+    await opened.close()
+
+
+def read(
+    file: HistoryFile, tags: str = "abcd", span: tuple[int, int] = ALWAYS
+) -> dict[str, list[Sample]]:
+    """By tag, in the order in which they came."""
+    found: dict[str, list[Sample]] = {}
+    for group in file.groups():
+        wanted = frozenset(tags) & frozenset(group.tags)
+        for part in file.samples(group, wanted, *span) if wanted else ():
+            for sample in part:
+                found.setdefault(sample[1], []).append(sample)
+    return found
+
+
+def times(samples: list[Sample]) -> list[int]:
+    return [at for at, *_ in samples]
+
+
+@pytest.mark.parametrize("lane", ["live", "backfill"])  # live: pieces stay beside their chunk
+@pytest.mark.parametrize("packed", [0, 10, 20])
+async def test_chunks_and_tail_once_each_as_the_history_itself_reads_them(
+    history: History, tmp_path: Path, packed: int, lane: str
+) -> None:
+    history.set_lane("up", lane)
+    for at in range(20):
+        await second(history, at, value=at / 4)
+        if at + 1 == packed:
+            await pack_everything(history)
+    with HistoryFile(tmp_path / "history.db") as file:
+        whole, some = read(file), read(file, "ad", (5 * S, 9 * S))
+        assert sum(file.count(group, *ALWAYS) for group in file.groups()) == 20 * 7
+    assert sum(len(samples) for samples in whole.values()) == 20 * 7
+    for tag, samples in whole.items():
+        assert [(at, value, q) for at, _, value, q in samples] == await history.read(tag, *ALWAYS)
+        assert times(samples) == sorted(times(samples))
+    assert times(some["a"]) == [at * S // 2 for at in range(10, 19)]
+    assert times(some["d"]) == [at * S for at in range(5, 10)]
+
+
+async def test_what_is_packed_between_two_reads_comes_once(
+    history: History, tmp_path: Path
+) -> None:
+    for at in range(5):
+        await second(history, at)
+    await pack_everything(history)
+    for at in range(5, 10):
+        await second(history, at)
+    with HistoryFile(tmp_path / "history.db") as file:
+        parts = file.samples(file.groups()[0], frozenset("abc"), *ALWAYS)
+        seen = next(parts)
+        await pack_everything(history)
+        for at in range(10, 12):
+            await second(history, at)
+        for part in parts:
+            seen += part
+    assert sorted(times([s for s in seen if s[1] == "b"])) == [n * S // 2 for n in range(24)]
+
+
+async def test_what_is_damaged_is_left_out_and_counted(history: History, tmp_path: Path) -> None:
+    for at in range(10):
+        await second(history, at)
+        if at == 4:
+            await pack_everything(history)
+    await history.close()
+    path = tmp_path / "history.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE chunk SET body = zeroblob(length(body)) WHERE group_id = 1")
+        database.commit()
+    with HistoryFile(path) as file:
+        found = read(file)
+        assert file.damaged == 30
+    assert len(found["a"]) == 10
+    assert len(found["d"]) == 10
+    arguments = ["export", "--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+    output = tmp_path / "out.csv"
+    assert await asyncio.to_thread(main, [*arguments, "--output", str(output)]) == 1
+    assert len(output.read_text().splitlines()) == 1 + 40
+
+
+async def test_a_file_at_rest_stays_as_it_is(history: History, tmp_path: Path) -> None:
+    await second(history, 1)
+    await history.close()
+    path = tmp_path / "history.db"
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with HistoryFile(path) as file:
+        assert len(read(file)["a"]) == 2
+        assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+        (tmp_path / "history.db-wal").touch()  # as a gateway that starts
+        with pytest.raises(StoreError, match="meanwhile"):
+            read(file)
+
+
+@pytest.mark.parametrize("version", [0, 1, 99])
+async def test_other_versions_are_refused(history: History, tmp_path: Path, version: int) -> None:
+    await history.close()
+    with closing(sqlite3.connect(tmp_path / "history.db")) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(StoreError, match="version"):
+        HistoryFile(tmp_path / "history.db")
+
+
+async def test_an_answer_is_bounded_and_says_where_to_go_on(
+    history: History, tmp_path: Path
+) -> None:
+    for at in range(30):
+        await second(history, at, value=at)
+        if at % 10 == 5:
+            await pack_everything(history)
+    query = HistoryQuery(tmp_path / "history.db")
+    words = {"tag": "a", "from": "1970-01-01", "to": "1970-01-02", "limit": "7"}
+    values: list[float] = []
+    for _ in range(20):
+        answer = await query.answer(words)
+        assert len(answer["samples"]) <= 7
+        values += [row["value"] for row in answer["samples"]]
+        if answer["complete"]:
+            break
+        words["from"] = answer["next"]
+    assert values == [float(at) for at in range(30) for _ in range(2)]
+    assert answer["samples"][-1] == {
+        "time": "1970-01-01T00:00:29.500000000Z", "value": 29.0, "quality": "GOOD", "reason": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ({"tag": "z"}, LookupError),
+        ({}, LookupError),
+        ({"tag": "a", "from": "yesterday"}, ValueError),
+        ({"tag": "a", "limit": "0"}, ValueError),
+        ({"tag": "a", "limit": "10001"}, ValueError),
+        ({"tag": "a", "limit": "-1"}, ValueError),
+    ],
+)
+async def test_a_question_that_is_none(
+    history: History, tmp_path: Path, words: dict[str, str], error: type[Exception]
+) -> None:
+    await second(history, 1)
+    with pytest.raises(error):
+        await HistoryQuery(tmp_path / "history.db").answer(words)
+
+
+ROWS: list[Sample] = [
+    (1_764_000_000_123 * 10**6, "ch4.t1", 0.1, quality_byte(Quality.GOOD, 0)),
+    (1_764_000_001_000 * 10**6, "ch4.t1", -3.0, quality_byte(Quality.UNCERTAIN, Reason.STUCK)),
+    (1_764_000_001_001 * 10**6, "=x+1", math.nan, quality_byte(Quality.BAD, Reason.STALE)),
+]
+
+
+def test_rows_for_spreadsheets() -> None:
+    rows = Rows("csv", {"ch4.t1": "%CH4", "=x+1": "@SUM(A1)"})
+    text = rows.begin() + rows.text(ROWS)
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["time", "tag", "value", "unit", "quality", "reason"],
+        ["2025-11-24T16:00:00.123Z", "ch4.t1", "0.1", "%CH4", "GOOD", ""],
+        ["2025-11-24T16:00:01.000Z", "ch4.t1", "-3", "%CH4", "UNCERTAIN", "stuck"],
+        ["2025-11-24T16:00:01.001Z", "'=x+1", "", "'@SUM(A1)", "BAD", "stale"],
+    ]
+
+
+def test_rows_for_programs() -> None:
+    text = Rows("ndjson", {"ch4.t1": "%CH4"}).text(ROWS)
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"time": "2025-11-24T16:00:00.123Z", "tag": "ch4.t1", "value": 0.1, "unit": "%CH4",
+         "quality": "GOOD", "reason": None},
+        {"time": "2025-11-24T16:00:01.000Z", "tag": "ch4.t1", "value": -3, "unit": "%CH4",
+         "quality": "UNCERTAIN", "reason": "stuck"},
+        {"time": "2025-11-24T16:00:01.001Z", "tag": "=x+1", "value": None, "unit": None,
+         "quality": "BAD", "reason": "stale"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\tx", "\rx", "=cmd|' /C calc'!A0"])
+def test_no_cell_is_a_formula(cell: str) -> None:
+    assert guarded(cell) == f"'{cell}"
+    ((written,),) = csv.reader(io.StringIO(f'"{guarded(cell)}"', newline=""))
+    assert written[0] == "'"
+
+
+@pytest.mark.parametrize(
+    ("text", "utc_ns"),
+    [
+        ("2026-11-22T14:00:00Z", 1_795_356_000 * S),
+        ("2026-11-22T15:00:00.5+01:00", 1_795_356_000 * S + S // 2),
+        ("2026-11-22", 1_795_305_600 * S),
+        ("90s", 10 * S),
+    ],
+)
+def test_times(text: str, utc_ns: int) -> None:
+    assert utc_ns_of(text, 100 * S) == utc_ns
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--from", "yesterday"], 2),
+        (["--format", "xml"], 2),
+        (["nonsense"], 1),
+        (["a", "--output", "/nowhere/at/all.csv"], 1),
+        (["missing.toml"], 2),
+    ],
+)
+async def test_refusals_of_the_command(
+    history: History, tmp_path: Path, words: list[str], code: int, capsys: Any
+) -> None:
+    await second(history, 1)
+    arguments = ["export", *words, "--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+    assert await asyncio.to_thread(_ended, arguments) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def _ended(arguments: list[str]) -> int | str | None:
+    try:
+        return main(arguments)
+    except SystemExit as end:  # argparse's own
+        return end.code
