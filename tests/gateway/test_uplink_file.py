@@ -152,6 +152,26 @@ async def test_nothing_is_overwritten_and_no_link_is_followed(tmp_path: Path) ->
     assert parts(directory) == [taken]
 
 
+async def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as FAT, which USB sticks have."""
+
+    def link(*_arguments: Any, **_more: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    async with writing(tmp_path) as uplink:
+        assert await uplink.send("alert", [alert_out(1)]) == [ACCEPTED]
+        (taken,) = parts(tmp_path)
+        final = tmp_path / taken.name.removeprefix(".gw-1.platform-").removesuffix(".part")
+        final.write_text("mine")
+    assert final.read_text() == "mine"
+    final.unlink()
+    async with writing(tmp_path):
+        pass
+    assert seqs(tmp_path) == [1]
+    assert parts(tmp_path) == []
+
+
 @pytest.mark.parametrize("make", ["missing", "file", "link"])
 async def test_a_directory_that_is_none_is_a_link_refused(tmp_path: Path, make: str) -> None:
     directory = tmp_path / "out"
