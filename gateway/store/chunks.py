@@ -61,8 +61,10 @@ def members_of(tags: Sequence[int], places: Mapping[int, int]) -> bytes:
     return b"" if found == list(range(len(places))) else array("H", found).tobytes()
 
 
-def merged(window: Sequence[Piece], group_tags: Mapping[int, Sequence[str]]) -> list[Chunk]:
-    """The chunks of a window of pieces, by group. It takes a while: for a thread.
+def merged(
+    span: tuple[int, int], window: Sequence[Piece], group_tags: Mapping[int, Sequence[str]]
+) -> list[Chunk]:
+    """The chunks of the pieces of a window (first, last), by group. It takes a while: for a thread.
 
     Every chunk is decoded once before its pieces may go.
     """
@@ -72,7 +74,7 @@ def merged(window: Sequence[Piece], group_tags: Mapping[int, Sequence[str]]) -> 
     chunks: list[Chunk] = []
     messages = 0
     for group_id, pieces in groups.items():
-        for chunk in _merged_group(window, pieces, len(group_tags[group_id])):
+        for chunk in _merged_group(span, pieces, len(group_tags[group_id])):
             chunks.append(chunk._replace(first_message=messages))
             messages += chunk.messages
     return chunks
@@ -130,8 +132,8 @@ def _check(stored: Piece | Chunk) -> None:
         raise ValueError(msg)
 
 
-def _merged_group(window: Sequence[Piece], pieces: list[Piece], tags: int) -> list[Chunk]:
-    first, last = window[0].piece, window[-1].piece
+def _merged_group(span: tuple[int, int], pieces: list[Piece], tags: int) -> list[Chunk]:
+    first, last = span
     sound = [piece for piece in pieces if zlib.crc32(piece.body) == piece.crc32]
     chunks = [
         single(piece, first, last) for piece in pieces if zlib.crc32(piece.body) != piece.crc32

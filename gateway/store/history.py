@@ -201,13 +201,13 @@ class History:
         async with self._packing:
             for _ in range(WINDOWS_PER_CALL_MAX):
                 window = await self._db.query(partial(packing.next_window, state=state))
-                if not window:
+                if window is None:
                     break
                 chunks = await asyncio.to_thread(packing.chunks_of, window, state)
                 body = partial(packing.replace, state=state, window=window, chunks=chunks)
                 if await self._db.transact(body, partial(packing.take, state)) is None:
                     break
-                packed += len(window)
+                packed += len(window.pieces)
         return packed
 
     async def shed(self) -> Shed:
@@ -232,6 +232,11 @@ class History:
     async def read(self, tag: str, t0_ns: int, t1_ns: int, limit: int = 1_000_000) -> Series:
         """(UTC ns, value, quality byte) of a tag in t0 .. t1, by time, at most ``limit``."""
         return await self._reader.series(tag, t0_ns, t1_ns, limit)
+
+    def take_damage(self) -> str:
+        """What was lost with a file that was set aside, once; "" otherwise."""
+        damage, self._state.damage = self._state.damage, ""
+        return damage
 
     async def newest(self) -> int:
         """UTC ns of the newest sample that is stored, 0 where none is."""

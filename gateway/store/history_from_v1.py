@@ -171,8 +171,7 @@ def _chunks(rows: Sequence[Piece], owed: _Owed, groups: dict[int, list[str]]) ->
     rest = [row for row in rows if not _within(row.piece, owed.backfill)]
     singles = [single(row, first, last)._replace(first_message=row.piece) for row in kept]
     return singles + [
-        chunk._replace(first_piece=first, last_piece=last, first_message=0, messages=0)
-        for chunk in merged(rest, groups)
+        chunk._replace(first_message=0, messages=0) for chunk in merged((first, last), rest, groups)
     ]
 
 

@@ -11,6 +11,7 @@ from aiosqlite import Connection
 
 from gateway.store import history_from_v1, shedding
 from gateway.store.chunks import Piece
+from gateway.store.history_salvage import take_over
 from gateway.store.items import PollGroup
 from gateway.store.lanes import BACKFILL, LIVE, Lanes, MessageRange, Range
 from gateway.store.migration import Step
@@ -69,6 +70,7 @@ class HistoryState:
         self.group_tags: dict[int, tuple[str, ...]] = {}
         self.unpacked = Unpacked()
         self.utc_ns = utc_ns
+        self.damage = ""  # what was lost with a file that was set aside, to be told once
         self._groups = tuple(groups)
 
     def mark(self) -> tuple[int, int]:
@@ -80,17 +82,26 @@ class HistoryState:
     async def load(self, connection: Connection, opened: Opened) -> None:
         """Read everything; a file without an epoch is begun."""
         epoch = await value_of(connection, "SELECT value FROM meta WHERE key = 'epoch'")
-        if epoch is None:
-            epoch = max(self.utc_ns(), opened.epoch_min + 1)
-            await connection.execute_fetchall("INSERT INTO meta VALUES ('epoch', ?)", (epoch,))
-            await connection.execute_fetchall(
-                "INSERT INTO progress VALUES (1, 1, 1, 0, 0, 0, 0, NULL, NULL)"
-            )
-        self.epoch = int(epoch)
+        self.epoch = int(epoch) if epoch is not None else await self._begin(connection, opened)
         await self._load_groups(connection)
         await self._load_progress(connection)
         await self._load_lanes(connection)
         await self._load_tail(connection)
+
+    async def _begin(self, connection: Connection, opened: Opened) -> int:
+        """Begin the file, with what a damaged one still holds; gives its epoch."""
+        epoch = max(self.utc_ns(), opened.epoch_min + 1)
+        await connection.execute_fetchall("INSERT INTO meta VALUES ('epoch', ?)", (epoch,))
+        await connection.execute_fetchall(
+            "INSERT INTO progress VALUES (1, 1, 1, 0, 0, 0, 0, NULL, NULL)"
+        )
+        if opened.aside:
+            salvaged = await take_over(connection, opened.aside, self.lanes.uplinks)
+            self.damage = (
+                f"the history was damaged ({opened.reason}): {salvaged}, "
+                f"the damaged file is {opened.aside.name}"
+            )
+        return epoch
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest window, or the oldest pieces where nothing is packed."""

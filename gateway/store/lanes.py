@@ -52,7 +52,7 @@ class Lanes:
     """The ranges of all uplinks, as they are committed, and the lane that each wishes next."""
 
     def __init__(self, uplinks: Sequence[str]) -> None:
-        self._uplinks = tuple(uplinks)
+        self.uplinks = tuple(uplinks)
         self._wish = dict.fromkeys(uplinks, BACKFILL)
         self._credit = dict.fromkeys(uplinks, float(CHANGES_MAX))
         self._pieces: dict[tuple[str, str], list[Range]] = {}
@@ -89,7 +89,7 @@ class Lanes:
     def changes(self) -> list[Range]:
         """Ranges to store before the next pieces: closed ones (last_piece set), then open ones."""
         changed = []
-        for uplink in self._uplinks:
+        for uplink in self.uplinks:
             lane, opened = self._wish[uplink], self._open(uplink)
             if opened and (opened.lane == lane or not self._may_change(uplink)):
                 continue
@@ -224,7 +224,7 @@ class Lanes:
     def wanted(self, cursors: dict[tuple[str, str], int]) -> list[tuple[int, int]]:
         """(first, last) of the pieces that some uplink still gets live; they may overlap."""
         found = []
-        for uplink in self._uplinks:
+        for uplink in self.uplinks:
             after = cursors.get((uplink, LIVE), 0)
             rest = (run.above(after, 0) for run in self._runs(uplink, LIVE))
             found += [(run.number, run.number + run.size - 1) for run in rest if run.size]
@@ -238,7 +238,7 @@ class Lanes:
     ) -> dict[tuple[str, str], int]:
         """By uplink and lane, how many of these (first, last) are not acknowledged."""
         found = {}
-        for uplink in self._uplinks:
+        for uplink in self.uplinks:
             for lane, (low, high) in ((LIVE, pieces), (BACKFILL, messages)):
                 rest = (
                     run.above(cursors.get((uplink, lane), 0), low)
@@ -267,7 +267,7 @@ class Lanes:
 
     def _unpacked(self) -> list[tuple[str, list[Range]]]:
         """The ranges of backfill of the site's uplinks that have something unpacked."""
-        found = ((uplink, self._pieces.get((uplink, BACKFILL))) for uplink in self._uplinks)
+        found = ((uplink, self._pieces.get((uplink, BACKFILL))) for uplink in self.uplinks)
         return [
             (uplink, own)
             for uplink, own in found

@@ -19,65 +19,64 @@ WINDOW_SAMPLES: Final = 500_000
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 WINDOW_PIECES: Final = 32_768
 WINDOW_NS: Final = 3_600 * 1_000_000_000
-_PIECE: Final = "piece, group_id, members, t_first, t_last, n, codec, crc32, body"
+
+
+class Window(NamedTuple):
+    """The pieces ``after`` + 1 .. ``last`` of the tail; those that are missing were damaged."""
+
+    after: int
+    last: int
+    pieces: Sequence[Piece]
 
 
 class Packed(NamedTuple):
     """What one transaction packed."""
 
-    pieces: Sequence[Piece]
+    window: Window
     messages: int
     ranges: list[MessageRange]
-    bytes: int
     t_first: int  # of what is next
 
 
-async def next_window(connection: Connection, state: "HistoryState") -> list[Piece]:
-    """The pieces to pack now; none where the window is neither long enough nor asked for."""
-    first, border = state.lanes.packed_to + 1, state.lanes.border()
-    asked_for = first <= state.lanes.hungry(state.cursors)
-    if not asked_for and not _full(state):
-        return []
-    last = await _last_of_window(connection, first, border)
-    return await pieces_between(connection, first, last)
+async def next_window(connection: Connection, state: "HistoryState") -> Window | None:
+    """What to pack now; None where the window is neither long enough nor asked for."""
+    after, border = state.lanes.packed_to, state.lanes.border()
+    if state.lanes.hungry(state.cursors) <= after and not _full(state):
+        return None
+    last = await _last_of_window(connection, after + 1, border)
+    sql = (
+        "SELECT piece, group_id, members, t_first, t_last, n, codec, crc32, body FROM tail "
+        "WHERE piece > ? AND piece <= ? ORDER BY piece"
+    )
+    found = await connection.execute_fetchall(sql, (after, last))
+    return Window(after, last, [Piece(*row) for row in found])
 
 
-async def pieces_between(connection: Connection, first: int, last: int) -> list[Piece]:
-    """Pieces first .. last of the tail."""
-    sql = f"SELECT {_PIECE} FROM tail WHERE piece BETWEEN ? AND ? ORDER BY piece"  # noqa: S608
-    return [Piece(*row) for row in await connection.execute_fetchall(sql, (first, last))]
-
-
-def chunks_of(window: Sequence[Piece], state: "HistoryState") -> list[Chunk]:
+def chunks_of(window: Window, state: "HistoryState") -> list[Chunk]:
     """The window packed. It takes a while: for a thread."""
-    return merged(window, state.group_tags)
+    return merged((window.after + 1, window.last), window.pieces, state.group_tags)
 
 
 async def replace(
-    connection: Connection,
-    state: "HistoryState",
-    window: Sequence[Piece],
-    chunks: Sequence[Chunk],
+    connection: Connection, state: "HistoryState", window: Window, chunks: Sequence[Chunk]
 ) -> Packed | None:
     """Put the chunks in the window's place; None where that is not the next one any more."""
-    first, last = window[0].piece, window[-1].piece
     lanes = state.lanes
-    if first != lanes.packed_to + 1:
+    if window.after != lanes.packed_to:
         return None
-    messages = sum(chunk.messages for chunk in chunks) if lanes.owed(last) else 0
+    messages = sum(chunk.messages for chunk in chunks) if lanes.owed(window.last) else 0
     packed = Packed(
-        pieces=window,
+        window=window,
         messages=messages,
-        ranges=lanes.number(last, messages),
-        bytes=sum(len(chunk.body) for chunk in chunks),
-        t_first=await state.t_first_after(connection, last),
+        ranges=lanes.number(window.last, messages),
+        t_first=await state.t_first_after(connection, window.last),
     )
     await connection.executemany(
         "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [_numbered(chunk, lanes.next_message if messages else 0) for chunk in chunks],
     )
-    await store_numbers(connection, last, lanes.next_message + messages, packed.ranges)
-    await drop_unwanted(connection, last, lanes.wanted(state.cursors))
+    await store_numbers(connection, window.last, lanes.next_message + messages, packed.ranges)
+    await drop_unwanted(connection, window.last, lanes.wanted(state.cursors))
     return packed
 
 
@@ -85,13 +84,14 @@ def take(state: "HistoryState", packed: Packed | None) -> None:
     """Adopt what was packed."""
     if packed is None:
         return
+    pieces = packed.window.pieces
     state.unpacked.less(
-        len(packed.pieces),
-        sum(piece.n for piece in packed.pieces),
-        sum(len(piece.body) for piece in packed.pieces),
+        len(pieces),
+        sum(piece.n for piece in pieces),
+        sum(len(piece.body) for piece in pieces),
         packed.t_first,
     )
-    state.lanes.packed(packed.pieces[-1].piece, packed.messages, packed.ranges)
+    state.lanes.packed(packed.window.last, packed.messages, packed.ranges)
 
 
 async def store_numbers(
@@ -125,7 +125,7 @@ async def _last_of_window(connection: Connection, first: int, border: int) -> in
     sql = (
         "SELECT piece, n, length(body) FROM tail WHERE piece BETWEEN ? AND ? ORDER BY piece LIMIT ?"
     )
-    last, samples, size = first, 0, 0
+    last, samples, size = border, 0, 0
     for piece, n, length in await connection.execute_fetchall(sql, (first, border, WINDOW_PIECES)):
         last, samples, size = piece, samples + n, size + length
         if samples >= WINDOW_SAMPLES or size >= WINDOW_BYTES:

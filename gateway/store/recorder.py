@@ -153,6 +153,7 @@ class Recorder:
         self._alarms_dropped = 0
         self._lost_told = 0
         self._lost_told_ns = -TELL_NS
+        self._shed_untold = 0
         self._shed_told_ns = -TELL_SHED_NS
 
     def nudge(self) -> None:
@@ -183,6 +184,8 @@ class Recorder:
 
     async def commit(self) -> None:
         """Store what was taken; ``run`` does it once a second. Raises StoreError."""
+        if damage := self._history.take_damage():
+            self._tell_gap(damage)
         journal_id = self._samples.journal_id
         position = (journal_id, self._samples.position) if journal_id else None
         if await self._history.commit(position):
@@ -193,8 +196,7 @@ class Recorder:
         self._tell_lost()
         await self._history.pack()
         shed = await self._history.shed()
-        if shed.unsent:
-            self._tell_shed(shed.unsent)
+        self._tell_shed(shed.unsent)
 
     def stats(self) -> RecorderStats:
         """Counters."""
@@ -348,11 +350,13 @@ class Recorder:
             self._lost_told, self._lost_told_ns = self._samples.lost, now_ns
             self._tell_gap(f"{lost} samples of the guard were overwritten before they were stored")
 
-    def _tell_shed(self, rows: int) -> None:
+    def _tell_shed(self, messages: int) -> None:
+        self._shed_untold += messages
         now_ns = time.monotonic_ns()
-        if now_ns - self._shed_told_ns >= TELL_SHED_NS:
-            self._shed_told_ns = now_ns
-            self._tell_gap(f"the history is full: {rows} messages of samples went unsent")
+        if self._shed_untold and now_ns - self._shed_told_ns >= TELL_SHED_NS:
+            text = f"the history is full: {self._shed_untold} messages of samples went unsent"
+            self._shed_untold, self._shed_told_ns = 0, now_ns
+            self._tell_gap(text)
 
     def _tell_gap(self, cause: str) -> None:
         draft = AlertDraft(
