@@ -35,6 +35,7 @@ class Housekeeper:
         self._write_failed = False
         self._ready = False
         self._looks_without_link = 0
+        self._begun_anew = ""
 
     def ready(self) -> None:
         """From now on endpoints.json is kept; the service manager is told."""
@@ -57,6 +58,7 @@ class Housekeeper:
                 self._keep_endpoints()
             self._look_at_link()
             self._look_at_stores()
+            self._look_at_damage()
             if look % DISK_LOOKS == 0:
                 self._look_at_disk()
 
@@ -127,6 +129,16 @@ class Housekeeper:
                 text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
                 problems.raised("store", name, text, priority="critical")
             self._gateway.paces[name].look(time.monotonic(), store.stats().bytes_written)
+
+    def _look_at_damage(self) -> None:
+        """Of a damaged ledger its own first alert tells."""
+        anew = self._gateway.history.begun_anew
+        if anew != self._begun_anew:
+            self._begun_anew = anew
+            text = f"{anew}; samples that it had are not sent"
+            self._gateway.problems.event(
+                "store", "history", text, priority="high", alert_kind="gap"
+            )
 
     def _look_at_disk(self) -> None:
         """A disk that is full: the stores live on their reserves, people have to make room."""

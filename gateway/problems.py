@@ -128,10 +128,18 @@ class Problems:
             if ident.startswith(prefix):
                 self.cleared(kind, ident, text)
 
-    def event(self, kind: str, ident: str, text: str, *, priority: Priority = "low") -> None:
-        """Tell of something that has no end: one alert."""
+    def event(
+        self,
+        kind: str,
+        ident: str,
+        text: str,
+        *,
+        priority: Priority = "low",
+        alert_kind: Kind | None = None,
+    ) -> None:
+        """Tell of something that has no end: one alert, of ``alert_kind`` where it has its own."""
         _LOGGER.info("%s %s: %s", kind, ident, text)
-        self._put(kind, ident, "event", text, priority)
+        self._put(kind, ident, "event", text, priority, alert_kind)
 
     async def run(self, ledger: AlertSink) -> None:
         """Bring the waiting alerts into the ledger, for ever; returns only by cancellation."""
@@ -164,11 +172,19 @@ class Problems:
         """Whether no earlier life has raised this."""
         return self._before is not None and _subject(kind, ident) not in self._before
 
-    def _put(self, kind: str, ident: str, state: State, text: str, priority: Priority) -> None:
+    def _put(
+        self,
+        kind: str,
+        ident: str,
+        state: State,
+        text: str,
+        priority: Priority,
+        alert_kind: Kind | None = None,
+    ) -> None:
         if len(self._waiting) >= WAITING_ALERTS_MAX:
             self.dropped["alerts_full"] += 1
             return
-        alert: Kind = _ALERT_KINDS.get(kind, "gateway")
+        alert: Kind = alert_kind or _ALERT_KINDS.get(kind, "gateway")
         self._waiting.append(
             AlertDraft(
                 kind=_END_KINDS.get(alert, alert) if state == "cleared" else alert,

@@ -87,6 +87,11 @@ class Database:
         return self._trouble
 
     @property
+    def begun_anew(self) -> str:
+        """How the last damage was met, for people; "" where there was none."""
+        return self._file.begun_anew
+
+    @property
     def file_bytes(self) -> int:
         """Size of the file, as the last housekeeping saw it."""
         return self._pages * PAGE_BYTES

@@ -110,6 +110,11 @@ class History:
         return self._db.ok
 
     @property
+    def begun_anew(self) -> str:
+        """How the last damage was met, for people; "" where there was none."""
+        return self._db.begun_anew
+
+    @property
     def epoch(self) -> int:
         """UTC ns of the file's creation; 0 while it was never open."""
         return self._state.epoch

@@ -25,6 +25,7 @@ from gateway.store.sqlite_file import (
     renew_wal,
     roll_back,
     set_aside,
+    unusable,
     value_of,
 )
 
@@ -45,6 +46,7 @@ class OwnedFile:
     def __init__(self, path: Path, owner: Owner, max_bytes: int) -> None:
         self.path = path
         self.connection: Connection | None = None
+        self.begun_anew = ""  # how the last damage was met, for people
         self._owner = owner
         self._mark = Mark(path.with_name(f"{path.name}.mark"))
         self._pages_max = max(1, max_bytes // PAGE_BYTES)
@@ -60,10 +62,10 @@ class OwnedFile:
             msg = f"{self.path.name} is not open"
             raise NotOpenError(msg)
         self.retry(REOPEN_NS)
+        if reason := await asyncio.to_thread(unusable, self.path):
+            return await self.replace(reason)
         try:
             await asyncio.to_thread(renew_wal, self.path)
-        except IsADirectoryError:
-            return await self.replace("its -wal is a directory")
         except OSError as error:
             msg = f"{self.path.name}-wal: {error.strerror}"
             raise NotOpenError(msg) from error
@@ -126,7 +128,8 @@ class OwnedFile:
         except OSError as error:
             msg = f"damaged ({reason}), and it cannot be set aside: {error}"
             raise DamagedError(msg) from error
-        _LOGGER.error("%s is damaged (%s): set aside as %s", self.path.name, reason, aside.name)
+        self.begun_anew = f"{self.path.name} is damaged ({reason}): set aside as {aside.name}"
+        _LOGGER.error("%s", self.begun_anew)
         return await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
 
     def _found(self) -> Opened:

@@ -49,12 +49,17 @@ class Salvage:
     def of(cls, path: Path, uplinks: Sequence[str]) -> Self:
         """Read what is small. Owed is what not each of ``uplinks`` has."""
         found = cls()
-        try:
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            found._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        except sqlite3.Error:
-            return found
-        found._read(found._connection, uplinks, time.monotonic() + SALVAGE_S_MAX)
+        for mode in ("mode=ro", "immutable=1"):  # the other one: as if there were no -wal
+            found.close()
+            found = cls()
+            try:
+                uri = f"{path.absolute().as_uri()}?{mode}"
+                found._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            except sqlite3.Error:
+                continue
+            found._read(found._connection, uplinks, time.monotonic() + SALVAGE_S_MAX)
+            if found.epoch:
+                break
         return found
 
     def close(self) -> None:

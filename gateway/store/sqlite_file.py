@@ -4,9 +4,11 @@ Constraints: the options are those of every open (none is left to a file's own m
 here opens the file behind SQLite's back while a connection of this process is open.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -22,6 +24,8 @@ _LOGGER = logging.getLogger(__name__)
 PAGE_BYTES: Final = 4096
 BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
 CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
+PARTS: Final = ("-wal", "-shm", "")  # the database last: until then nothing new is begun
+_FOREIGN: Final = "it is not one of ours"
 _RENEW_BYTES: Final = 1024 * 1024
 ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
 
@@ -75,6 +79,8 @@ async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = Tr
     ``begun``: something was committed to it once, so one without any table is damaged; else it was
     being made when the power went.
     """
+    if not fresh:
+        await asyncio.to_thread(_peek, path, schema, begun=begun)
     connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
     try:
         await connection.executescript(_PRAGMAS)
@@ -130,15 +136,22 @@ async def value_of(connection: Connection, sql: str, parameters: tuple[Any, ...]
 def set_aside(path: Path) -> Path:
     """Rename a damaged file with its -wal and -shm; only the newest few are kept."""
     for old in sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"))[: 1 - ASIDE_MAX or None]:
-        for suffix in ("-wal", "-shm", ""):
-            old.with_name(old.name + suffix).unlink(missing_ok=True)
+        for suffix in PARTS:
+            _remove(old.with_name(old.name + suffix))
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-    for suffix in ("-wal", "-shm", ""):  # the database last: until then nothing new is begun
+    for suffix in PARTS:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
     return aside
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
@@ -175,6 +188,37 @@ def is_wrong(error: sqlite3.Error) -> bool:
     return _name_of(error) == "SQLITE_ERROR"
 
 
+def unusable(path: Path) -> str:
+    """Why SQLite could not even begin: something else is in the place of a file; "": it can.
+
+    A file of ours that we may not use is made usable where that is possible. Blocking.
+    """
+    for suffix in PARTS:
+        part = path.with_name(path.name + suffix)
+        if not part.exists():
+            continue
+        if not part.is_file():
+            return f"{part.name} is no file"
+        if not os.access(part, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK):
+            try:
+                part.chmod(0o640)
+            except OSError:
+                return f"{part.name} cannot be read and written by us"
+    return ""
+
+
+def _peek(path: Path, schema: Schema, *, begun: bool) -> None:
+    """Look whose file it is before any connection that may write: closing one checkpoints.
+
+    A -wal of another database would go over what can still be read.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as connection:
+        found = connection.execute("PRAGMA application_id").fetchone()[0]
+        if found != schema.application_id and begun:
+            raise DamagedError(_FOREIGN)
+
+
 async def _check_wal(connection: Connection) -> None:
     if await value_of(connection, "PRAGMA journal_mode") != "wal":
         msg = "write-ahead logging is not possible on this file system"
@@ -188,8 +232,7 @@ async def _has_tables(connection: Connection) -> bool:
 async def _verify(connection: Connection, path: Path, schema: Schema) -> None:
     """What it is, whether it is whole, and its version: an older one is brought forward."""
     if await value_of(connection, "PRAGMA application_id") != schema.application_id:
-        msg = "it is not one of ours"
-        raise DamagedError(msg)
+        raise DamagedError(_FOREIGN)
     version = await value_of(connection, "PRAGMA user_version")
     if version > schema.version:
         msg = (

@@ -56,7 +56,7 @@ class Bench:
             supervisor=SimpleNamespace(state=lambda: self.guard),
             link=SimpleNamespace(state=lambda: self.link),
             ledger=self.stores,
-            history=SimpleNamespace(ok=True, stats=lambda: stats),
+            history=SimpleNamespace(ok=True, stats=lambda: stats, begun_anew=""),
             paces={"ledger": Pace(), "history": Pace()},
             recorder=self.recorder,
             http="",

@@ -33,6 +33,8 @@ def main() -> None:
         pragmas = sqlite_file._PRAGMAS.replace("synchronous=FULL", "synchronous=OFF")
         vars(sqlite_file)["_PRAGMAS"] = pragmas
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to come for them
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin.buffer:
         log, *words = json.loads(line)
         pid = os.fork()
@@ -107,6 +109,8 @@ class Spawner:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **self._environment},
         )  # fmt: skip
+        assert self._process.stdout is not None
+        assert await self._process.stdout.readline() == b"ready\n"
         return self
 
     async def __aexit__(self, *_: object) -> None:
