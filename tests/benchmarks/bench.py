@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks import (
+    density,
     evaluation,
     memory,
     node_red,
@@ -25,6 +26,7 @@ from tests.benchmarks import (
     scanning,
     storage,
 )
+from tests.benchmarks.density import Density
 from tests.benchmarks.evaluation import Evaluation
 from tests.benchmarks.loads import IDLE, LOADS
 from tests.benchmarks.memory import Memory
@@ -47,6 +49,7 @@ class Results:
     memory: Memory | None = None
     stored: storage.Storage | None = None
     live: storage.Live | None = None
+    density: Density | None = None
     node_red: str = ""  # why it is not there
 
 
@@ -82,6 +85,11 @@ async def run(options: argparse.Namespace) -> str:
     _say("samples from the image to the history")
     results.stored = await storage.measure(options.directory, options.samples, STORE_ROUNDS)
     results.live = await storage.live(options.directory, options.live)
+    _say("the history beside a plain table")
+    results.density = await density.measure(
+        options.directory, min(options.rounds, STORE_ROUNDS), 2 * options.samples,
+        peer=not options.own,
+    )  # fmt: skip
     _say("")
     lines = [*_head(options, load_before, time.monotonic() - begin), *report.lines(results)]
     return "\n".join(lines)
@@ -136,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--trips", type=int, help="per round and cell")
     parser.add_argument("--samples", type=int, default=STORE_SAMPLES, help="to be stored")
+    parser.add_argument("--own", action="store_true", help="without peers that are installed")
     parser.add_argument("--live", type=float, default=LIVE_S, help="seconds of the whole site")
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"), help="on the state directory's disk"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import node_red, polling, reaction, scanning, storage
+from tests.benchmarks import density, node_red, polling, reaction, scanning, storage
 from tests.benchmarks.loads import BACKLOG_TAGS, HELD, HOGS_PER_CORE, HOLD_MS, IDLE, STORM
 from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN, Cell
 
@@ -30,6 +30,7 @@ def lines(results: "Results") -> list[str]:
         *_reactions(results), "", *_ratios(results), "", *_notes(results), "",
         *_polling(results), *_scanning(results), "", *_evaluation(results), *_memory(results), "",
         *_storage(results),
+        *_density(results),
     ]  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def _storage(results: "Results") -> list[str]:
             f"  {size:>6} samples per commit: {per_s / 1000:,.0f}k samples/s "
             f"(commit p99 {slow_ms:.1f} ms)"
         )
-    found.append("Bytes per sample on disk, codec 0 (no packing of values), 100 tags per scan")
+    found.append("Bytes per sample on disk, float64 noise, 100 tags per scan")
     for name, cost in (("tail", stored.tail), ("packed chunks", stored.packed)):
         found.append(f"  {name:<14} {cost.body:.2f} in rows, {cost.file:.2f} with all of the file")
     found.append(
@@ -249,3 +250,36 @@ def _storage(results: "Results") -> list[str]:
         f"{live.guard_cpu:.1%}; dropped: {live.lost}"
     )
     return found
+
+
+def _density(results: "Results") -> list[str]:
+    found = results.density
+    if found is None:
+        return []
+    jitter, shared, rows = (
+        density.median(kept) for kept in (found.jitter, found.shared, found.rows)
+    )
+    lines = [
+        f"History beside a plain table ({density.TAGS} tags at 1 Hz: half walk with 3 decimals, "
+        "30 % stand still, 20 % switch)"
+    ]
+    for name, kept in (
+        (f"history, each tag {density.JITTER_MS} ms off", jitter),
+        ("history, one time per poll", shared),
+        (f"row per sample, index, {density.BATCH} a commit", rows),
+    ):
+        lines.append(
+            f"  {name:<40} {kept.bytes:6.2f} bytes/sample {kept.per_s / 1000:7,.0f}k samples/s"
+        )
+    lines.append(
+        f"  the table is {rows.bytes / jitter.bytes:.0f} to {rows.bytes / shared.bytes:.0f} times "
+        f"as large; the history takes {jitter.per_s / rows.per_s:.1f} to "
+        f"{shared.per_s / rows.per_s:.1f} times as many samples a second (both synchronous=FULL)"
+    )
+    if isinstance(found.peer, str):
+        return [*lines, f"  {density.PEER_NAME}: {found.peer}"]
+    return [
+        *lines,
+        f"  {density.PEER + ', its defaults':<40} {found.peer.bytes:6.2f} bytes/sample "
+        f"{found.peer.per_s / 1000:7,.0f}k samples/s (synchronous=NORMAL)",
+    ]

@@ -21,6 +21,7 @@ import aiohttp
 from fastpath.codes import Quality
 from fastpath.image import TagImage
 from fastpath.messages import SAMPLE
+from gateway.store import packing
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from tests.helpers.harness import Site, until
@@ -138,7 +139,7 @@ async def _cost(path: Path, samples: int) -> tuple[Cost, Cost]:
     """Bytes per sample before and after packing, at 1 Hz with a commit a second."""
     history = await History.open(path, groups=groups(), uplinks=["up"], max_bytes=MAX_BYTES)
     try:
-        for scan in scans(max(4, samples // TAGS), 1):
+        for scan in scans(max(samples, packing.WINDOW_SAMPLES) // TAGS + 1, 1):
             history.add(scan)
             await history.commit()
         tail = _look(path, "tail", "length(body) + length(members)")
@@ -151,7 +152,7 @@ async def _cost(path: Path, samples: int) -> tuple[Cost, Cost]:
 
 
 def _look(path: Path, table: str, size: str) -> Cost:
-    """NaN where the table holds nothing (packing begins at 2 MiB)."""
+    """NaN where the table holds nothing."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         stored, body = database.execute(f"SELECT sum(n), sum({size}) FROM {table}").fetchone()  # noqa: S608
         (everything,) = database.execute("SELECT samples FROM progress").fetchone()

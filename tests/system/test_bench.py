@@ -11,7 +11,8 @@ from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN
 from tests.helpers.harness import ROOT
 
 TRIPS = 20
-SHORT = ("--rounds", "1", "--trips", str(TRIPS), "--samples", "300000", "--live", "1")
+SHORT = ("--rounds", "1", "--trips", str(TRIPS), "--samples", "250000", "--live", "1",
+         "--own")  # fmt: skip
 
 
 @pytest.mark.alone
