@@ -157,7 +157,8 @@ class ModbusUnit:
         if ends_ns and within:
             ends = time.strftime("%Y-%m-%d %H:%M", time.gmtime(ends_ns / 1e9))
             days = "a day" if within == 1 else f"{within} days"
-            troubles["certificate"] = f"its certificate ends within {days}, on {ends} UTC"
+            kind = f"certificate_{within}d"  # each step is a trouble of its own, told by itself
+            troubles[kind] = f"its certificate ends within {days}, on {ends} UTC"
         return Facts(wire.name, ends_ns, troubles)
 
     def texts(self) -> Mapping[int, str]:

@@ -144,11 +144,13 @@ def test_an_end_of_the_certificate_is_told_before_it_comes() -> None:
     told = []
     for day in (0, 69, 71, 92, 94, 99, 101):
         now_ns = day * DAY_NS + 1
-        told.append(unit.facts().troubles.get("certificate", ""))
-    assert told[:2] == ["", ""]
-    assert "within 30 days, on 1970-04-11 00:00 UTC" in told[2] == told[3]
-    assert "within 7 days" in told[4]
-    assert "within a day" in told[6]
+        told.append(dict(unit.facts().troubles))
+    assert told[:2] == [{}, {}]
+    assert "within 30 days, on 1970-04-11 00:00 UTC" in told[2]["certificate_30d"]
+    assert told[2] == told[3]
+    assert told[4].keys() == {"certificate_7d"}  # a trouble of its own: an alert of its own
+    assert "within 7 days" in told[4]["certificate_7d"]
+    assert "within a day" in told[6]["certificate_1d"]
 
 
 # ---- a counter that must move ------------------------------------------------------------------
