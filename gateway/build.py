@@ -27,7 +27,7 @@ from gateway.store.ledger import Ledger
 from gateway.store.recorder import Recorder
 from gateway.substitutions import Substitutions
 from gateway.tags import TagTable
-from gateway.uplink.base import BACKFILL, LIVE
+from gateway.uplink.base import ALERT, BACKFILL, LIVE
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
 from gateway.uplink.pump import Pump
@@ -56,12 +56,12 @@ async def open_stores(
     ``exercise``: every alert says that it is one.
     Raises StoreError for a file of a newer version.
     """
-    uplinks = [uplink.id for uplink in config.uplink]
+    told = [item.id for item in config.uplink if ALERT in item.lanes]
     ledger = await Ledger.open(
         paths.ledger,
         gateway_name(config),
         site=config.site.id,
-        uplinks=uplinks,
+        uplinks=told,
         clock_synced=clock.synchronised,
         exercise=exercise,
     )

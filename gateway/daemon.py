@@ -23,6 +23,7 @@ from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
+from gateway.parted_uplinks import PartedUplinks
 from gateway.paths import (
     SIMULATED,
     InstanceLock,
@@ -228,6 +229,9 @@ class Daemon:
     async def _start_parts(self) -> "Gateway":
         simulated = self._simulation is not None
         self._stores = await open_stores(self._checked.config, self._paths, exercise=simulated)
+        if not simulated:
+            parted = PartedUplinks(self._checked.config, *self._stores)
+            await parted.forget("site file")
         reactions = Reactions()
         gateway = build_gateway(
             self._checked,

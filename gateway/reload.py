@@ -15,6 +15,7 @@ from gateway.apply import program_blob, refusal_text, store_program
 from gateway.check import check_site
 from gateway.errors import ConfigError, GuardError, StoreError
 from gateway.outcome import Exit, Outcome, not_reached
+from gateway.parted_uplinks import PartedUplinks
 from gateway.weakening import weakening_text, weakenings
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Reloader:
         if checked.config.site.id != before.id:
             text = f"{path} is of the site {checked.config.site.id}, here runs {before.id}"
             return _failed(text)
+        gateway = self._gateway()
+        if lines := PartedUplinks(checked.config, gateway.ledger, gateway.history).refusals():
+            return Outcome(exit_code=Exit.USAGE, code=0, text="\n".join(lines))
         try:
             refused = await self._to_the_guard(checked, path, weakens, who)
         except GuardError as error:

@@ -322,6 +322,7 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     start_within: Duration = Duration(5_000_000_000)
     on_overrun: Literal["trip", "nothing"] = "trip"
     on_stop: Literal["trip", "nothing"] = "trip"
+    discard_uplinks: tuple[str, ...] = ()
     on_output_failure: Literal["stop_heartbeat", "nothing"] = "stop_heartbeat"
 
 

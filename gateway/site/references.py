@@ -150,6 +150,10 @@ class _Checker:
 
     def site(self) -> None:
         site = self.draft.site
+        for uplink in site.item.discard_uplinks if site.ok("discard_uplinks") else ():
+            if uplink in self.draft.by_id("uplink"):
+                text = f"found {shown(uplink)}, expected no uplink of this file"
+                self.complain(site, ("discard_uplinks",), text)
         self.between(site, ("tick",), site.item.tick, *TICK_NS)
         listen = self.draft.single["view"]
         if listen.ok("listen"):

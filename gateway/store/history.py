@@ -22,7 +22,7 @@ from gateway.errors import StoreError
 from gateway.store import packing, shedding
 from gateway.store.chunks import Piece
 from gateway.store.database import PINCH_BYTES, Database
-from gateway.store.history_state import Commit, HistoryState
+from gateway.store.history_state import Commit, HistoryState, forget_uplink
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.lanes import BACKFILL
 from gateway.store.sample_reader import SampleReader, Series
@@ -194,6 +194,18 @@ class History:
             state.lanes.drop(uplink, lane, done)
 
         await self._db.transact(body, then)
+
+    def owed(self) -> dict[str, int]:
+        """Messages that each uplink does not have yet, those that the site has no more included."""
+        return self._state.lanes.waiting(self._state.cursors)
+
+    async def forget(self, uplink: str) -> None:
+        """The site has this uplink no more: nothing is kept for it."""
+
+        def then(_: None) -> None:
+            self._state.forget(uplink)
+
+        await self._db.transact(partial(forget_uplink, uplink), then)
 
     # ---- looking after it ----------------------------------------------------------------------
 

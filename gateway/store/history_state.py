@@ -252,6 +252,13 @@ class HistoryState:
         await connection.executemany(sql[lane], [(uplink, first) for first in done])
         return done
 
+    def forget(self, uplink: str) -> None:
+        """Adopt that nothing is kept for an uplink any more."""
+        self.lanes.forget(uplink)
+        for lane in (LIVE, BACKFILL):
+            self.cursors.pop((uplink, lane), None)
+            self.shed_unsent.pop((uplink, lane), None)
+
     async def newest(self, connection: Connection) -> int:
         """The last time of everything that is stored, 0 where nothing is."""
         tail = await value_of(connection, "SELECT max(t_last) FROM tail") or 0
@@ -264,6 +271,13 @@ class HistoryState:
             sql = f"SELECT ifnull(sum(length(body)), 0) FROM {table} WHERE t_last >= ?"  # noqa: S608
             total += await value_of(connection, sql, (utc_ns,))
         return total
+
+
+async def forget_uplink(uplink: str, connection: Connection) -> None:
+    """Delete whatever is kept for an uplink."""
+    for table in ("lane_range", "message_range", "cursor", "shed"):
+        sql = f"DELETE FROM {table} WHERE uplink = ?"  # noqa: S608
+        await connection.execute_fetchall(sql, (uplink,))
 
 
 async def _store_ranges(connection: Connection, ranges: Sequence[Range]) -> None:

@@ -150,6 +150,29 @@ class Lanes:
             own = self._pieces.get((uplink, lane), [])
             self._pieces[uplink, lane] = [item for item in own if item.first_piece not in gone]
 
+    def waiting(self, cursors: dict[tuple[str, str], int]) -> dict[str, int]:
+        """Messages that each uplink does not have yet, those that the site has no more included.
+
+        A piece that is not packed yet counts as one.
+        """
+        found: dict[str, int] = {}
+        for uplink in {uplink for uplink, _ in self._pieces} | self._messages.keys():
+            sent = (cursors.get((uplink, lane), 0) for lane in (LIVE, BACKFILL))
+            heads = (self.head(uplink, lane) for lane in (LIVE, BACKFILL))
+            unpacked = (
+                max(0, self._last_piece(item) - max(item.first_piece - 1, self.packed_to))
+                for item in self._pieces.get((uplink, BACKFILL), [])
+            )
+            rest = sum(max(0, head - seq) for head, seq in zip(heads, sent, strict=True))
+            found[uplink] = rest + sum(unpacked)
+        return found
+
+    def forget(self, uplink: str) -> None:
+        """Nothing is kept for this uplink any more."""
+        for lane in (LIVE, BACKFILL):
+            self._pieces.pop((uplink, lane), None)
+        self._messages.pop(uplink, None)
+
     # ---- packing -------------------------------------------------------------------------------
 
     def border(self) -> int:

@@ -32,6 +32,7 @@ from gateway.store.audit import (
 )
 from gateway.store.audit_memory import AuditMemory
 from gateway.store.batch import Batch, Stamp
+from gateway.store.cursors import Cursors
 from gateway.store.database import Database
 from gateway.store.ledger_state import EVENTS, SAMPLES, LedgerState
 from gateway.store.letter import DEAD, QUEUED_ONE, RESENT, Letter, LetterBox
@@ -74,6 +75,7 @@ class Ledger:
         )
         self._appends = Appends(self._db, self._state, self._take)
         self._letters = LetterBox(self._db, lambda: self._state.letters, stamp.utc_ns)
+        self.cursors = Cursors(self._db, self._state)
         self._bytes_written = 0
         self._damaged = 0
 
@@ -241,28 +243,12 @@ class Ledger:
     async def cursor(self, uplink: str, lane: str) -> int:
         """The highest contiguous sequence that the uplink has acknowledged, 0 at first."""
         await self._ready()
-        return self._state.cursors.get((uplink, lane), 0)
+        return self.cursors.of(uplink, lane)
 
     async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
         """Move it forward, durably. Raises ValueError for a step back or beyond the last alert."""
         await self._ready()
-        before = self._state.cursors.get((uplink, lane), 0)
-        if not before <= seq <= self._state.head:
-            msg = f"cursor of {uplink}/{lane} from {before} to {seq}, last alert {self._state.head}"
-            raise ValueError(msg)
-        if seq == before:
-            return
-
-        async def body(connection: Connection) -> None:
-            await connection.execute_fetchall(
-                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
-                (uplink, lane, self._state.epoch, seq),
-            )
-
-        def then(_: None) -> None:
-            self._state.cursors[uplink, lane] = seq
-
-        await self._db.transact(body, then)
+        await self.cursors.move(uplink, lane, seq)
 
     async def letter(
         self,
@@ -341,7 +327,7 @@ class Ledger:
             letter_states=dict(self._state.letters.by_state),
             audit_entries=self._state.audit_seq,
             audit_head=self.audit_head,
-            dropped={"damaged": self._damaged},
+            dropped={"damaged": self._damaged, "shed": self._state.shed_alerts},
         )
 
     # ---- inside --------------------------------------------------------------------------------

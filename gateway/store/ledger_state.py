@@ -7,6 +7,7 @@ the commit.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from gateway.store.alert import ActiveAlert, AlertDraft, Source
 from gateway.store.audit import NOTE, AuditEntry
 from gateway.store.audit_memory import AuditMemory
 from gateway.store.batch import Batch, Stamp
+from gateway.store.cursors import ALERT, begin_cursors, read_cursors
 from gateway.store.letter import LetterCount
 from gateway.store.migration import Step
 from gateway.store.owner import Opened
@@ -56,6 +58,7 @@ class LedgerState:
         self.positions: dict[tuple[int, str], int] = {}
         self.cursors: dict[tuple[str, str], int] = {}
         self.letters = LetterCount()
+        self.shed_alerts = 0  # since the start: that one uplink had and another had not
         self._uplinks = tuple(uplinks)
 
     def mark(self) -> tuple[int, int]:
@@ -70,6 +73,8 @@ class LedgerState:
         epoch = await value_of(connection, "SELECT value FROM meta WHERE key = 'epoch'")
         if epoch is None:
             await self._begin(connection, opened)
+            await begin_cursors(connection, self._uplinks, self.epoch)
+            self.cursors = await read_cursors(connection, self.epoch)
             return
         self.epoch = int(epoch)
         self.head = await value_of(connection, "SELECT ifnull(max(seq), 0) FROM alert")
@@ -84,25 +89,30 @@ class LedgerState:
             "SELECT journal_id, stream, next_seq FROM journal"
         ):
             self.positions[journal_id % (1 << 64), stream] = seq
-        for uplink, lane, seq in await connection.execute_fetchall(
-            "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
-        ):
-            self.cursors[uplink, lane] = seq
+        self.cursors = await read_cursors(connection, self.epoch)
         await self.letters.load(connection)
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
-        """Delete the oldest alerts that every uplink has; None where there are none."""
-        if self._uplinks:
-            delivered = min(self.cursors.get((uplink, "alert"), 0) for uplink in self._uplinks)
-            last = min(delivered, self.head - ALERTS_KEPT_MIN)
-        else:
-            last = self.head - ALERTS_UNSENT_MIN
+        """Delete the oldest alerts that every uplink has; None where none may go.
+
+        Where that gives no room, those go that at least one uplink has: one that is dead for weeks
+        must not keep the next alert from the others. It gets a gap marker in their place. What no
+        uplink has never goes.
+        """
         first = await value_of(connection, "SELECT ifnull(min(seq), 0) FROM alert")
-        if last < first:
-            return None
-        last = min(last, first + ROOM_ALERTS)
-        await connection.execute_fetchall("DELETE FROM alert WHERE seq <= ?", (last,))
-        return _nothing
+        taken = [self.cursors.get((uplink, ALERT), 0) for uplink in self._uplinks]
+        everywhere = min(taken, default=self.head - ALERTS_UNSENT_MIN)
+        somewhere = max(taken, default=everywhere)
+        for sent in (everywhere, somewhere):
+            last = min(sent, self.head - ALERTS_KEPT_MIN, first + ROOM_ALERTS)
+            if last >= first:
+                await connection.execute_fetchall("DELETE FROM alert WHERE seq <= ?", (last,))
+                owed = max(0, last - max(first - 1, everywhere))
+                return partial(self._shed, owed) if owed else _nothing
+        return None
+
+    def _shed(self, alerts: int) -> None:
+        self.shed_alerts += alerts
 
     def _forget(self) -> None:
         self.epoch = self.head = self.audit_seq = 0
