@@ -11,7 +11,7 @@ ROWS = [
     *(f"D{n}" for n in range(1, 27)),
     *(f"F{n}" for n in range(1, 21)),
     *(f"P{n}" for n in (1, 2, 3, 5, 6, 16, 17)),
-    *(f"U{n}" for n in (3, 6, 7)),
+    *(f"U{n}" for n in range(1, 14) if n != 9),
     *(f"S{n}" for n in (8, 9, 10, 13)),
 ]
 COLUMNS = ["Row", "What must hold", "Guard", "Driver", "Other"]

@@ -324,3 +324,34 @@ async def test_the_pump_finds_the_item_that_costs_the_session(
     assert set(ledger.letters) == {("platform", "alert", 7)}
     ids = {payload["id"].rsplit("/", 1)[-1] for _topic, payload in broker.published}
     assert ids >= {str(seq) for seq in range(1, 42)} | {"gap"}
+
+
+async def test_acknowledgements_out_of_order_move_the_cursor_to_the_first_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.02)
+    held = {3, *range(5, 11)}
+
+    def answer(_topic: str, payload: dict[str, Any]) -> Answer:
+        return None if payload["seq"] in held and broker.sessions == 1 else 0
+
+    ledger = MemoryLedger()
+    ledger.put(20)
+    async with ScriptedBroker(answer) as broker:
+        config = config_of(broker.url, timeout=Duration(20_000_000_000))
+        uplink = MqttUplink(config, SENDER)
+        made = Pump(config, uplink, ledger, MemoryHistory(), MemoryProblems(), SENDER)
+        task = asyncio.create_task(made.run())
+        await until(lambda: len(broker.published) == 20)
+        await until(lambda: uplink._client is not None and len(uplink._client._acks) == len(held))
+        assert not ledger.cursors  # nothing is settled before the send is
+        broker.cut()
+        await until(lambda: ledger.cursors.get(("platform", "alert")) == 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    moves = [seq for lane, seq in ledger.moves if lane == "alert"]
+    assert moves[0] == 2
+    assert moves == sorted(moves)
+    again = [payload["seq"] for _topic, payload in broker.published[20:]]
+    assert sorted(again) == sorted(held)  # what was acknowledged is not sent again

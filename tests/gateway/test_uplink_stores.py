@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fastpath.messages import SAMPLE
+from gateway.errors import UplinkError
 from gateway.store import packing
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
@@ -22,6 +24,7 @@ from tests.helpers.uplinks import (
     GOOD,
     SENDER,
     T0_NS,
+    MemoryHistory,
     MemoryProblems,
     MemoryUplink,
     config_of,
@@ -177,3 +180,43 @@ async def test_what_waits_is_weighed_as_it_is_stored(tmp_path: Path) -> None:
             "SELECT sum(length(body)) FROM (SELECT body FROM tail UNION ALL SELECT body FROM chunk)"
         )
         assert connection.execute(stored).fetchone() == (whole,)
+
+
+async def test_a_dead_uplink_takes_nothing_from_the_other(tmp_path: Path) -> None:
+    """Each has its own cursors; in a full ledger those alerts go that one of them has."""
+    room = 3 * 1024 * 1024
+    names = ("dead", "fine")
+    ledger = await Ledger.open(tmp_path / "ledger.db", "gw-1", uplinks=names, max_bytes=room)
+    history = MemoryHistory()
+    links = {name: MemoryUplink() for name in names}
+    links["dead"].error = UplinkError("cable")
+    pumps = {
+        name: Pump(
+            config_of("mqtt://127.0.0.1", id=name, lanes=("alert",)),
+            links[name], ledger, history, MemoryProblems(),
+            msgspec.structs.replace(SENDER, uplink=name),
+        )
+        for name in names
+    }  # fmt: skip
+    tasks = [asyncio.create_task(one.run()) for one in pumps.values()]
+    batch = [
+        AlertDraft(kind="alarm", state="event", source=Source("tag", "t"), cause="x" * 1_000)
+        for _ in range(500)
+    ]
+    try:
+        for _ in range(14):  # 7 MB
+            await ledger.append(batch)
+            pumps["fine"].nudge()
+            await until(lambda: pumps["fine"].stats().backlog["alert"] == 0)
+        assert links["fine"].of("alert") == list(range(1, ledger.head + 1))
+        assert pumps["dead"].stats().backlog["alert"] == ledger.head
+        shed = ledger.stats().dropped["shed"]
+        assert 0 < shed < ledger.head - 1_000
+        links["dead"].error = None
+        await until(lambda: pumps["dead"].stats().backlog["alert"] == 0, 15)
+        assert links["dead"].of("alert") == [-shed, *range(shed + 1, ledger.head + 1)]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await ledger.close()

@@ -217,3 +217,25 @@ async def test_the_rate_is_kept_and_alerts_do_not_wait_for_samples(
         assert time.monotonic() - began_s >= 0.6
     seqs = [message["seq"] for message in subscriber.of("backfill")]
     assert seqs == list(range(1, len(seqs) + 1))
+
+
+async def test_a_broker_that_loses_its_memory_after_the_acknowledgement(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """It acknowledges what it holds in memory for a subscriber that is away, and is killed."""
+    grace = Duration(60_000_000_000)
+    async with Mosquitto(tmp_path) as broker:
+        bench.ledger.put(10)
+        async with bench.running(broker.url, keep_after_ack=grace) as made:
+            await until(lambda: made.stats().sent["alert"] == 10)
+            assert made.stats().backlog["alert"] == 0
+            await broker.kill()
+            await until(lambda: not made.stats().up)
+            assert made.stats().backlog["alert"] == 10
+            made._link.hold_until_s = asyncio.get_running_loop().time() + 60
+            await broker.start()
+            async with Subscriber(broker.port) as subscriber:
+                made._link.hold_until_s = 0.0
+                made.nudge()
+                await subscriber.until(lambda: _alerts(subscriber) == list(range(1, 11)))
+                await until(lambda: made.stats().backlog["alert"] == 0)
