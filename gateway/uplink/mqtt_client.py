@@ -192,7 +192,7 @@ class AckingClient(aiomqtt.Client):
                 asked_s = None
             elif asked_s is None or self._client._ping_t == 0:  # noqa: SLF001  0: it was answered
                 asked_s = self._loop.time()
-                self._client._send_pingreq()  # noqa: SLF001
+                self._guarded(self._client._send_pingreq)  # noqa: SLF001
             else:
                 self._end(Disconnected(f"no answer to a ping within {pause_s:g} s"))
 
