@@ -7,18 +7,20 @@ an apostrophe before it.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Final, Literal
 
 from fastpath.codes import Quality, Reason
 from fastpath.columns import split_quality
+from gateway.five_minutes import Summary
 from gateway.store.history_file import Sample
 
 Format = Literal["csv", "ndjson"]
 
 HEADINGS: Final = ("time", "tag", "value", "unit", "quality", "reason")
+SUMMARY_HEADINGS: Final = ("time", "tag", "n", "bad", "min", "mean", "max", "last", "unit")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _NS_PER_MS: Final = 1_000_000
 _MS_PER_S: Final = 1_000
@@ -33,9 +35,29 @@ class Rows:
         self._second = -1
         self._second_text = ""
 
-    def begin(self) -> str:
+    def begin(self, headings: Sequence[str] = HEADINGS) -> str:
         """What stands before the first row."""
-        return _csv([HEADINGS]) if self._form == "csv" else ""
+        return _csv([headings]) if self._form == "csv" else ""
+
+    def summaries(self, summaries: Iterable[Summary]) -> str:
+        """The rows of five minutes each."""
+        rows = [
+            (self._time(one.time_ns), one.tag, one.n, one.bad, one.lowest, one.mean, one.highest,
+             one.last, self._units.get(one.tag, ""))
+            for one in summaries
+        ]  # fmt: skip
+        if self._form == "csv":
+            return _csv(
+                [
+                    (at, guarded(tag), str(n), str(bad), *map(_number, numbers), guarded(unit))
+                    for at, tag, n, bad, *numbers, unit in rows
+                ]
+            )
+        return "".join(
+            json.dumps(dict(zip(SUMMARY_HEADINGS, (*row[:-1], row[-1] or None), strict=True)))
+            + "\n"
+            for row in rows
+        )
 
     def text(self, samples: Sequence[Sample]) -> str:
         """The rows of these samples, each with its line's end."""
@@ -94,9 +116,9 @@ def _words(byte: int) -> tuple[str, str]:
     return _WORDS.get(byte) or words_of(byte)
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
     """As short as it comes back bit by bit; "" where it is none."""
-    return repr(value).removesuffix(".0") if isfinite(value) else ""
+    return repr(value).removesuffix(".0") if value is not None and isfinite(value) else ""
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

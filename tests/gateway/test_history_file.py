@@ -19,6 +19,7 @@ from fastpath.columns import quality_byte
 from gateway.__main__ import main
 from gateway.errors import StoreError
 from gateway.export_rows import Rows, guarded
+from gateway.five_minutes import FiveMinutes
 from gateway.history_query import HistoryQuery
 from gateway.store.history import History
 from gateway.store.history_file import HistoryFile, Sample
@@ -206,6 +207,49 @@ def test_rows_for_programs() -> None:
         {"time": "2025-11-24T16:00:01.001Z", "tag": "=x+1", "value": None, "unit": None,
          "quality": "BAD", "reason": "stale"},
     ]  # fmt: skip
+
+
+def test_five_minutes_of_each_tag() -> None:
+    five, minute = FiveMinutes(), 60 * S
+    good, bad = quality_byte(Quality.GOOD, 0), quality_byte(Quality.BAD, Reason.STALE)
+    samples: list[Sample] = [
+        (at * minute, tag, float(at), good) for tag in "ab" for at in (*range(12), 8, 12, 30)
+    ]  # minute 8 comes again, late: of a neighbouring block
+    samples += [(31 * minute, "a", math.nan, good), (37 * minute, "b", 1.0, bad)]
+    done = [row for at in range(0, len(samples), 5) for row in five.add(samples[at : at + 5])]
+    done += five.end()
+    whole = [
+        (0, 5, 0, 0.0, 2.0, 4.0, 4.0),
+        (5, 6, 0, 5.0, 43 / 6, 9.0, 9.0),
+        (10, 3, 0, 10.0, 11.0, 12.0, 12.0),
+    ]
+    assert [(row[0] // minute, *row[2:]) for row in done if row.tag == "a"] == [
+        *whole, (30, 1, 1, 30.0, 30.0, 30.0, 30.0),
+    ]  # fmt: skip
+    assert [(row[0] // minute, *row[2:]) for row in done if row.tag == "b"] == [
+        *whole, (30, 1, 0, 30.0, 30.0, 30.0, 30.0), (35, 0, 1, None, None, None, None),
+    ]  # fmt: skip
+    text = Rows("csv", {"b": "mm"}).summaries(done[-1:])
+    assert text == "1970-01-01T00:35:00.000Z,b,0,1,,,,,mm\r\n"
+    assert json.loads(Rows("ndjson", {}).summaries(done[-1:])) == {
+        "time": "1970-01-01T00:35:00.000Z", "tag": "b", "n": 0, "bad": 1, "min": None,
+        "mean": None, "max": None, "last": None, "unit": None,
+    }  # fmt: skip
+
+
+async def test_the_command_gives_five_minutes(history: History, tmp_path: Path) -> None:
+    for at in range(0, 900, 30):
+        await second(history, at, value=float(at))
+    output = tmp_path / "out.csv"
+    arguments = ["export", "d", "--resolution", "5m", "--output", str(output), "--to", "1970-01-02"]
+    arguments += ["--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+    assert await asyncio.to_thread(main, arguments) == 0
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [(row["time"], row["n"], row["min"], row["max"], row["last"]) for row in rows] == [
+        ("1970-01-01T00:00:00.000Z", "10", "-270", "-0", "-270"),
+        ("1970-01-01T00:05:00.000Z", "10", "-570", "-300", "-570"),
+        ("1970-01-01T00:10:00.000Z", "10", "-870", "-600", "-870"),
+    ]
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\tx", "\rx", "=cmd|' /C calc'!A0"])

@@ -19,7 +19,7 @@ from tests.helpers.mosquitto import Mosquitto
 from tests.helpers.receiving import Receiver, alert_of, gap_of, receiving, samples_of
 
 KILLS = 2
-MESSAGES = 4_000
+MESSAGES = 1_500
 
 
 @asynccontextmanager
@@ -38,16 +38,16 @@ async def _is_subscribed(platform: Receiver) -> bool:
 
 
 async def publish(broker: Mosquitto, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """As any publisher would, 20 at a time."""
+    """As any publisher would, 50 at a time."""
     async with aiomqtt.Client(
         "127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5
     ) as client:
         client.pending_calls_threshold = 100
-        for at in range(0, len(messages), 20):
+        for at in range(0, len(messages), 50):
             await asyncio.gather(
                 *(
                     client.publish(f"sitewarden/gw-1/{topic}", json.dumps(payload), qos=1)
-                    for topic, payload in messages[at : at + 20]
+                    for topic, payload in messages[at : at + 50]
                 )
             )
 

@@ -23,7 +23,7 @@ from tests.helpers.modbus_server import ModbusServer
 pytestmark = pytest.mark.system
 
 TAGS = 3
-READINGS = 40  # between two kills
+READINGS = 20  # between two kills
 SITE = """
 [site]
 id = "test-site"
