@@ -28,14 +28,14 @@ class Unpacked:
     pieces: int = 0
     samples: int = 0
     bytes: int = 0
-    t_first: int = 0  # of its first piece
+    since_ns: int = 0  # monotonic, about when its first piece was committed
 
-    def less(self, pieces: int, samples: int, size: int, t_first: int) -> None:
-        """The first pieces were packed or shed; ``t_first`` is that of what follows."""
+    def less(self, pieces: int, samples: int, size: int, now_ns: int) -> None:
+        """The first pieces were packed or shed; what follows counts as committed now."""
         self.pieces -= pieces
         self.samples -= samples
         self.bytes -= size
-        self.t_first = t_first
+        self.since_ns = now_ns
 
 
 class Commit(NamedTuple):
@@ -70,6 +70,7 @@ class HistoryState:
         self.group_tags: dict[int, tuple[str, ...]] = {}
         self.unpacked = Unpacked()
         self.utc_ns = utc_ns
+        self.monotonic_ns: Callable[[], int] = time.monotonic_ns
         self.damage = ""  # what was lost with a file that was set aside, to be told once
         self._groups = tuple(groups)
 
@@ -178,12 +179,7 @@ class HistoryState:
             after,
         ):
             self.unpacked = Unpacked(*row)
-        self.unpacked.t_first = await self.t_first_after(connection, self.lanes.packed_to)
-
-    async def t_first_after(self, connection: Connection, piece: int) -> int:
-        """The first time of the first piece above this one, 0 where there is none."""
-        sql = "SELECT t_first FROM tail WHERE piece > ? ORDER BY piece LIMIT 1"
-        return await value_of(connection, sql, (piece,)) or 0
+        self.unpacked.since_ns = self.monotonic_ns()
 
     # ---- a commit ------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class HistoryState:
         self.samples += commit.samples
         self.position = commit.position
         if not self.unpacked.pieces:
-            self.unpacked.t_first = commit.pieces[0].t_first
+            self.unpacked.since_ns = self.monotonic_ns()
         self.unpacked.pieces += len(commit.pieces)
         self.unpacked.samples += commit.samples
         self.unpacked.bytes += commit.bytes

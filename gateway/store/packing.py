@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WINDOW_SAMPLES: Final = 500_000
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 WINDOW_PIECES: Final = 32_768
-WINDOW_NS: Final = 3_600 * 1_000_000_000
+WINDOW_NS: Final = 3_600 * 1_000_000_000  # from the commit of its first piece, or the start
 
 
 class Window(NamedTuple):
@@ -35,7 +35,6 @@ class Packed(NamedTuple):
     window: Window
     messages: int
     ranges: list[MessageRange]
-    t_first: int  # of what is next
 
 
 async def next_window(connection: Connection, state: "HistoryState") -> Window | None:
@@ -69,7 +68,6 @@ async def replace(
         window=window,
         messages=messages,
         ranges=lanes.number(window.last, messages),
-        t_first=await state.t_first_after(connection, window.last),
     )
     await connection.executemany(
         "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -89,7 +87,7 @@ def take(state: "HistoryState", packed: Packed | None) -> None:
         len(pieces),
         sum(piece.n for piece in pieces),
         sum(len(piece.body) for piece in pieces),
-        packed.t_first,
+        state.monotonic_ns(),
     )
     state.lanes.packed(packed.window.last, packed.messages, packed.ranges)
 
@@ -139,7 +137,7 @@ def _full(state: "HistoryState") -> bool:
         unpacked.samples >= WINDOW_SAMPLES
         or unpacked.bytes >= WINDOW_BYTES
         or unpacked.pieces >= WINDOW_PIECES
-        or state.utc_ns() - unpacked.t_first >= WINDOW_NS
+        or state.monotonic_ns() - unpacked.since_ns >= WINDOW_NS
     )
 
 

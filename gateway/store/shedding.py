@@ -54,7 +54,6 @@ class Deleted(NamedTuple):
     unsent: "Mapping[tuple[str, str], int]"
     ranges: list[MessageRange]
     bytes: int  # of pieces that were not packed
-    t_first: int
 
 
 async def oldest(connection: Connection, state: "HistoryState") -> Oldest | None:
@@ -94,7 +93,7 @@ async def delete(connection: Connection, state: "HistoryState", oldest: Oldest) 
     pieces = oldest.last_piece - oldest.first_piece + 1
     owed = unsent(state, oldest)
     ranges: list[MessageRange] = []
-    t_first = size = 0
+    size = 0
     if oldest.packed:
         await connection.execute_fetchall(
             "DELETE FROM chunk WHERE last_piece = ?", (oldest.last_piece,)
@@ -106,7 +105,6 @@ async def delete(connection: Connection, state: "HistoryState", oldest: Oldest) 
         ranges = state.lanes.number(oldest.last_piece, pieces)
         next_message = state.lanes.next_message + (pieces if ranges else 0)
         await packing.store_numbers(connection, oldest.last_piece, next_message, ranges)
-        t_first = await state.t_first_after(connection, oldest.last_piece)
     await connection.execute_fetchall("DELETE FROM tail WHERE piece <= ?", (oldest.last_piece,))
     await connection.execute_fetchall(
         "UPDATE progress SET shed_pieces = shed_pieces + ?, shed_samples = shed_samples + ?",
@@ -118,7 +116,7 @@ async def delete(connection: Connection, state: "HistoryState", oldest: Oldest) 
         [(uplink, lane, count) for (uplink, lane), count in owed.items()],
     )
     shed = Shed(pieces, oldest.samples, sum(owed.values()))
-    return Deleted(shed, oldest, owed, ranges, size, t_first)
+    return Deleted(shed, oldest, owed, ranges, size)
 
 
 def take(state: "HistoryState", deleted: Deleted | None) -> None:
@@ -130,6 +128,6 @@ def take(state: "HistoryState", deleted: Deleted | None) -> None:
     state.shed_unsent += Counter(deleted.unsent)
     if oldest.packed:
         return
-    state.unpacked.less(shed.pieces, shed.samples, deleted.bytes, deleted.t_first)
+    state.unpacked.less(shed.pieces, shed.samples, deleted.bytes, state.monotonic_ns())
     messages = shed.pieces if deleted.ranges else 0
     state.lanes.packed(oldest.last_piece, messages, deleted.ranges)

@@ -4,6 +4,7 @@ import math
 import random
 import sqlite3
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ async def second(history: History, at: int, *, value: float = 1.0) -> int:
 
 async def pack_everything(history: History) -> None:
     """What is not packed is an hour old now."""
-    before, history._state.utc_ns = history._state.utc_ns, lambda: 10**18
+    hours = count(2**61, 2**45)
+    before, history._state.monotonic_ns = history._state.monotonic_ns, hours.__next__
     for _ in range(1_000):
         if not await history.pack():
             break
-    history._state.utc_ns = before
+    history._state.monotonic_ns = before
     assert history.stats().unpacked_samples == 0
 
 
@@ -236,6 +238,19 @@ async def test_packing_changes_no_message(
         assert len(await again.read("b", 0, 10**12)) == 122
     finally:
         await again.close()
+
+
+async def test_a_wrong_clock_of_a_device_shortens_no_window(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.set_lane("up", "live")
+    history.set_lane("other", "live")
+    history._state.utc_ns = lambda: 10**19
+    for at in range(5):
+        await second(history, at)
+    assert await history.pack() == 0
+    monkeypatch.setattr(packing, "WINDOW_NS", 0)
+    assert await history.pack() == 10
 
 
 async def test_what_an_uplink_missed_is_packed_when_it_is_back(history: History) -> None:

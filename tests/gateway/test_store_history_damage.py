@@ -4,6 +4,7 @@ import random
 import shutil
 import sqlite3
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -111,11 +112,12 @@ async def stored(history: History) -> set[Sample]:
 
 
 async def pack_everything(history: History) -> None:
-    before, history._state.utc_ns = history._state.utc_ns, lambda: 10**18
+    hours = count(2**61, 2**45)
+    before, history._state.monotonic_ns = history._state.monotonic_ns, hours.__next__
     for _ in range(1_000):
         if not await history.pack():
             break
-    history._state.utc_ns = before
+    history._state.monotonic_ns = before
 
 
 async def test_of_a_file_that_can_be_read_nothing_is_lost(tmp_path: Path) -> None:
