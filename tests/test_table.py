@@ -12,7 +12,7 @@ ROWS = [
     *(f"F{n}" for n in range(1, 21)),
     *(f"P{n}" for n in (1, 2, 3, 5, 6, 16, 17)),
     *(f"U{n}" for n in range(1, 14) if n != 9),
-    *(f"S{n}" for n in (8, 9, 10, 13)),
+    *(f"S{n}" for n in (8, 9, 10, 11, 13)),
 ]
 COLUMNS = ["Row", "What must hold", "Guard", "Driver", "Other"]
 NAMED = re.compile(r"`(tests/[a-z_/]+/test_[a-z0-9_]+\.py)::(test_[a-z0-9_]+)`")

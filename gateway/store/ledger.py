@@ -41,7 +41,7 @@ MAX_BYTES: Final = 1024 * 1024 * 1024
 FILL_PERCENT: Final = (
     80  # of the file: alerts' bodies, at most; the rest is rows' own and the audit
 )
-RESERVE_BYTES: Final = 176 * 1024 * 1024  # 100,000 alerts of 1.2 KB with their pages, the -wal
+RESERVE_BYTES: Final = 256 * 1024 * 1024  # 100,000 alerts of up to 2 KB with their pages, the -wal
 
 
 class LedgerStats(Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.errors import StoreError
 from gateway.store import database, owned_file
-from gateway.store.alert import AlertDraft, Source
+from gateway.store.alert import AlertDraft, LegNote, OutputNote, Source
 from gateway.store.database import PINCH_BYTES
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -81,6 +81,30 @@ def drafts(count: int, text_bytes: int = 320) -> list[AlertDraft]:
         AlertDraft(kind="trip", state="event", source=source, cause=text[:text_bytes])
         for _ in range(count)
     ]
+
+
+def real(number: int) -> AlertDraft:
+    """A trip as a site with several legs tells it: 1.2 to 2 KB, evenly."""
+    legs = tuple(LegNote(f"ch4-{i}.value > 1.5 %CH4 for 2 s", "true", 1.5 + i) for i in range(4))
+    outputs = tuple(OutputNote(f"breaker-{i}", "TRIPPED", 9_000_000) for i in range(4))
+    guidance = "Leave the face by the intake side, report to the control room, wait. " * 20
+    return AlertDraft(
+        kind="trip",
+        state="raised",
+        source=Source("interlock", "face-power-cut"),
+        subject=f"interlock:{number % 50}",
+        repeat=True,
+        cause="two of three methane transmitters of the face are above their limit",
+        legs=legs,
+        outputs=outputs,
+        guidance=guidance[: 180 + number * 37 % 830],
+        value=1.52,
+        limit=1.5,
+        unit="%CH4",
+        level="red",
+        reaction_ns=412_000,
+        program="ab" * 32,
+    )
 
 
 async def open_ledger(disk: Path, reserve_bytes: int, **options: Any) -> Ledger:
@@ -175,10 +199,14 @@ async def test_the_whole_reserve_takes_100_000_alerts(disk: Path) -> None:
     try:
         await until(lambda: ledger.stats().reserve_bytes == RESERVE_BYTES)
         Filler(disk).fill()
-        for _ in range(1_000):
-            await ledger.append(drafts(100, text_bytes=800))
-        assert len((await ledger.alerts(1, 1))[0].body) > 1_100
+        for first in range(0, 100_000, 100):
+            await ledger.append([real(number) for number in range(first, first + 100)])
+        sizes = [len(item.body) for item in await ledger.alerts(1, 1_000)]
+        assert min(sizes) > 1_150
+        assert max(sizes) > 1_950
         assert ledger.head == 100_001
+        held_mib = ledger.stats().reserve_bytes / MIB
+        print(f"{sum(sizes) / len(sizes):.0f} bytes each; {held_mib:.0f} MiB of reserve are left")
     finally:
         await ledger.close()
 
