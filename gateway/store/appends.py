@@ -6,7 +6,7 @@ each gets a transaction of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -34,14 +34,11 @@ class _Call:
 
 
 class Appends:
-    """``taken`` adopts what is committed, before anybody is told."""
+    """The state adopts what is committed before anybody is told."""
 
-    def __init__(
-        self, database: "Database", state: LedgerState, taken: Callable[[Batch], None]
-    ) -> None:
+    def __init__(self, database: "Database", state: LedgerState) -> None:
         self._db = database
         self._state = state
-        self._taken = taken
         self._waiting: list[_Call] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -79,7 +76,7 @@ class Appends:
 
     async def _commit(self, group: list[_Call]) -> None:
         try:
-            await self._db.transact(partial(self._write, group), self._taken)
+            await self._db.transact(partial(self._write, group), self._state.take)
         except StoreError as error:
             for call in group or self._take_waiting():
                 _fail(call, error)

@@ -45,7 +45,7 @@ RESERVE_BYTES: Final = 256 * 1024 * 1024  # 100,000 alerts of up to 2 KB with th
 
 
 class LedgerStats(Struct, frozen=True, kw_only=True):
-    """Counters since the start, sizes as last seen. ``bytes_written``: of the rows themselves."""
+    """Counters since the start, sizes as last seen. ``bytes_written``: to the disk."""
 
     ok: bool
     trouble: str
@@ -73,10 +73,9 @@ class Ledger:
         self._db = Database(
             path, self._state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes
         )
-        self._appends = Appends(self._db, self._state, self._take)
+        self._appends = Appends(self._db, self._state)
         self._letters = LetterBox(self._db, lambda: self._state.letters, stamp.utc_ns)
         self.cursors = Cursors(self._db, self._state)
-        self._bytes_written = 0
         self._damaged = 0
 
     @classmethod
@@ -285,7 +284,7 @@ class Ledger:
         def then(batch: Batch | None) -> None:
             if batch is not None:
                 self._state.letters.came(uplink, reason)
-                self._take(batch)
+                self._state.take(batch)
 
         return await self._db.transact(keep, then) is not None
 
@@ -321,7 +320,7 @@ class Ledger:
             head=self._state.head,
             active=len(self._state.active),
             bytes=self._db.file_bytes,
-            bytes_written=self._bytes_written,
+            bytes_written=self._db.bytes_written,
             reserve_bytes=self._db.reserve_bytes,
             letters=dict(self._state.letters.by_reason),
             letter_states=dict(self._state.letters.by_state),
@@ -331,10 +330,6 @@ class Ledger:
         )
 
     # ---- inside --------------------------------------------------------------------------------
-
-    def _take(self, batch: Batch) -> None:
-        self._state.take(batch)
-        self._bytes_written += sum(len(row[-1]) for row in batch.rows)
 
     async def _audit(
         self, kind: str, ref: int | None, who: str, action: str, target: str, detail: Any
@@ -347,7 +342,6 @@ class Ledger:
             entry, self._state.audit_hash = result
             self._state.audit_seq = entry.seq
             self._state.audit.take(entry)
-            self._bytes_written += len(entry.detail)
 
         entry, _ = await self._db.transact(body, then)
         return entry.seq

@@ -84,11 +84,11 @@ async def test_one_that_cannot_be_written_at_all_fails_alone(ledger: Ledger) -> 
 async def test_records_of_a_journal_count_once_within_a_group_as_well(ledger: Ledger) -> None:
     batch = [draft(f"record {seq}", journal_seq=seq) for seq in (5, 6)]
     again = [*batch, draft("record 7", journal_seq=7)]
-    found = await asyncio.gather(
+    first, second = await asyncio.gather(
         ledger.append(batch, journal=(JOURNAL, 7)),
         ledger.append(again, journal=(JOURNAL, 8), samples=(JOURNAL, 3)),
     )
-    assert found == [[2, 3], [0, 0, 4]]
+    assert (first, second) == ([2, 3], [0, 0, 4])
     assert await ledger.journal_position(JOURNAL) == 8
     assert await ledger.sample_position(JOURNAL) == 3
 

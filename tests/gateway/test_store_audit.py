@@ -325,6 +325,19 @@ def test_what_cannot_be_verified_is_said(
         assert words in err
 
 
+@pytest.mark.usefixtures("heads")
+def test_it_must_be_the_audit_of_the_site_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.toml"
+    for ident, expected in (("shaft", 0), ("pit", 1)):
+        site.write_text(f'[site]\nid = "{ident}"\n')
+        assert main(["audit", "verify", str(site), "--state-dir", str(tmp_path)]) == expected
+    assert "of gateway 'shaft'" in capsys.readouterr().err
+    site.write_text("[site\n")
+    assert main(["audit", "verify", str(site), "--state-dir", str(tmp_path)]) == 2
+
+
 async def test_version_1_is_chained_anew_with_everything_else_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,7 +392,8 @@ async def test_a_chain_of_version_1_that_was_touched_is_told(tmp_path: Path) -> 
 
 
 def _rows(path: Path, sql: str) -> list[Any]:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    options = "immutable=1" if path == OLD else "mode=ro"  # beside OLD no file may appear
+    connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True)
     try:
         return connection.execute(sql).fetchall()
     finally:

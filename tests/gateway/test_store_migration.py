@@ -57,7 +57,8 @@ def schema_of(*codes: "migration.Code") -> Schema:
 
 
 def content(path: Path) -> list[str]:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    options = "immutable=1" if path == OLD else "mode=ro"  # beside OLD no file may appear
+    connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         return [f"-- {version}", *connection.iterdump()]

@@ -174,7 +174,7 @@ async def test_a_damaged_file_of_version_1_is_salvaged_as_well(tmp_path: Path) -
         assert [each["was"].rpartition("/")[2] for each in owed] == [str(n) for n in range(13, 38)]
     finally:
         await ledger.close()
-    connection = sqlite3.connect(OLD)
+    connection = sqlite3.connect(f"{OLD.as_uri()}?immutable=1", uri=True)
     old = [digest.hex() for (digest,) in connection.execute("SELECT hash FROM audit ORDER BY seq")]
     connection.close()
     assert places(tmp_path, old) == list(range(1, 16))

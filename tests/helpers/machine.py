@@ -171,7 +171,7 @@ class Machine:
         for _, at in promised.trips:
             if at not in times:
                 self.wrong.append(f"the trip of {at} was acknowledged to the guard: not there")
-        details = [detail for (detail,) in database.execute("SELECT detail FROM audit")]
+        details = [detail for (detail,) in database.execute("SELECT CAST(body AS TEXT) FROM audit")]
         for _, reason in promised.commands:
             if not any(reason in detail for detail in details):
                 self.wrong.append(f"command {reason!r} was answered and is not there")
