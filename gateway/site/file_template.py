@@ -21,11 +21,11 @@ ALERT_FIELDS: Final = (
     "id", "gateway", "epoch", "seq", "kind", "state", "site", "source", "time", "recorded",
     "clock_synced", "priority", "ref", "level", "value", "limit", "unit", "quality", "cause",
     "legs", "first_out", "reaction_ns", "outputs", "guidance", "armed", "unarmed_count",
-    "exercise", "program", "was", "historical", "audit_head", "gap",
+    "exercise", "program", "was", "correction", "historical", "audit_head", "gap",
 )  # fmt: skip
 SAMPLE_FIELDS: Final = (
-    "gateway", "epoch", "seq", "historical", "t0_ns", "dt_ms", "tags", "v", "q", "exercise",
-    "gap", "rows",
+    "gateway", "uplink", "epoch", "seq", "historical", "t0_ns", "dt_ms", "tags", "v", "q",
+    "exercise", "gap", "rows",
 )  # fmt: skip
 
 _ALERT: Final[Mapping[str, Any]] = {

@@ -47,8 +47,6 @@ def _seqs(sent: list[dict[str, Any]]) -> list[int]:
     ("answer", "reason"),
     [
         (_by_status(400), "http_400"),
-        (_by_status(413), "http_413"),
-        (_by_status(422), "http_422"),
         (_by_name, "platform"),
     ],
 )
