@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from gateway.errors import StoreError
+from gateway.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 DRAIN_S: Final = 0.1
-COMMIT_S: Final = 1.0
+# A power cut costs a second of samples at most, the commit's own time included; and a live sample
+# is at the platform within a second.
+COMMIT_S: Final = 0.75
 KEEP_S: Final = 10.0
 RETRY_S_MAX: Final = 1.0
 STOP_S: Final = 1.0
@@ -183,7 +186,7 @@ class Recorder:
             await self._finish()
 
     async def commit(self) -> None:
-        """Store what was taken; ``run`` does it once a second. Raises StoreError."""
+        """Store what was taken; ``run`` does it every COMMIT_S. Raises StoreError."""
         if damage := self._history.take_damage():
             self._tell_gap(damage)
         journal_id = self._samples.journal_id
@@ -196,6 +199,7 @@ class Recorder:
         self._tell_lost()
         await self._history.pack()
         shed = await self._history.shed()
+        give_back()
         self._tell_shed(shed.unsent)
 
     def stats(self) -> RecorderStats:

@@ -22,6 +22,7 @@ from gateway.store.migration import Step, StrandedError, bring_forward
 _LOGGER = logging.getLogger(__name__)
 
 PAGE_BYTES: Final = 4096
+CACHE_KIB: Final = 512  # rows are appended and read once: a larger one only costs memory
 BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
 CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
 PARTS: Final = ("-wal", "-shm", "")  # the database last: until then nothing new is begun
@@ -34,6 +35,7 @@ PRAGMA page_size={PAGE_BYTES};
 PRAGMA auto_vacuum=INCREMENTAL;
 PRAGMA busy_timeout={int(BUSY_S * 1000)};
 PRAGMA temp_store=MEMORY;
+PRAGMA cache_size=-{CACHE_KIB};
 PRAGMA mmap_size=0;
 PRAGMA foreign_keys=ON;
 PRAGMA journal_mode=WAL;
