@@ -116,7 +116,7 @@ def _samples(sender: Sender, lane: str, item: SampleItem, epoch: int) -> dict[st
         "seq": item.seq,
         "historical": lane == BACKFILL,
         "t0_ns": item.t0_ns,
-        "dt_ms": [_ms(ns) for ns in item.dt_ns],
+        "dt_ms": _ms(item.dt_ns),
         "tags": item.tags,
         "v": item.values,  # what is not finite becomes null
     }
@@ -185,10 +185,12 @@ def _cloud_event(sender: Sender, alert: bytes) -> dict[str, Any]:
     }
 
 
-def _ms(ns: int) -> int | float:
-    """Milliseconds: whole where they are, else with the nanoseconds as decimals."""
-    whole, rest = divmod(ns, _NS_PER_MS)
-    return ns / _NS_PER_MS if rest else whole
+def _ms(times_ns: Sequence[int]) -> Sequence[float]:
+    """Milliseconds: whole where all of them are, else with the nanoseconds as decimals."""
+    whole = [ns // _NS_PER_MS for ns in times_ns]
+    if sum(whole) * _NS_PER_MS == sum(times_ns):
+        return whole
+    return [ns / _NS_PER_MS for ns in times_ns]
 
 
 def _all_fine(item: SampleItem) -> bool:
