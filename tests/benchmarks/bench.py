@@ -33,6 +33,8 @@ from tests.benchmarks.memory import Memory
 from tests.benchmarks.polling import Polling
 from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN, Cell, Measurement, clients_of
 from tests.benchmarks.scanning import Scanning
+from tests.helpers import outage
+from tests.helpers.outage import Figures as Outage
 
 LIMIT_S, LIMIT_S_PER_TRIP = 4.0, 0.06  # of one cell's round; a trip at 10 ms takes about 0.025 s
 STORE_SAMPLES, STORE_ROUNDS, LIVE_S = 600_000, 3, 10.0
@@ -50,6 +52,7 @@ class Results:
     stored: storage.Storage | None = None
     live: storage.Live | None = None
     density: Density | None = None
+    outage: Outage | None = None
     node_red: str = ""  # why it is not there
 
 
@@ -90,6 +93,9 @@ async def run(options: argparse.Namespace) -> str:
         options.directory, min(options.rounds, STORE_ROUNDS), 2 * options.samples,
         peer=not options.own,
     )  # fmt: skip
+    _say("an outage and the drain after it")
+    with tempfile.TemporaryDirectory(prefix="sitewarden-bench", dir=options.directory) as name:
+        results.outage = await outage.measure(Path(name), options.outage)
     _say("")
     lines = [*_head(options, load_before, time.monotonic() - begin), *report.lines(results)]
     return "\n".join(lines)
@@ -145,6 +151,7 @@ def main() -> None:
     parser.add_argument("--trips", type=int, help="per round and cell")
     parser.add_argument("--samples", type=int, default=STORE_SAMPLES, help="to be stored")
     parser.add_argument("--own", action="store_true", help="without peers that are installed")
+    parser.add_argument("--outage", type=int, default=3_600, help="seconds of the outage's worth")
     parser.add_argument("--live", type=float, default=LIVE_S, help="seconds of the whole site")
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"), help="on the state directory's disk"

@@ -2,43 +2,59 @@
 
 Idle: nothing. Lock held: a thread takes the interpreter's lock whenever it is free and keeps it,
 and the event loop is blocked with it. Storm: that, and two busy processes a core, and a gateway
-that drains a backlog to its platform with its disk full.
+that drains a backlog of ten million samples to mosquitto with its disk full.
 """
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from array import array
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiomqtt
+
+from fastpath.columns import remap
+from gateway.build import poll_groups
+from gateway.check import check_site
+from gateway.store.history import History
+from tests.helpers import inside
 from tests.helpers.harness import ROOT, until
 from tests.helpers.hog import read_report
 from tests.helpers.modbus_server import ModbusServer
-from tests.helpers.platform import Platform
+from tests.helpers.mosquitto import Mosquitto
 
 IDLE, HELD, STORM = "idle", "lock held", "storm"
 LOADS = (IDLE, HELD, STORM)
 HOLD_MS, GAP_MS = 60.0, 0.0  # whenever somebody lets go of the lock, it is gone for so long
 HOGS_PER_CORE = 2
 DISK_MIB = 256
-BACKLOG_TAGS, BACKLOG_S = 1_000, 4.0
+BACKLOG_TAGS, BACKLOG_SECONDS = 1_000, 10_000  # at 1 Hz
+COMMIT_EVERY, PACK_EVERY = 10, 500  # seconds of the backlog, while it is made
+MAX_BYTES = 1_000_000_000  # nothing is shed
 START_S = 60.0
+PUBLISHED = "$SYS/broker/publish/messages/received"
 
 BACKLOG = """
 [[uplink]]
 id = "platform"
-kind = "http"
+kind = "mqtt"
 url = "{url}"
 
 [[device]]
 id = "wide"
 driver = "modbus-tcp"
 address = "{address}"
-poll = "100ms"
+poll = "1s"
 timeout = "1s"
 record = "all"
 """
@@ -131,32 +147,96 @@ def fill(directory: Path) -> None:
 
 @dataclass
 class Backlog:
-    """A platform that is down until ``drain``, and a device with much to tell it."""
+    """A broker that is down until ``drain``, and a device that goes on meanwhile."""
 
-    platform: Platform
+    broker: Mosquitto
     device: ModbusServer
+    _watch: asyncio.Task[None] | None = None
+    _taken: int = 0
 
     @property
     def site(self) -> str:
         """What the site file needs of it."""
-        head = BACKLOG.format(url=self.platform.url, address=self.device.address)
+        head = BACKLOG.format(url=self.broker.url, address=self.device.address)
         return head + "".join(BACKLOG_TAG.format(i=i) for i in range(BACKLOG_TAGS))
 
-    async def grow(self) -> None:
-        """Let it come together."""
-        await until("a refused message", lambda: self.platform.refused > 0, START_S)
-        await asyncio.sleep(BACKLOG_S)  # how much there is to drain is a matter of time
+    async def place(self, site: Path, state: Path) -> None:
+        """Put what waits into a state directory, before the gateway starts on it."""
+        state.mkdir(mode=0o750, exist_ok=True)
+        prepared = _folder() / "history.db"
+        if not prepared.exists():
+            await _prepare(prepared, site)
+        await asyncio.to_thread(shutil.copyfile, prepared, state / "history.db")
 
     async def drain(self) -> None:
         """The link is back, and the first message has passed."""
-        self.platform.down = False
-        await until("the first message", lambda: len(self.platform.samples) > 0, START_S)
+        await self.broker.start()
+        self._watch = asyncio.create_task(self._count())
+        await until("the first message", lambda: self._taken > 0, START_S)
+
+    @property
+    def taken(self) -> int:
+        """Messages that the broker has taken, as it says once a second."""
+        return self._taken
+
+    async def end(self) -> None:
+        """The broker first: the gateway may be too busy to take leave."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self.broker.stop()
+
+    async def _count(self) -> None:
+        async with aiomqtt.Client("127.0.0.1", self.broker.port) as client:
+            await client.subscribe(PUBLISHED)
+            async for message in client.messages:
+                assert isinstance(message.payload, bytes)
+                self._taken = int(message.payload)
+
+
+@functools.cache
+def _folder() -> Path:
+    """Where the backlog is kept for all cells of a run: it takes a while to make."""
+    folder = Path(tempfile.mkdtemp(prefix="sitewarden-bench"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+async def _prepare(path: Path, site: Path) -> None:
+    """A history as an outage leaves it: chunks, and the last of it in the tail."""
+    config = (await asyncio.to_thread(check_site, site)).config
+    (group,) = (group for group in poll_groups(config) if group.key.startswith("wide/"))
+    base_ms = time.time_ns() // 1_000_000 - 1000 * BACKLOG_SECONDS
+    signals: Any = inside.load("signals").Signals(BACKLOG_TAGS, BACKLOG_TAGS, base_ms)
+    own = array("I", group.indices)
+    half = path.with_name("half.db")
+    history = await History.open(
+        half, groups=[group], uplinks=["platform"], max_bytes=MAX_BYTES, reserve_bytes=0
+    )
+    try:
+        for second in range(1, BACKLOG_SECONDS + 1):
+            history.add(remap(signals.poll(0, second), own))
+            if second % COMMIT_EVERY == 0:
+                await history.commit()
+            if second % PACK_EVERY == 0:
+                await history.pack()
+        waiting = history.stats().samples
+    finally:
+        await history.close()
+    if waiting != BACKLOG_SECONDS * BACKLOG_TAGS:
+        raise RuntimeError(f"{waiting} samples in the backlog")
+    half.rename(path)
 
 
 @contextlib.asynccontextmanager
 async def backlog() -> AsyncIterator[Backlog]:
-    """The platform runs in this process: what it costs is part of the load."""
-    async with Platform() as platform, ModbusServer() as device:
-        platform.down = True
-        device.count("hr", 0, BACKLOG_TAGS)
-        yield Backlog(platform, device)
+    """A broker of its own; whoever is subscribed there, the gateway does not know."""
+    with tempfile.TemporaryDirectory(prefix="sitewarden-bench") as name:
+        broker = Mosquitto(Path(name), lines=["sys_interval 1"])
+        async with ModbusServer() as device:
+            device.count("hr", 0, BACKLOG_TAGS)
+            found = Backlog(broker, device)
+            try:
+                yield found
+            finally:
+                await found.end()

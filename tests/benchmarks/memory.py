@@ -7,7 +7,7 @@ from fastpath.codes import RecordMode
 from tests.benchmarks.polling import guard_of, program_of
 from tests.helpers.blobs import MS
 from tests.helpers.modbus_server import ModbusServer
-from tests.helpers.process_memory import major_faults, private_bytes
+from tests.helpers.process_use import major_faults, private_bytes
 
 DEVICES, REQUESTS, FLOATS = 20, 25, 20  # 10,000 tags
 POLL_NS = 1000 * MS

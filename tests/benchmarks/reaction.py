@@ -182,6 +182,8 @@ async def _sitewarden(
         disk = stack.enter_context(loads.small_disk()) if storm else None
         if disk is not None:
             site.state = disk / "state"
+        if storm is not None:
+            await storm.place(site.file, site.state)
         hogs = None
         if report is not None:
             hogs = ["--report", str(report), "--busy-ms", "0"]
@@ -198,7 +200,6 @@ async def _sitewarden(
         if pid is None:
             raise RuntimeError(f"no guard:\n{site.log_text()}")
         if storm is not None:
-            await storm.grow()
             if disk is not None:
                 await asyncio.to_thread(loads.fill, disk)
                 cell.disk_full = True
@@ -207,9 +208,10 @@ async def _sitewarden(
         if report is not None:
             (directory / "hold").touch()
             await until("the hog", lambda: read_report(report).holds > 0)
+        before = storm.taken if storm else 0
         yield scheduling_of(pid)
         if storm is not None:
-            cell.drained += len(storm.platform.samples)
+            cell.drained += storm.taken - before
 
 
 async def _ended(site: Site, held: bool) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import density, node_red, polling, reaction, scanning, storage
-from tests.benchmarks.loads import BACKLOG_TAGS, HELD, HOGS_PER_CORE, HOLD_MS, IDLE, STORM
+from tests.benchmarks.loads import (
+    BACKLOG_SECONDS,
+    BACKLOG_TAGS,
+    HELD,
+    HOGS_PER_CORE,
+    HOLD_MS,
+    IDLE,
+    STORM,
+)  # fmt: skip
 from tests.benchmarks.reaction import BARE, PLAIN, SITEWARDEN, Cell
 
 if TYPE_CHECKING:
@@ -29,8 +37,8 @@ def lines(results: "Results") -> list[str]:
     return [
         *_reactions(results), "", *_ratios(results), "", *_notes(results), "",
         *_polling(results), *_scanning(results), "", *_evaluation(results), *_memory(results), "",
-        *_storage(results),
-        *_density(results),
+        *_storage(results), *_density(results),
+        *(results.outage.lines() if results.outage else []),
     ]  # fmt: skip
 
 
@@ -113,8 +121,8 @@ def _notes(results: "Results") -> list[str]:
         f"{HOLD_MS:.0f} ms: in the gateway, in the plain loop's own process, beside bare C; "
         f"longest measured: {held / 1e6:.0f} ms",
         f"storm: that, {HOGS_PER_CORE} busy processes a core and, in Sitewarden's own gateway, a "
-        f"backlog of {BACKLOG_TAGS} tags on its way to the platform with the disk full "
-        f"({drained} messages were taken meanwhile)",
+        f"backlog of {BACKLOG_SECONDS * BACKLOG_TAGS:,} samples on its way to mosquitto with the "
+        f"disk full ({drained:,} messages were taken while trips were measured)",
         "counted from the reply on: that the plain loop also polls late while the lock is held is "
         "not in its figures",
         "Sitewarden journals, records and alerts each trip besides; the others only write",

@@ -3,7 +3,8 @@
 ``python -m tests.helpers.door --socket PATH --base-ms MS [...] -- run SITE.toml ...``
 Everything from ``Scanner.deliver`` on is the product's own and runs as ``run`` has it. Accelerated,
 each second of the signals is delivered poll by poll and committed, and every tenth is followed by
-the housekeeping, as the recorder's own loops do by the clock; live, a poll comes when it is due.
+the housekeeping, as the recorder's own loops do by the clock; the history's clock is that of the
+signals. Live, a poll comes when it is due.
 A line of JSON on the socket is a request, a line of JSON its answer.
 """
 
@@ -13,7 +14,6 @@ import contextlib
 import json
 import sys
 import time
-from array import array
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,10 @@ class Door:
         )  # fmt: skip
         self.gateway: Any = None
         self.seconds = 0  # delivered whole
-        self.latencies_ns = array("q")  # of each live message since the last look
+        self._base_ms: int = options.base_ms
+        self.taken_live: list[
+            tuple[int, int]
+        ] = []  # when it came, how long after the platform had it
         self._socket = options.socket
         self._arrived: dict[tuple[int, int], int] = {}  # (group, second): when
         self._live: asyncio.Task[None] | None = None
@@ -54,7 +57,11 @@ class Door:
         seconds = {self.signals.second_of(name, item.t0_ns + dt_ns) for dt_ns in item.dt_ns}
         for second in seconds:
             if (came_ns := self._arrived.pop((group, second), None)) is not None:
-                self.latencies_ns.append(now_ns - came_ns)
+                self.taken_live.append((came_ns, now_ns - came_ns))
+
+    def utc_ns(self) -> int:
+        """What time it is where the signals are."""
+        return min(time.time_ns(), (self._base_ms + 1000 * (self.seconds + 1)) * 1_000_000)
 
     async def feed(self, seconds: int) -> None:
         """So many seconds of the signals, as fast as the stores take them."""
@@ -67,10 +74,15 @@ class Door:
             if self.seconds % KEEP_EVERY == 0:
                 await recorder.keep()
 
+    async def catch_up(self) -> None:
+        """The seconds that have gone by meanwhile, until the signals are at the present."""
+        while self._ahead_s() < -1:
+            await self.feed(1)
+
     async def live(self) -> None:
         """Poll by poll as they are due, until cancelled; a second that was begun is finished."""
         loop, signals = asyncio.get_running_loop(), self.signals
-        begin_s, number = loop.time(), 0
+        begin_s, number = loop.time() + self._ahead_s(), 0
         while True:
             for group in range(signals.groups):
                 due_s = begin_s + number + signals.phase_ms(group) / 1000
@@ -87,27 +99,35 @@ class Door:
             self.seconds += 1
             number += 1
 
+    def _ahead_s(self) -> float:
+        """How long it is until the next second of the signals; below zero: it is over."""
+        return self._base_ms / 1000 + self.seconds - time.time()
+
     def _deliver(self, group: int) -> None:
         samples = self.signals.poll(group, time.monotonic_ns())
         self.gateway.scanner.deliver(samples)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            answer = await self._answer(json.loads(line))
-            writer.write(json.dumps(answer).encode() + b"\n")
+        with contextlib.suppress(asyncio.CancelledError):  # the gateway ends first
+            while line := await reader.readline():
+                answer = await self._answer(json.loads(line))
+                writer.write(json.dumps(answer).encode() + b"\n")
         writer.close()
 
     async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         if asked["do"] == "feed":
             await self.feed(asked["seconds"])
+        elif asked["do"] == "catch up":
+            await self.catch_up()
         elif asked["do"] == "live":
             self._live = asyncio.create_task(self.live())
         elif asked["do"] == "stop" and self._live is not None:
             self._live.cancel()
             await asyncio.gather(self._live, return_exceptions=True)
-        elif asked["do"] == "latencies":
-            found, self.latencies_ns = self.latencies_ns, array("q")
-            return {"latencies_ns": list(found)}
+        elif asked["do"] == "look":
+            found, self.taken_live = self.taken_live, []
+            (pump,) = self.gateway.pumps
+            return {"taken": found, "backlog": pump.stats().backlog}
         toggles = self.signals.toggles(asked.get("switches", ()))
         return {"seconds": self.seconds, "toggles": toggles}
 
@@ -123,6 +143,7 @@ def stand_in(door: Door) -> None:
 
     def built(*arguments: Any, **named: Any) -> Any:
         door.gateway = gateway = build_gateway(*arguments, **named)
+        gateway.history._state.utc_ns = door.utc_ns
         gateway.scanner.jobs = lambda: {"door": door.run}  # type: ignore[method-assign]
         return gateway
 

@@ -21,7 +21,7 @@ import msgspec
 from tests.helpers.door import Client
 from tests.helpers.harness import ROOT, Site, until
 from tests.helpers.mosquitto import Mosquitto
-from tests.helpers.process_memory import private_bytes
+from tests.helpers.process_use import private_bytes, written_bytes
 from tests.helpers.verifying import Told
 
 TAGS, PER_GROUP, JITTER_MS, SEED = 1_200, 100, 3, 1
@@ -30,6 +30,7 @@ SWITCH_FOR_S: Final = 50  # how long a switch of the signals stands, on average
 ALERTS: Final = 10_000  # that the alarms on switches make during the outage
 LOOKS: Final = 60  # at the memory, during the outage
 BASELINE_MESSAGES: Final = 20_000
+LOOK_S: Final = 0.05
 LIVE_MIN: Final = 100  # live messages, for a quantile of them
 START_S: Final = 60.0
 
@@ -41,6 +42,8 @@ class Figures:
     seconds: int = 0  # of the outage
     feed_s: float = 0.0
     file_bytes: int = 0  # history.db with its -wal, at the end of the outage
+    written_bytes: int = 0  # in the outage, as the gateway tells it of its stores
+    disk_bytes: int = 0  # and as the kernel counts it of the gateway
     private: list[int] = field(default_factory=list)  # of the gateway, over the outage
     private_draining: list[int] = field(default_factory=list)
     alarms: int = 0  # recorded in the outage
@@ -48,9 +51,13 @@ class Figures:
     alerts_s: float = 0.0  # from the link's return to the last of them
     alerts_first: int = 0  # that came before the first of the backlog
     first_backfill_s: float = 0.0
-    drain_s: float = 0.0  # from the first of the backlog to its last
+    drain_s: float = 0.0  # from the first of the backlog until the broker has acknowledged all
+    platform_s: float = 0.0  # and until the platform behind it has read and compared all
     drained: int = 0  # samples
-    latencies_ns: list[int] = field(default_factory=list)  # of live messages during the drain
+    # Of live polls, arrival to acknowledgement: those that came while the outage's alerts left, and
+    # those that came while the backlog did.
+    beside_alerts_ns: list[int] = field(default_factory=list)
+    latencies_ns: list[int] = field(default_factory=list)
     baselines: list[float] = field(default_factory=list)  # paho, messages a second
     told: Told = field(default_factory=Told)
     verdict: dict[str, Any] = field(default_factory=dict)
@@ -89,25 +96,31 @@ class Figures:
     def lines(self) -> list[str]:
         """For people."""
         mb = 1e6
+        beside_s = max(self.beside_alerts_ns, default=0) / 1e9
+        a_day = 86_400 / self.seconds * self.written_bytes
         per_s, commits_per_s = self.samples / self.feed_s, self.seconds / self.feed_s
         return [
-            f"Outage of {self.seconds / 3600:g} h of {TAGS} sensors at 1 Hz, {self.samples:,} "
+            f"Outage of {self.seconds / 3600:.2f} h of {TAGS} sensors at 1 Hz, {self.samples:,} "
             f"samples, taken and stored in {self.feed_s:.0f} s "
             f"({per_s / 1000:,.0f}k samples/s, {commits_per_s:,.0f} commits/s)",
             f"  on disk: {self.file_bytes / mb:.1f} MB, {self.bytes_per_sample:.2f} bytes/sample",
+            f"  written to the disk: {self.written_bytes / mb:.0f} MB, of which the kernel knows "
+            f"{self.disk_bytes / mb:.0f} MB: {a_day / mb:,.0f} MB a day",
             f"  private memory of the gateway: at most {max(self.private) / mb:.1f} MB in the "
             f"outage, last third over the second {self.slope():+.1%}, at most "
             f"{max(self.private_draining, default=0) / mb:.1f} MB in the drain",
             f"  link back: {self.alarms:,} alerts recorded in the outage were out after "
             f"{self.alerts_s:.1f} s, {self.alerts_first:,} of them before the first of the backlog "
             f"({self.first_backfill_s:.1f} s)",
-            f"  drain: {self.drained:,} samples in {self.drain_s:.1f} s, "
+            f"  drain: {self.drained:,} samples in {self.drain_s:.1f} s (the platform has compared "
+            f"them after {self.platform_s:.1f} s), "
             f"{self.drain_per_s / 1000:,.0f}k samples/s; paho with one sample a message "
             f"{', '.join(f'{rate / 1000:.1f}k' for rate in self.baselines)}/s; ratio "
             f"{self.ratio:.0f}",
             f"  live meanwhile: arrival to acknowledgement p50 {self.latency_s(0.5):.2f} s, p99 "
             f"{self.latency_s(0.99):.2f} s, max {self.latency_s(1):.2f} s of "
-            f"{len(self.latencies_ns)} messages",
+            f"{len(self.latencies_ns)} polls; at most {beside_s:.2f} s of "
+            f"{len(self.beside_alerts_ns)} that came while the outage's alerts went first",
             f"  at the platform: {self.told.messages:,} messages, {self.told.bytes / mb:.0f} MB, "
             f"{self.told.doubles} doubles, {self.told.gaps} gaps; {self.verdict}",
         ]
@@ -253,18 +266,26 @@ async def measure(directory: Path, seconds: int) -> Figures:
 
 async def _outage(figures: Figures, site: Site, door: Client, alarms: int) -> None:
     assert site.process is not None
-    began_s = time.monotonic()
-    answer: dict[str, Any] = {}
+    pid, began_s = site.process.pid, time.monotonic()
+    written, disk = await _written(site), written_bytes(pid)
     step = max(1, figures.seconds // LOOKS)
     for first in range(0, figures.seconds, step):
-        part = min(step, figures.seconds - first)
-        answer = await door.ask("feed", seconds=part, switches=switches(alarms))
-        figures.private.append(private_bytes(site.process.pid))
+        await door.ask("feed", seconds=min(step, figures.seconds - first))
+        figures.private.append(private_bytes(pid))
+    answer = await door.ask("catch up", switches=switches(alarms))
+    figures.seconds = answer["seconds"]
     figures.feed_s = time.monotonic() - began_s
     figures.alarms = answer["toggles"]
     await until("the alarms", lambda: _alarms_of(site) >= figures.alarms, START_S)
+    figures.written_bytes = await _written(site) - written
+    figures.disk_bytes = written_bytes(pid) - disk
     files = [site.state / f"history.db{end}" for end in ("", "-wal")]
     figures.file_bytes = sum(file.stat().st_size for file in files if file.exists())
+
+
+async def _written(site: Site) -> int:
+    stores = (await site.get("/status"))["stores"]
+    return sum(store["written"] for store in stores)
 
 
 async def _drain(
@@ -283,16 +304,28 @@ async def _drain(
         limit_s = START_S + figures.samples / 50_000
         told = await receiver.until("alerts", lambda t: t.alarms >= figures.alarms, limit_s)
         figures.alerts_s = (told.last_alert_ns - back_ns) / 1e9
+        began_ns = (
+            await receiver.until("backlog", lambda t: t.first_backfill_ns > 0, limit_s)
+        ).first_backfill_ns
+        figures.first_backfill_s = (began_ns - back_ns) / 1e9
+        figures.alerts_first = receiver.told.alerts_before_backfill
+        drained = False
+        alerts_out_ns = back_ns + figures.alerts_s * 1e9
+        async with asyncio.timeout(limit_s):
+            while not drained or len(figures.latencies_ns) < LIVE_MIN:
+                await asyncio.sleep(LOOK_S)
+                look = await door.ask("look")
+                for came_ns, latency_ns in look["taken"]:
+                    after = came_ns > alerts_out_ns
+                    (figures.latencies_ns if after else figures.beside_alerts_ns).append(latency_ns)
+                if not drained and not look["backlog"]["backfill"]:
+                    drained = True
+                    figures.drain_s = (time.monotonic_ns() - began_ns) / 1e9
         told = await receiver.until(
             "the backlog", lambda t: t.backfill_samples >= figures.samples, limit_s
         )
-        figures.first_backfill_s = (told.first_backfill_ns - back_ns) / 1e9
-        figures.alerts_first = told.alerts_before_backfill
-        figures.drain_s = (told.last_backfill_ns - told.first_backfill_ns) / 1e9
         figures.drained = told.backfill_samples
-        while len(figures.latencies_ns) < LIVE_MIN:
-            await asyncio.sleep(0.1)
-            figures.latencies_ns += (await door.ask("latencies"))["latencies_ns"]
+        figures.platform_s = (told.last_backfill_ns - began_ns) / 1e9
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)

@@ -12,7 +12,7 @@ from tests.helpers.harness import ROOT
 
 TRIPS = 20
 SHORT = ("--rounds", "1", "--trips", str(TRIPS), "--samples", "250000", "--live", "1",
-         "--own")  # fmt: skip
+         "--own", "--outage", "300")  # fmt: skip
 
 
 @pytest.mark.alone
@@ -53,4 +53,11 @@ async def test_a_short_run_has_every_cell() -> None:
     assert report.count("samples per commit") == 2
     assert re.search(r"packed chunks +\d+\.\d+ in rows", report)
     assert re.search(r"offered 50\.0k samples/s, stored \d", report)
+    assert re.search(
+        r"^Outage of .* [\d,]+ samples, taken and stored in \d+ s", report, re.MULTILINE
+    )
+    assert re.search(r"alerts .* before the first of the backlog", report)
+    assert re.search(r"drain: [\d,]+ samples .*; paho .*; ratio \d+", report)
+    assert re.search(r"live meanwhile: .* p99 \d+\.\d+ s", report)
+    assert re.search(r"\([\d,]+ messages were taken while trips were measured", report)
     assert "nan" not in report

@@ -1,4 +1,4 @@
-"""Memory and page faults of a process, as the kernel counts them."""
+"""Memory, page faults and writing of a process, as the kernel counts them."""
 
 from pathlib import Path
 
@@ -12,6 +12,12 @@ def private_bytes(pid: int) -> int:
     shared = rollup["Shared_Clean"] + rollup["Shared_Dirty"]
     # Pages of guard.shm that nobody else has touched yet count as private.
     return (rollup["Rss"] - max(shared, status["RssShmem"])) * _KIB
+
+
+def written_bytes(pid: int) -> int:
+    """What it has had written to a disk since its start, and did not take back before it was."""
+    fields = _fields(Path(f"/proc/{pid}/io"))
+    return fields["write_bytes"] - fields["cancelled_write_bytes"]
 
 
 def major_faults(pid: int) -> int:
