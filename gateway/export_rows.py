@@ -32,6 +32,7 @@ class Rows:
     def __init__(self, form: Format, units: Mapping[str, str]) -> None:
         self._form = form
         self._units = units
+        self._cells: dict[str, tuple[str, str]] = {}
         self._second = -1
         self._second_text = ""
 
@@ -61,24 +62,32 @@ class Rows:
 
     def text(self, samples: Sequence[Sample]) -> str:
         """The rows of these samples, each with its line's end."""
-        units = self._units
-        rows = [
-            (self._time(at), tag, value, units.get(tag, ""), *_words(byte))
-            for at, tag, value, byte in samples
-        ]
         if self._form == "csv":
-            return _csv(
-                [
-                    (at, guarded(tag), _number(value), guarded(unit), quality, reason)
-                    for at, tag, value, unit, quality, reason in rows
-                ]
-            )
-        return "".join(
-            f'{{"time":"{at}","tag":{json.dumps(tag)},"value":{_number(value) or "null"},'
-            f'"unit":{json.dumps(unit or None)},"quality":"{quality}",'
-            f'"reason":{json.dumps(reason or None)}}}\n'
-            for at, tag, value, unit, quality, reason in rows
+            return "".join([self._csv_line(*sample) for sample in samples])
+        return "".join([self._json_line(*sample) for sample in samples])
+
+    def _csv_line(self, at: int, tag: str, value: float, byte: int) -> str:
+        name, unit = self._cells.get(tag) or self._new_cells(tag)
+        quality, reason = _words(byte)
+        return f"{self._time(at)},{name},{_number(value)},{unit},{quality},{reason}\r\n"
+
+    def _json_line(self, at: int, tag: str, value: float, byte: int) -> str:
+        name, unit = self._cells.get(tag) or self._new_cells(tag)
+        quality, reason = _words(byte)
+        return (
+            f'{{"time":"{self._time(at)}","tag":{name},"value":{_number(value) or "null"},'
+            f'"unit":{unit},"quality":"{quality}","reason":{json.dumps(reason or None)}}}\n'
         )
+
+    def _new_cells(self, tag: str) -> tuple[str, str]:
+        """A tag's name and unit as they stand in a row."""
+        unit = self._units.get(tag, "")
+        if self._form == "csv":
+            cells = _csv_cell(guarded(tag)), _csv_cell(guarded(unit))
+        else:
+            cells = json.dumps(tag), json.dumps(unit or None)
+        self._cells[tag] = cells
+        return cells
 
     def _time(self, utc_ns: int) -> str:
         second, ms = divmod(utc_ns // _NS_PER_MS, _MS_PER_S)
@@ -125,3 +134,8 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()
+
+
+def _csv_cell(text: str) -> str:
+    """As it stands behind a comma."""
+    return _csv([("", text)])[1:].removesuffix("\r\n")

@@ -197,6 +197,14 @@ def test_rows_for_spreadsheets() -> None:
     ]
 
 
+def test_cells_with_commas_and_quotes_come_back() -> None:
+    unit = '1,5"\r\n=2'
+    rows = Rows("csv", {"a": unit})
+    text = rows.text([(0, "a", 1.5, 2), (0, "b", 1.5, 2)])
+    assert next(csv.reader(io.StringIO(text, newline="")))[3] == unit
+    assert text.endswith("1970-01-01T00:00:00.000Z,b,1.5,,GOOD,\r\n")
+
+
 def test_rows_for_programs() -> None:
     text = Rows("ndjson", {"ch4.t1": "%CH4"}).text(ROWS)
     assert [json.loads(line) for line in text.splitlines()] == [
