@@ -192,6 +192,8 @@ class History:
         def then(done: list[int]) -> None:
             state.cursors[uplink, lane] = seq
             state.lanes.drop(uplink, lane, done)
+            if lane == BACKFILL and seq == state.lanes.head(uplink, lane):
+                self._reader.forget()  # it is drained: what is decoded needs much memory
 
         await self._db.transact(body, then)
 

@@ -21,7 +21,7 @@ from gateway.store.lanes import BACKFILL, LIVE, Run
 _T = TypeVar("_T")
 
 _BLOCKS_MAX: Final = 4
-_BLOCK_SAMPLES_MAX: Final = 600_000  # decoded at a time, where there is more than one block
+_BLOCK_SAMPLES_MAX: Final = 500_000  # decoded at a time, where there is more than one block
 _LONG_SAMPLES: Final = 20_000  # from here on decoding is done in a thread
 _PIECES: Final = 256  # read at a time
 _DAMAGE: Final = (ValueError, LookupError, TypeError)
@@ -89,8 +89,10 @@ class SampleReader:
         from_message = 0
         while len(items) < limit:
             run = self._state.lanes.run(uplink, BACKFILL, after, from_message)
-            opened = await self._open(run.number) if run else None
-            if run is None or opened is None:
+            if run is None:
+                break
+            opened = await self._open(run.number)
+            if opened is None:
                 break
             if opened.first_message > run.number:
                 from_message = opened.first_message
@@ -98,6 +100,7 @@ class SampleReader:
             size = min(run.size, limit - len(items), opened.end_message - run.number)
             items += self._messages(opened, run._replace(size=size))
             after = run.seq + size - 1
+            del opened  # the next one may need its memory
         return items
 
     def _messages(self, opened: _Opened, run: Run) -> list[SampleItem]:
@@ -115,10 +118,11 @@ class SampleReader:
         chunk = await self._db.query(partial(_chunk_at, message))
         if chunk is None:
             return None
+        self._make_room(chunk.n)
         found, tags = await self._decode(chunk)
         end_message = chunk.first_message + chunk.messages
         opened = _Opened(chunk.first_message, end_message, chunk.n, found, tags)
-        self._keep(opened)
+        self._opened[opened.first_message] = opened
         return opened
 
     async def _decode(self, chunk: Chunk) -> tuple[Callable[[int], Columns] | None, list[str]]:
@@ -135,11 +139,11 @@ class SampleReader:
             return None, []
         return lambda _: found, tags
 
-    def _keep(self, opened: _Opened) -> None:
-        self._opened[opened.first_message] = opened
+    def _make_room(self, samples: int) -> None:
+        """For a block of so many samples; the one used longest ago goes first."""
         kept = sum(item.samples for item in self._opened.values())
-        while len(self._opened) > 1 and (
-            len(self._opened) > _BLOCKS_MAX or kept > _BLOCK_SAMPLES_MAX
+        while self._opened and (
+            len(self._opened) >= _BLOCKS_MAX or kept + samples > _BLOCK_SAMPLES_MAX
         ):
             kept -= self._opened.popitem(last=False)[1].samples
 
