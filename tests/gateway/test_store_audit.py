@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.__main__ import main
 from gateway.cli.audit import verdict_of
@@ -71,12 +70,25 @@ async def filled(directory: Path) -> tuple[Ledger, list[str]]:
     return ledger, heads
 
 
-@pytest_asyncio.fixture
-async def heads(tmp_path: Path) -> list[str]:
-    """The heads of a ledger that was closed."""
-    ledger, heads = await filled(tmp_path)
-    await ledger.close()
-    return heads
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A ledger that was closed, and the heads that it had."""
+    directory = tmp_path_factory.mktemp("original")
+
+    async def made() -> list[str]:
+        ledger, heads = await filled(directory)
+        await ledger.close()
+        return heads
+
+    return directory / "ledger.db", asyncio.run(made())
+
+
+@pytest.fixture
+def heads(original: tuple[Path, list[str]], tmp_path: Path) -> list[str]:
+    """The heads of the ledger in ``tmp_path``."""
+    path, found = original
+    shutil.copy(path, tmp_path / path.name)
+    return found
 
 
 def verdict(

@@ -15,7 +15,7 @@ from gateway.store.ledger import Ledger
 from gateway.store.ledger_reader import LedgerReader
 
 OLD = Path(__file__).parent.parent / "stores" / "ledger-v1.db"
-COMMANDS = 400
+COMMANDS = 150
 MANY = 100_000
 START_S = 10.0
 
