@@ -82,10 +82,11 @@ async def test_the_others_arrive_and_the_one_is_a_letter_with_its_reason(tmp_pat
                 found: list[dict[str, Any]] = (await site.cli("letters", "--json")).json()
                 return found
 
-            async def both() -> bool:
-                return len(await letters()) == 2
+            def of_state(state: str) -> int:
+                rows = site.ledger("SELECT state FROM letter")
+                return [found for (found,) in rows].count(state)
 
-            await until("two letters", both, WAIT_S)
+            await until("two letters", lambda: of_state("dead") == 2, WAIT_S)
             for count, alerts in (
                 (lambda: len(subscriber.received), lambda: subscriber.of("alerts")),
                 (lambda: len(platform.alerts), lambda: list(platform.unique().values())),
@@ -113,11 +114,7 @@ async def test_the_others_arrive_and_the_one_is_a_letter_with_its_reason(tmp_pat
             answer = await site.cli("letters", "resend", ident, "--reason", "limit raised")
             assert answer.code == 0, answer
             await platform.wait_for({f"test-site/{_epoch(site)}/{POISON}"}, WAIT_S)
-            await until("one letter is settled", lambda: _waiting(letters, 1))
-
-
-async def _waiting(letters: Any, count: int) -> bool:
-    return len(await letters()) == count
+            await until("it is settled", lambda: of_state("resent") == of_state("dead") == 1)
 
 
 def _epoch(site: Site) -> int:
