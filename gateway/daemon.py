@@ -19,6 +19,7 @@ from gateway.apply import Applier, Running
 from gateway.build import build_gateway, gateway_name, open_stores
 from gateway.certificate_watch import CertificateWatch
 from gateway.check import check_site
+from gateway.clock_watch import ClockWatch
 from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
@@ -314,6 +315,7 @@ class Daemon:
         self._tasks.start("view", view.run)
         self._tasks.start("housekeeping", housekeeper.run)
         self._tasks.start("watchdog", housekeeper.watchdog)
+        self._tasks.start("clock", ClockWatch(self._paths.clock, gateway.ledger).run)
         applier.wake()  # the link may be older than the applier
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_S):

@@ -76,6 +76,11 @@ class Paths:
         return self.state / "history.db"
 
     @property
+    def clock(self) -> Path:
+        """Which times are not corrected yet; there while the clock is not synchronised."""
+        return self.state / "clock.json"
+
+    @property
     def programs(self) -> Path:
         """Program blobs by the hexadecimal form of their hash."""
         return self.state / "programs"

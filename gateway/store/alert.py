@@ -54,6 +54,25 @@ class OutputNote(Struct, frozen=True, omit_defaults=True):
     confirm_ns: int | None = None
 
 
+class Correction(Struct, frozen=True, omit_defaults=True):
+    """Times that a clock gave before it was synchronised, and by how much they are off.
+
+    Meant are alerts of these sequences that say ``clock_synced`` false, and samples, whose time
+    lies in the span.
+    """
+
+    epoch: Annotated[int, Meta(description="of the alerts; samples are told by their times")]
+    first_seq: Annotated[int, Meta(description="the first alert with such times")]
+    from_utc_ns: Annotated[int, Meta(description="begin of the span, by the clock as it was")]
+    last_seq: Annotated[
+        int | None, Meta(description="the last; below first_seq: none; left out: the epoch's last")
+    ] = None
+    to_utc_ns: Annotated[int | None, Meta(description="its end, by the clock as it was")] = None
+    offset_ns: Annotated[
+        int | None, Meta(description="to be added to them; left out: nobody knows")
+    ] = None
+
+
 class AlertDraft(Struct, frozen=True, kw_only=True):
     """Everything about an alert but what the ledger adds: sequence, id, ref, recorded, site.
 
@@ -78,6 +97,7 @@ class AlertDraft(Struct, frozen=True, kw_only=True):
     reaction_ns: int | None = None
     outputs: tuple[OutputNote, ...] = ()
     guidance: str = ""
+    correction: Correction | None = None
     armed: bool | None = None
     exercise: bool = False
     program: str | None = None  # hash of the program that ran then, hexadecimal
@@ -121,6 +141,9 @@ class Alert(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = None
     outputs: tuple[OutputNote, ...] = ()
     guidance: str = ""
+    correction: Annotated[
+        Correction | None, Meta(description="times of earlier alerts and samples that are off")
+    ] = None
     armed: Annotated[bool | None, Meta(description="false: no output was moved")] = None
     unarmed_count: Annotated[
         int | None, Meta(description="interlocks of the site that move no output")

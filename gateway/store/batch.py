@@ -133,6 +133,7 @@ class Batch:
             reaction_ns=draft.reaction_ns,
             outputs=draft.outputs,
             guidance=draft.guidance,
+            correction=draft.correction,
             armed=draft.armed,
             unarmed_count=stamp.unarmed_count,
             exercise=draft.exercise or stamp.exercise,

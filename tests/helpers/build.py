@@ -22,6 +22,7 @@ PROGRAMS = {
     "libcount.so": (HERE / "count_calls.c", ("-shared", "-fPIC")),
     "libhold.so": (HERE / "hold.c", ("-shared", "-fPIC")),
     "libcut.so": (HERE / "cut.c", ("-shared", "-fPIC", "-ldl")),
+    "libclock.so": (HERE / "clock.c", ("-shared", "-fPIC", "-ldl")),
     "libdisk.so": (HERE / "disk.c", ("-shared", "-fPIC", "-ldl")),
 }
 
