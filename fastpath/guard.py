@@ -35,6 +35,7 @@ from fastpath.codes import (
 )
 from fastpath.cpus import cpu_refusal
 from fastpath.engine import STOP_SIGNAL, Engine
+from fastpath.guard_log import GuardLog
 from fastpath.journal import AlreadyRunning, SharedFile
 from fastpath.ttys import Ttys
 
@@ -493,7 +494,9 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 ended as asked, 1 cannot start, 2 usage, 3 another runs for this directory."""
     arguments = _parse(argv)
     os.umask(0o027)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="guard: %(message)s")
+    logging.basicConfig(
+        handlers=[GuardLog(sys.stderr.fileno())], level=logging.INFO, format="guard: %(message)s"
+    )
     try:
         guard = Guard(arguments)
     except AlreadyRunning as error:

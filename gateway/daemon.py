@@ -20,6 +20,7 @@ from gateway.build import build_gateway, gateway_name, open_stores
 from gateway.certificate_watch import CertificateWatch
 from gateway.check import check_site
 from gateway.clock_watch import ClockWatch
+from gateway.descriptors import ExceptionLines
 from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
@@ -394,6 +395,7 @@ async def _serve(daemon: Daemon) -> int:
 def _run_loop(serving: Coroutine[Any, Any, int]) -> int:
     """As asyncio.run, but without waiting for threads that cannot be interrupted."""
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(ExceptionLines().handle)
     asyncio.set_event_loop(loop)
     try:
         code = loop.run_until_complete(serving)

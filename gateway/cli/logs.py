@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Final
 
+from gateway.cli.log_sink import LogSink
 from gateway.cli.table import plain
 
 # <N> at a line's begin is its syslog priority for journald.
@@ -47,7 +48,7 @@ class PlainFormatter(logging.Formatter):
 def configure(*, verbose: bool = False, simulated: bool = False) -> None:
     """Set the root logger up; called once, before anything logs."""
     mark = SIMULATED_MARK if simulated else ""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogSink(sys.stderr.fileno())
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
     handler.setFormatter(JournalFormatter(mark) if journal else PlainFormatter(mark))
     root = logging.getLogger()

@@ -5,9 +5,11 @@ good device, the outside observer, is a libmodbus server.
 """
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -36,6 +38,7 @@ FULL = 'sitewarden_problem{id="disk",kind="store"} 1.0'
 LEDGER_PROBLEM = 'sitewarden_problem{id="ledger",kind="store"} 1.0'
 LEDGER_DOWN = 'sitewarden_store_up{store="ledger"} 0.0'
 GOOD_TAGS = {"gas0": "GOOD", "closed0": "GOOD"}
+FEW_LINES = 40  # while there are no descriptors
 CONNECTIONS = 8  # so often the bad devices are tried before lines are counted
 
 DEVICE = """
@@ -372,3 +375,64 @@ async def test_a_site_file_that_cannot_be_read_is_one_line(tmp_path: Path, why: 
     assert answer.stderr == f"{file}:1: cannot be read: {why}\n"
     assert not answer.stdout
     assert not (tmp_path / "s").exists()
+
+
+async def test_a_log_that_nobody_reads_holds_nobody(tmp_path: Path, good: ModbusServer) -> None:
+    """stderr is a pipe that is full: trips, the ledger and the page go on."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        async with Site(tmp_path, site_text([good.address])) as site:
+            site.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", "run", str(site.file), "--verbose",
+                *site.directories, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stderr=writer,
+            )  # fmt: skip
+            await site.ready()
+            await site.protecting()
+            await trips(site, good)
+            assert await qualities(site) == GOOD_TAGS
+            assert await site.stop() == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_without_descriptors_the_page_waits_and_the_ledger_goes_on(
+    tmp_path: Path, good: ModbusServer
+) -> None:
+    async with Site(tmp_path, site_text([good.address])) as site:
+        await protecting(site)
+        assert site.process is not None
+        pid = site.process.pid
+        had = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        held = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (held + 2, had[1]))
+        callers = []
+        try:
+            for _ in range(20):  # more than can be taken
+                reader, writer = await asyncio.open_unix_connection(
+                    str(site.runtime / "gateway.sock")
+                )
+                callers.append(writer)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
+                del reader
+            await trips(site, good)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, had)
+            await until("the page is back", partial(_answers, site))
+        finally:
+            for writer in callers:
+                writer.close()
+        assert len(lines(site, "Too many open files")) <= FEW_LINES
+        assert site.process.returncode is None
+
+
+async def _answers(site: Site) -> bool:
+    try:
+        async with asyncio.timeout(1.0):
+            return await qualities(site) == GOOD_TAGS
+    except TimeoutError:
+        return False
