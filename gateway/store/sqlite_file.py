@@ -27,6 +27,7 @@ BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
 CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
 PARTS: Final = ("-wal", "-shm", "")  # the database last: until then nothing new is begun
 _FOREIGN: Final = "it is not one of ours"
+_MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 _RENEW_BYTES: Final = 1024 * 1024
 ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
 
@@ -133,6 +134,15 @@ async def value_of(connection: Connection, sql: str, parameters: tuple[Any, ...]
     for row in await connection.execute_fetchall(sql, parameters):
         return row[0]
     return None
+
+
+def sqlite_outdated(version: tuple[int, int, int]) -> bool:
+    """Whether two connections that write may spoil a -wal when it begins anew.
+
+    Mended in SQLite 3.51.3, and in 3.50.7 and 3.44.6 of the older lines. Here one connection
+    writes and checkpoints; nothing else may.
+    """
+    return version < (3, 51, 3) and version not in _MENDED
 
 
 def set_aside(path: Path) -> Path:

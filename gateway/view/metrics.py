@@ -72,6 +72,11 @@ METRICS: Final = (
         "gauge",
     ),
     MetricSpec(
+        "sqlite_outdated",
+        "1 where SQLite is older than 3.51.3: a second process that writes may spoil a database.",
+        "gauge",
+    ),
+    MetricSpec(
         "tag_value",
         "Newest value of a tag in its unit; left out while its quality is bad.",
         "gauge",

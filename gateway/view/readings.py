@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import math
+import sqlite3
 from collections import Counter as Counted
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from gateway.clock import synchronised
 from gateway.guard_board import GuardBoard, output_confirmed
 from gateway.paths import is_tmpfs
 from gateway.proof_tests import due_utc_ns
+from gateway.store.sqlite_file import sqlite_outdated
 from gateway.uplink.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment
 from gateway.view.snapshot import device_results
@@ -110,6 +112,7 @@ def _gateway(sheet: Sheet, moment: Moment) -> None:
     sheet.put("start_time_seconds", gateway.started_utc_ns / 1e9)
     sheet.put("runtime_tmpfs", is_tmpfs(gateway.paths.runtime))
     sheet.put("clock_synchronised", synchronised())
+    sheet.put("sqlite_outdated", sqlite_outdated(sqlite3.sqlite_version_info))
     for problem in moment.problems:
         sheet.put("problem", 1, problem.kind, problem.ident)
     active = Counted(

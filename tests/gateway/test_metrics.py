@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+import sqlite3
 import struct
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fastpath.codes import EventType, InterlockState
 from fastpath.records import PAYLOADS, Event
 from gateway.clock import synchronised
+from gateway.store.sqlite_file import sqlite_outdated
 from gateway.view.live import Moment
 from gateway.view.metrics import METRICS, PREFIX, Metrics, documentation, exposition
 from gateway.view.reactions import BOUNDS_NS, Reactions
@@ -106,6 +108,7 @@ async def test_values(guard: LiveGuard) -> None:
     assert 86_000 < expiry <= 86_400
     assert found["store_up"] == {(("store", "ledger"),): 1, (("store", "history"),): 0}
     assert found["clock_synchronised"] == {(): synchronised()}
+    assert found["sqlite_outdated"] == {(): sqlite_outdated(sqlite3.sqlite_version_info)}
     assert found["alarms_active"][("kind", "alarm"), ("priority", "critical")] == 1
 
 
@@ -254,6 +257,12 @@ def test_the_agreed_names_are_there() -> None:
         wanted = tuple(inside.rstrip("}").split(",")) if inside else ()
         if name != "build_info":
             assert labels[name] == wanted, name
+
+
+def test_which_sqlite_is_outdated() -> None:
+    old = [(3, 40, 1), (3, 44, 5), (3, 50, 6), (3, 51, 2)]
+    assert all(map(sqlite_outdated, old))
+    assert not any(map(sqlite_outdated, [(3, 44, 6), (3, 50, 7), (3, 51, 3), (3, 54, 1)]))
 
 
 def test_the_readme_has_every_metric() -> None:
