@@ -80,8 +80,9 @@ async def test_times_before_the_clock_is_set_are_marked_and_corrected_once(tmp_p
                 await site.ready()
                 device.set_float("ir", GAS, 0.3)
                 await site.protecting()
-                spans = lambda: len(json.loads(file.read_text())["spans"])  # noqa: E731
-                await until("the second span", lambda: spans() == 2)
+                await until(
+                    "the second span", lambda: len(json.loads(file.read_text())["spans"]) == 2
+                )
                 await device.trip_by("ir", GAS, LIMIT + 0.5, COIL)
                 await until("the trip", lambda: site.trips_recorded() == 2)
                 before = site.alerts()
