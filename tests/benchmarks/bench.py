@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.benchmarks import (
     density,
     evaluation,
+    loads,
     memory,
     node_red,
     polling,
@@ -71,6 +72,7 @@ def plan(full: bool) -> list[tuple[int, str, str]]:
 async def run(options: argparse.Namespace) -> str:
     """Measure everything; the report."""
     load_before, begin = os.getloadavg(), time.monotonic()
+    loads.BACKLOG_SECONDS = options.backlog
     results = Results(cells={key: Cell() for key in plan(options.full)})
     for number in range(options.rounds):
         await _reactions(results, options, f"round {number + 1}/{options.rounds}")
@@ -95,7 +97,8 @@ async def run(options: argparse.Namespace) -> str:
     )  # fmt: skip
     _say("an outage and the drain after it")
     with tempfile.TemporaryDirectory(prefix="sitewarden-bench", dir=options.directory) as name:
-        results.outage = await outage.measure(Path(name), options.outage)
+        live_min = min(outage.LIVE_MIN, options.outage)
+        results.outage = await outage.measure(Path(name), options.outage, live_min)
     _say("")
     lines = [*_head(options, load_before, time.monotonic() - begin), *report.lines(results)]
     return "\n".join(lines)
@@ -151,6 +154,7 @@ def main() -> None:
     parser.add_argument("--trips", type=int, help="per round and cell")
     parser.add_argument("--samples", type=int, default=STORE_SAMPLES, help="to be stored")
     parser.add_argument("--own", action="store_true", help="without peers that are installed")
+    parser.add_argument("--backlog", type=int, default=10_000, help="seconds of 1,000 tags")
     parser.add_argument("--outage", type=int, default=3_600, help="seconds of the outage's worth")
     parser.add_argument("--live", type=float, default=LIVE_S, help="seconds of the whole site")
     parser.add_argument(

@@ -5,9 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import density, node_red, polling, reaction, scanning, storage
+from tests.benchmarks import density, loads, node_red, polling, reaction, scanning, storage
 from tests.benchmarks.loads import (
-    BACKLOG_SECONDS,
     BACKLOG_TAGS,
     HELD,
     HOGS_PER_CORE,
@@ -121,8 +120,8 @@ def _notes(results: "Results") -> list[str]:
         f"{HOLD_MS:.0f} ms: in the gateway, in the plain loop's own process, beside bare C; "
         f"longest measured: {held / 1e6:.0f} ms",
         f"storm: that, {HOGS_PER_CORE} busy processes a core and, in Sitewarden's own gateway, a "
-        f"backlog of {BACKLOG_SECONDS * BACKLOG_TAGS:,} samples on its way to mosquitto with the "
-        f"disk full ({drained:,} messages were taken while trips were measured)",
+        f"backlog of {loads.BACKLOG_SECONDS * BACKLOG_TAGS:,} samples on its way to mosquitto with "
+        f"the disk full ({drained:,} messages were taken while trips were measured)",
         "counted from the reply on: that the plain loop also polls late while the lock is held is "
         "not in its figures",
         "Sitewarden journals, records and alerts each trip besides; the others only write",

@@ -221,8 +221,11 @@ def _alarms_for(seconds: int) -> int:
     return min(TAGS // 5, -(-int(ALERTS * 1.05) * SWITCH_FOR_S // seconds))
 
 
-async def measure(directory: Path, seconds: int) -> Figures:
-    """The whole of it: baseline, outage, link back, drain beside live samples, baseline."""
+async def measure(directory: Path, seconds: int, live_min: int = LIVE_MIN) -> Figures:
+    """The whole of it: baseline, outage, link back, drain beside live samples, baseline.
+
+    ``live_min``: live polls to be measured, 12 a second, also where the drain is through before.
+    """
     figures = Figures(seconds=seconds)
     base_ms = time.time_ns() // 1_000_000 - 1000 * seconds
     (directory / "broker").mkdir()
@@ -249,7 +252,7 @@ async def measure(directory: Path, seconds: int) -> Figures:
         await until("the door", socket.exists)
         door = await stack.enter_async_context(Client(socket))
         await _outage(figures, site, door, alarms)
-        await _drain(figures, site, door, broker, receiver)
+        await _drain(figures, site, door, broker, receiver, live_min)
         end = await door.ask("stop", switches=switches(alarms))
         figures.alarms_end = end["toggles"]
         await receiver.until(
@@ -294,6 +297,7 @@ async def _drain(
     door: Client,
     broker: Mosquitto,
     receiver: Platform,
+    live_min: int,
 ) -> None:
     assert site.process is not None
     await door.ask("live")
@@ -312,7 +316,7 @@ async def _drain(
         drained = False
         alerts_out_ns = back_ns + figures.alerts_s * 1e9
         async with asyncio.timeout(limit_s):
-            while not drained or len(figures.latencies_ns) < LIVE_MIN:
+            while not drained or len(figures.latencies_ns) < live_min:
                 await asyncio.sleep(LOOK_S)
                 look = await door.ask("look")
                 for came_ns, latency_ns in look["taken"]:

@@ -12,7 +12,7 @@ from tests.helpers.harness import ROOT
 
 TRIPS = 20
 SHORT = ("--rounds", "1", "--trips", str(TRIPS), "--samples", "250000", "--live", "1",
-         "--own", "--outage", "300")  # fmt: skip
+         "--own", "--outage", "60", "--backlog", "500")  # fmt: skip
 
 
 @pytest.mark.alone
