@@ -196,6 +196,7 @@ class Story:
         plant.direct("fan on")
         plant.cut_link(down=False)
         self._say("link", "back")
+        self._until("the backfill", lambda: "backfill" in self._lanes(before))
         self._until("an empty backlog", lambda: not any(self._backlog().values()))
         after = plant.received()
         lanes = _lanes_since(before["order"], after["order"])
@@ -309,6 +310,9 @@ class Story:
     def _backlog(self) -> dict[str, int]:
         found: dict[str, int] = self._uplink()["backlog"]
         return found
+
+    def _lanes(self, before: dict[str, Any]) -> list[str]:
+        return _lanes_since(before["order"], self._plant.received()["order"])
 
     def _new_alerts(self, known: int) -> list[dict[str, Any]]:
         with contextlib.suppress(GatewayError):
