@@ -14,6 +14,7 @@ from setuptools import Extension, setup
 # Every one is needed: the daemon does not start without its compiled modules.
 MODULES = [
     "accumulator",
+    "buckets",
     "bus",
     "bypass",
     "columns",

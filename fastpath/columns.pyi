@@ -10,6 +10,8 @@ ABSENT: int  # 0xFF in a quality column: the tag has no sample at that time
 
 SAMPLES_MAX: int  # of one body
 
+FIELDS: int  # 5: of each tag in a summary minimum, mean, maximum, last, count
+
 def quality_byte(quality: int, reason: int) -> int:
     """quality | reason << 2, the one-byte form kept in columns. Raises ValueError."""
 
@@ -66,4 +68,12 @@ class Block:
         """(UTC ns, value, quality byte) of the tag at ``place`` in t0 .. t1, by time.
 
         Raises IndexError for a place that is none.
+        """
+
+    def summary(self, span_ns: int) -> bytes:
+        """Its samples by buckets of ``span_ns`` (whole ms): a codec 1 body of FIELDS * tags places.
+
+        Of each tag and bucket, at the bucket's begin: the least, mean (to 7 digits) and greatest
+        value and how many there are of finite ones that are not BAD; the last of them at its own
+        time; NaN where there is none. The quality is the worst of all samples. Raises ValueError.
         """

@@ -10,8 +10,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
+from fastpath.buckets cimport _FIELDS, count_buckets, table_summarize
 from fastpath.packing cimport pack_table
 from fastpath.table cimport (
     _ABSENT,
@@ -34,12 +35,14 @@ cdef enum:
     _REASON_MAX = 63
     _TAGS_MAX = 1048576
     _MESSAGE_SAMPLES_MAX = 1000
+    _SPAN_NS_MIN = 1000000
     _CELLS_PER_SAMPLE_MAX = 16  # how thin a matrix may get
 
 CODEC_PLAIN = _CODEC_PLAIN
 CODEC_PACKED = _CODEC_PACKED
 ABSENT = _ABSENT
 SAMPLES_MAX = _TABLE_SAMPLES_MAX
+FIELDS = _FIELDS
 
 
 def quality_byte(uint8_t quality, uint8_t reason) -> int:
@@ -423,6 +426,24 @@ cdef class Block:
             found.append((self.table.times_ns[i], self.table.values[i], self.table.qualities[i]))
             i += 1
         return found
+
+    def summary(self, int64_t span_ns) -> bytes:
+        """A codec 1 body of the buckets of its samples. Raises ValueError."""
+        cdef Table found
+        cdef bint done
+        if span_ns < _SPAN_NS_MIN or span_ns % _SPAN_NS_MIN or self.table.tags > _TAGS_MAX // _FIELDS:
+            raise ValueError(f"buckets of {span_ns} ns, {self.table.tags} tags")
+        if count_buckets(&self.table, span_ns) > _TABLE_SAMPLES_MAX // _FIELDS:
+            raise ValueError(f"{self.samples} samples have too many buckets for a body")
+        memset(&found, 0, sizeof(found))
+        try:
+            with nogil:
+                done = table_summarize(&self.table, span_ns, &found)
+            if not done:
+                raise MemoryError
+            return pack_table(&found)
+        finally:
+            table_free(&found)
 
     cdef uint32_t _first(self, uint32_t tag, int64_t t0_ns) noexcept:
         """The tag's first sample from t0."""

@@ -19,8 +19,8 @@ from aiosqlite import Connection
 from msgspec import Struct
 
 from gateway.errors import StoreError
-from gateway.store import packing, shedding
-from gateway.store.chunks import Piece
+from gateway.store import packing, shedding, tiers
+from gateway.store.chunks import Chunk, Piece
 from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState, forget_uplink
 from gateway.store.items import PollGroup, SampleItem
@@ -223,7 +223,8 @@ class History:
                 if window is None:
                     break
                 chunks = await asyncio.to_thread(packing.chunks_of, window, state)
-                body = partial(packing.replace, state=state, window=window, chunks=chunks)
+                lines = await asyncio.to_thread(tiers.lines_of, chunks, state.group_tags)
+                body = partial(self._replace, window, chunks, lines)
                 if await self._db.transact(body, partial(packing.take, state)) is None:
                     break
                 packed += len(window.pieces)
@@ -242,6 +243,7 @@ class History:
                 break
             total = total.plus(deleted.shed)
             await self._db.look()
+        await self._db.transact(self._shed_tier, self._state.take_tier)
         if total.pieces:
             self._reader.forget()
         if self._db.file_bytes > self._max_bytes:
@@ -256,6 +258,16 @@ class History:
         """What was lost with a file that was set aside, once; "" otherwise."""
         damage, self._state.damage = self._state.damage, ""
         return damage
+
+    async def buckets(
+        self, tag: str, t0_ns: int, t1_ns: int, limit: int = 100_000
+    ) -> list[tiers.Bucket]:
+        """The five-minute buckets of a tag that have something of t0 .. t1, at most ``limit``.
+
+        By time, the newest samples included; those of a bucket that is older than the raw samples
+        remain. Buckets begin with the packing of a history of this version.
+        """
+        return await self._reader.buckets(tag, t0_ns, t1_ns, limit)
 
     async def newest(self) -> int:
         """UTC ns of the newest sample that is stored, 0 where none is."""
@@ -292,6 +304,7 @@ class History:
                 "damaged": self._reader.damaged,
                 "memory": self._waiting.refused,
                 "shed": state.shed.samples,
+                "shed_five_minute": state.shed_buckets,
             },
         )
 
@@ -306,6 +319,22 @@ class History:
         ids = self._state.group_ids
         pieces = [piece._replace(group_id=ids[piece.group_id]) for piece in waiting]
         return await self._state.write(connection, pieces, position)
+
+    async def _replace(
+        self,
+        window: packing.Window,
+        chunks: Sequence[Chunk],
+        lines: Sequence[tiers.Line],
+        connection: Connection,
+    ) -> packing.Packed | None:
+        packed = await packing.replace(connection, self._state, window, chunks)
+        if packed is not None:
+            await tiers.store(connection, lines)
+        return packed
+
+    async def _shed_tier(self, connection: Connection) -> tiers.Shed | None:
+        before_ns = self._state.utc_ns() - tiers.MAX_AGE_NS
+        return await tiers.shed(connection, before_ns, self._max_bytes // tiers.PART_OF_BYTES)
 
     async def _shed_oldest(self, connection: Connection) -> shedding.Deleted | None:
         oldest = await shedding.oldest(connection, self._state)

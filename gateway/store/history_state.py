@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from aiosqlite import Connection
 
-from gateway.store import history_from_v1, shedding
+from gateway.store import history_from_v1, shedding, tiers
 from gateway.store.chunks import Piece
 from gateway.store.history_salvage import take_over
 from gateway.store.items import PollGroup
@@ -63,6 +63,7 @@ class HistoryState:
         self.lanes = Lanes(uplinks)
         self.samples = 0
         self.shed = shedding.Shed()
+        self.shed_buckets = 0
         self.shed_unsent: Counter[tuple[str, str]] = Counter()  # messages, by uplink and lane
         self.position: tuple[int, int] | None = None
         self.cursors: dict[tuple[str, str], int] = {}
@@ -121,6 +122,7 @@ class HistoryState:
             next(iter(rows))
         )
         self.shed = shedding.Shed(pieces, samples)
+        self.shed_buckets = await tiers.shed_so_far(connection)
         self.shed_unsent = Counter(
             {
                 (uplink, lane): messages
@@ -221,6 +223,10 @@ class HistoryState:
         self.unpacked.pieces += len(commit.pieces)
         self.unpacked.samples += commit.samples
         self.unpacked.bytes += commit.bytes
+
+    def take_tier(self, shed: tiers.Shed | None) -> None:
+        """Adopt what was shed of the five-minute buckets."""
+        self.shed_buckets += shed.buckets if shed else 0
 
     # ---- cursors -------------------------------------------------------------------------------
 

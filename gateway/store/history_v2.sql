@@ -98,3 +98,24 @@ CREATE TABLE shed (
     messages INTEGER NOT NULL,
     PRIMARY KEY (uplink, lane)
 ) WITHOUT ROWID, STRICT;
+
+-- The samples of a window of pieces of one group by buckets of time; a bucket may stand in parts in
+-- several lines. Body: codec 1, of each tag of the group five places.
+CREATE TABLE summary (
+    id INTEGER PRIMARY KEY,
+    group_id INTEGER NOT NULL REFERENCES poll_group (id),
+    t_first INTEGER NOT NULL,
+    t_last INTEGER NOT NULL,
+    n INTEGER NOT NULL,  -- values: five of each bucket
+    crc32 INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX summary_time ON summary (group_id, t_last);
+
+-- What the summaries come to; moved in the transaction of what it counts.
+CREATE TABLE tier (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    buckets INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    shed_buckets INTEGER NOT NULL
+) STRICT;

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from aiosqlite import Connection
 
+from gateway.store import tiers
 from gateway.store.chunks import Chunk, Columns, Piece, block_of, item_of, tags_of, whole
 from gateway.store.database import Database
 from gateway.store.history_state import HistoryState
@@ -200,6 +201,42 @@ class SampleReader:
         except _DAMAGE:
             self.damaged += stored.n
             return []
+
+    # ---- buckets -------------------------------------------------------------------------------
+
+    async def buckets(self, tag: str, t0_ns: int, t1_ns: int, limit: int) -> list[tiers.Bucket]:
+        """The first ``limit`` five-minute buckets of a tag in t0 .. t1. Raises StoreError."""
+        span = (t0_ns // tiers.SPAN_NS * tiers.SPAN_NS, t1_ns // tiers.SPAN_NS * tiers.SPAN_NS)
+        span = (span[0], span[1] + tiers.SPAN_NS - 1)
+        lanes = self._state.lanes
+        while True:
+            found = tiers.Buckets(tag, span)
+            packed_to = lanes.packed_to
+            for group_id, tags in self._state.group_tags.items():
+                if tag in tags:
+                    await self._group_buckets(found, group_id, span, packed_to)
+            if lanes.packed_to == packed_to:  # nothing has moved meanwhile
+                return found.first(limit)
+
+    async def _group_buckets(
+        self, found: "tiers.Buckets", group_id: int, span: tuple[int, int], packed_to: int
+    ) -> None:
+        tags = self._state.group_tags[group_id]
+        after = 0
+        while lines := await self._db.query(partial(tiers.lines_in, group_id, span, after)):
+            for ident, line in lines:
+                after = ident
+                try:
+                    found.add_line(line, tags)
+                except _DAMAGE:
+                    self.damaged += line.n
+        while pieces := await self._db.query(partial(_pieces_in, group_id, span, packed_to)):
+            for piece in pieces:
+                packed_to = piece.piece
+                try:
+                    found.add_samples(piece, tags)
+                except _DAMAGE:
+                    self.damaged += piece.n
 
 
 def _first(series: Series, limit: int) -> Series:
