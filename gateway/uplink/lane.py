@@ -45,6 +45,7 @@ class Lane:
         self._source = source
         self._epoch = 0
         self._saved = 0
+        self.saved_s = 0.0  # loop time of the last try to store it
         self._done: dict[int, int] = {}  # first -> last, above the cursor
         self._keep_s = keep_s
         self._settled = 0  # the cursor of so long ago
@@ -152,6 +153,7 @@ class Lane:
     async def save(self) -> None:
         """Bring the cursor into the store; where that fails it is tried again by the next call."""
         cursor = self._look_settled()
+        self.saved_s = _now_s()
         if cursor == self._saved or self._epoch != self._source.epoch():
             return
         try:

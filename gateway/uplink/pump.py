@@ -51,6 +51,7 @@ LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 QUIET_S: Final = 1.0  # sends under way end at once when the session does; no longer than this
 BARREN_SESSIONS: Final = 2  # then singly: a broker may end the session after refusing one item
 BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
+SAVE_S: Final = 0.2  # a cursor lags no longer; a synced write for each send halves the rate
 LIVE_ITEMS_MAX: Final = 10_000  # that wait; beyond, or older than this, new ones are backlog
 LIVE_AGE_NS_MAX: Final = 60_000_000_000
 
@@ -303,7 +304,8 @@ class Pump:
                 await self._send_and_settle(lane, outs)
         except StoreError as error:
             self._store_trouble(error)
-        await lane.save()
+        if not lane.pending or _now_s() - lane.saved_s >= SAVE_S:
+            await lane.save()
 
     async def _send_and_settle(self, lane: Lane, outs: Sequence[Outgoing]) -> None:
         started_s = _now_s()
