@@ -21,8 +21,9 @@ import msgspec
 from fastpath.columns import ABSENT, Block
 from gateway.errors import StoreError
 from gateway.store.chunks import tags_of
+from gateway.store.history_state import HistoryState
 
-VERSION: Final = 2  # of history.db's schema
+VERSION: Final = HistoryState.schema.version
 BUSY_S: Final = 2.0
 _STORED: Final = "members, t_first, t_last, n, codec, crc32, body"
 _DAMAGE: Final = (ValueError, LookupError, TypeError)
