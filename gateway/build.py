@@ -71,7 +71,8 @@ async def open_stores(
             groups=poll_groups(config),
             uplinks=[item.id for item in config.uplink if {LIVE, BACKFILL} & set(item.lanes)],
             max_bytes=config.history.max_bytes,
-            max_age_ns=config.history.max_age,
+            max_age_ns=config.history.raw_max_age_ns,
+            five_minute_max_age_ns=config.history.five_minute_max_age,
         )
     except BaseException:
         await ledger.close()

@@ -14,6 +14,7 @@ IDENT_PATTERN: Final = r"^[a-z][a-z0-9_.-]{0,62}$"
 Ident = Annotated[str, Meta(pattern=IDENT_PATTERN)]
 Order = Literal["ABCD", "BADC", "CDAB", "DCBA"]
 Record = Literal["all", "change", "1s"]
+Preset = Literal["mine", "chemical"]
 Priority = Literal["critical", "high", "medium", "low"]
 Level = Literal["red", "orange", "yellow", "blue"]
 Lane = Literal["alert", "live", "backfill"]
@@ -300,7 +301,15 @@ class History(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds of the sample store."""
 
     max_bytes: Size = Size(2_000_000_000)
-    max_age: Duration = Duration(30 * 86_400 * 1_000_000_000)
+    preset: Preset = "chemical"
+    max_age: Duration | None = None
+    five_minute_max_age: Duration = Duration(365 * 86_400 * 1_000_000_000)
+
+    @property
+    def raw_max_age_ns(self) -> int:
+        """``max_age``, or else that of the preset: 7 days of a mine, 30 of a chemical plant."""
+        days = {"mine": 7, "chemical": 30}[self.preset]
+        return self.max_age if self.max_age is not None else days * 86_400 * 1_000_000_000
 
 
 class Location(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -228,5 +228,7 @@ WORDS: Final[dict[str, str]] = {
     "Uplink.bytes_per_second": "mqtt, http: at most so many in all of those.",
     "View.listen": "host:port of metrics and health; port 0: any.",
     "History.max_bytes": "Oldest samples go first.",
-    "History.max_age": "Older samples go.",
+    "History.preset": "How long raw samples stay: mine 7 days, chemical 30 days.",
+    "History.max_age": "Older samples go; without it as the preset says.",
+    "History.five_minute_max_age": "Older five-minute values go; they take a quarter of max_bytes.",
 }

@@ -70,6 +70,7 @@ class History:
     ) -> None:
         self._state = state
         self._max_bytes, self._max_age_ns = bounds
+        self._five_minute_max_age_ns = tiers.MAX_AGE_NS
         self._db = Database(path, state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes)
         self._waiting = Waiting(groups)
         self._position: tuple[int, int] | None = None
@@ -87,6 +88,7 @@ class History:
         uplinks: Sequence[str] = (),
         max_bytes: int = MAX_BYTES,
         max_age_ns: int = MAX_AGE_NS,
+        five_minute_max_age_ns: int = tiers.MAX_AGE_NS,
         reserve_bytes: int = RESERVE_BYTES,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> Self:
@@ -97,6 +99,7 @@ class History:
         """
         state = HistoryState(groups, uplinks, utc_ns)
         history = cls(path, groups, state, (max_bytes, max_age_ns), reserve_bytes)
+        history._five_minute_max_age_ns = five_minute_max_age_ns
         await history._db.start()
         return history
 
@@ -333,7 +336,7 @@ class History:
         return packed
 
     async def _shed_tier(self, connection: Connection) -> tiers.Shed | None:
-        before_ns = self._state.utc_ns() - tiers.MAX_AGE_NS
+        before_ns = self._state.utc_ns() - self._five_minute_max_age_ns
         return await tiers.shed(connection, before_ns, self._max_bytes // tiers.PART_OF_BYTES)
 
     async def _shed_oldest(self, connection: Connection) -> shedding.Deleted | None:

@@ -10,6 +10,7 @@ import pytest
 from fastpath.codes import Quality
 from fastpath.columns import quality_byte
 from fastpath.messages import SAMPLE
+from gateway.site import model
 from gateway.store import packing, tiers
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -122,3 +123,13 @@ async def test_the_tier_is_bounded_and_what_goes_is_counted(
         assert history.stats().dropped["shed_five_minute"] == 40 - len(found)
     finally:
         await history.close()
+
+
+@pytest.mark.parametrize(
+    ("history", "days"),
+    [(model.History(), 30), (model.History(preset="mine"), 7),
+     (model.History(preset="mine", max_age=model.Duration(86_400 * SECOND)), 1)],
+)  # fmt: skip
+def test_a_preset_says_how_long_raw_samples_stay(history: model.History, days: int) -> None:
+    assert history.raw_max_age_ns == days * 86_400 * SECOND
+    assert history.five_minute_max_age == 365 * 86_400 * SECOND
