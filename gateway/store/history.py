@@ -169,6 +169,10 @@ class History:
         """The last sequence of a lane, 0 where it has none."""
         return self._state.lanes.head(uplink, lane)
 
+    def unnumbered(self, uplink: str, lane: str) -> int:
+        """Pieces of a lane that have no sequence yet: backfill that is not packed."""
+        return self._state.lanes.unnumbered(uplink) if lane == BACKFILL else 0
+
     async def items(self, uplink: str, lane: str, after: int, limit: int) -> list[SampleItem]:
         """The oldest stored messages of a lane above ``after``, at most ``limit``.
 

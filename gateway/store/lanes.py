@@ -159,13 +159,16 @@ class Lanes:
         for uplink in {uplink for uplink, _ in self._pieces} | self._messages.keys():
             sent = (cursors.get((uplink, lane), 0) for lane in (LIVE, BACKFILL))
             heads = (self.head(uplink, lane) for lane in (LIVE, BACKFILL))
-            unpacked = (
-                max(0, self._last_piece(item) - max(item.first_piece - 1, self.packed_to))
-                for item in self._pieces.get((uplink, BACKFILL), [])
-            )
             rest = sum(max(0, head - seq) for head, seq in zip(heads, sent, strict=True))
-            found[uplink] = rest + sum(unpacked)
+            found[uplink] = rest + self.unnumbered(uplink)
         return found
+
+    def unnumbered(self, uplink: str) -> int:
+        """Pieces that an uplink gets as backfill once they are packed."""
+        return sum(
+            max(0, self._last_piece(item) - max(item.first_piece - 1, self.packed_to))
+            for item in self._pieces.get((uplink, BACKFILL), [])
+        )
 
     def forget(self, uplink: str) -> None:
         """Nothing is kept for this uplink any more."""

@@ -86,7 +86,7 @@ class _Scale:
     def waiting(self, now_ns: int) -> Waiting:
         """As last weighed; items and age are those of now."""
         oldest_ns = self.lane.oldest_utc_ns()
-        items = self.lane.pending
+        items = self.lane.owed
         return Waiting(
             items=items,
             oldest_s=max(0, now_ns - oldest_ns) / 1e9 if oldest_ns else 0.0,
@@ -113,7 +113,7 @@ class _Scale:
             f"full in {full_s / 3600:.1f} h at the present rate" if full_s < inf else "not growing"
         )
         return (
-            f"{self.lane.pending} items of {self.lane.name} wait for {self._uplink}: "
+            f"{self.lane.owed} items of {self.lane.name} wait for {self._uplink}: "
             f"{percent:.0f} % of the room, {when}"
         )
 

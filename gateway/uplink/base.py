@@ -216,6 +216,9 @@ class SampleSource(Protocol):
     def lane_head(self, uplink: str, lane: str) -> int:
         """The last sequence of the lane, 0 where it is empty."""
 
+    def unnumbered(self, uplink: str, lane: str) -> int:
+        """What belongs to the lane and has no sequence yet."""
+
     def set_lane(self, uplink: str, lane: str) -> None:
         """Samples committed from now on belong to this lane of the uplink."""
 

@@ -62,6 +62,11 @@ class Lane:
         return max(0, self._source.head() - self.cursor - len(self._done))
 
     @property
+    def owed(self) -> int:
+        """With those that cannot be sent yet."""
+        return self.pending + self._source.unnumbered()
+
+    @property
     def epoch(self) -> int:
         """Of the store that numbers the items."""
         return self._source.epoch()
@@ -200,6 +205,9 @@ class LaneSource(Protocol):
     def head(self) -> int:
         """The last sequence."""
 
+    def unnumbered(self) -> int:
+        """Items that have no sequence yet."""
+
     async def fetch(self, after: int, limit: int) -> Sequence[AlertItem] | Sequence[SampleItem]:
         """The oldest items above ``after``."""
 
@@ -230,6 +238,10 @@ class AlertLane:
     def head(self) -> int:
         """The last alert."""
         return self._ledger.head
+
+    def unnumbered(self) -> int:
+        """None: an alert is numbered as it is stored."""
+        return 0
 
     async def fetch(self, after: int, limit: int) -> Sequence[AlertItem]:
         """The oldest alerts above ``after``."""
@@ -264,6 +276,10 @@ class SampleLane:
     def head(self) -> int:
         """The last row of the lane."""
         return self._history.lane_head(self._uplink, self._lane)
+
+    def unnumbered(self) -> int:
+        """Samples that are not packed yet."""
+        return self._history.unnumbered(self._uplink, self._lane)
 
     async def fetch(self, after: int, limit: int) -> Sequence[SampleItem]:
         """The oldest rows above ``after``."""

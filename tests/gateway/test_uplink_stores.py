@@ -19,6 +19,7 @@ from gateway.store.items import PollGroup, SampleItem
 from gateway.store.ledger import Ledger
 from gateway.uplink import link_state, message, pump, settling
 from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Refused, Verdict
+from gateway.uplink.lane import Lane, SampleLane
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
     GOOD,
@@ -180,6 +181,17 @@ async def test_what_waits_is_weighed_as_it_is_stored(tmp_path: Path) -> None:
             "SELECT sum(length(body)) FROM (SELECT body FROM tail UNION ALL SELECT body FROM chunk)"
         )
         assert connection.execute(stored).fetchone() == (whole,)
+
+
+async def test_what_is_not_packed_yet_waits_as_well(tmp_path: Path) -> None:
+    async with Site.open(tmp_path) as site:
+        lane = Lane("platform", "backfill", SampleLane(site.history, "platform", "backfill"))
+        await lane.follow()
+        assert lane.owed == 0
+        await site.samples(6)
+        assert (lane.pending, lane.owed) == (0, 6)
+        await site.history.pack()
+        assert lane.owed == lane.pending > 0
 
 
 async def test_a_dead_uplink_takes_nothing_from_the_other(tmp_path: Path) -> None:

@@ -185,6 +185,9 @@ class MemoryHistory:
     def lane_head(self, uplink: str, lane: str) -> int:
         return self.heads[lane]
 
+    def unnumbered(self, uplink: str, lane: str) -> int:
+        return 0
+
     def set_lane(self, uplink: str, lane: str) -> None:
         if self.lane != lane:
             self.lanes_set.append(lane)
