@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from aiosqlite import Connection
 from msgspec import Struct
@@ -57,6 +57,14 @@ class HistoryStats(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
 
 
+class Tried(NamedTuple):
+    """The oldest pieces that wait, and the numbers that they were to get."""
+
+    epoch: int
+    first: int
+    pieces: int
+
+
 class History:
     """``history.db``. Every coroutine may raise StoreError; then nothing of the call is done."""
 
@@ -74,6 +82,7 @@ class History:
         self._db = Database(path, state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes)
         self._waiting = Waiting(groups)
         self._position: tuple[int, int] | None = None
+        self._tried: Tried | None = None  # a commit that failed, or is under way
         self._committing = asyncio.Lock()
         self._packing = asyncio.Lock()
         self._reader = SampleReader(self._db, state)
@@ -135,14 +144,19 @@ class History:
         Where it raises StoreError the pieces wait in memory (bounded, counted) for the next call.
         """
         async with self._committing:
-            self._waiting.collect()
+            if self._waiting.collect():
+                self._tried = None
             self._position = position or self._position
             stored = 0
             while self._waiting:
                 pieces = self._waiting.oldest()
+                if self._tried is None:
+                    self._tried = Tried(self.epoch, self._state.lanes.next_piece, len(pieces))
+                pieces = pieces[: self._tried.pieces]
                 last = len(pieces) == len(self._waiting)
-                body = partial(self._write, pieces, self._position if last else None)
+                body = partial(self._write, pieces, self._position if last else None, self._tried)
                 await self._db.transact(body, self._state.take)
+                self._tried = None
                 self._waiting.stored(len(pieces))
                 stored += len(pieces)
         if self._state.lanes.missed():  # what an uplink that is back has missed leaves now
@@ -321,8 +335,12 @@ class History:
         self,
         waiting: Sequence[Piece],
         position: tuple[int, int] | None,
+        tried: "Tried",
         connection: Connection,
     ) -> Commit:
+        state = self._state
+        if (state.epoch, state.lanes.next_piece) == (tried.epoch, tried.first + tried.pieces):
+            waiting = ()  # a commit whose sync failed was there all the same, as it was reopened
         ids = self._state.group_ids
         pieces = [piece._replace(group_id=ids[piece.group_id]) for piece in waiting]
         return await self._state.write(connection, pieces, position)

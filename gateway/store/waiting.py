@@ -43,8 +43,9 @@ class Waiting:
         self.dropped["no_group"] += len(samples) // 32 - taken
         return taken
 
-    def collect(self) -> None:
-        """Make pieces of what was added."""
+    def collect(self) -> bool:
+        """Make pieces of what was added; True where the oldest had to go."""
+        before = self.dropped["store"]
         for place, tags, t_first, t_last, n, body in self._accumulator.take():
             members = members_of(tags, self._places[place])
             crc32 = zlib.crc32(body)
@@ -54,6 +55,7 @@ class Waiting:
             self._bytes += len(body)
         while self._bytes > BYTES_MAX:
             self.dropped["store"] += self._pop().n
+        return self.dropped["store"] > before
 
     def oldest(self) -> list[Piece]:
         """The oldest pieces that one transaction takes: the -wal stays small."""

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import random
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -345,5 +346,39 @@ async def test_a_history_within_its_bounds_sheds_by_size(disk: Path) -> None:
         await history.pack()
         items = await history.items("platform", "backfill", gone, 1)
         assert items[0].seq == gone + 1
+    finally:
+        await history.close()
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_commit_of_which_nobody_knows_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    history = await open_history(tmp_path)
+    whole = owned_file.OwnedFile.transaction
+
+    async def fails(file: Any, connection: Any, body: Any) -> Any:
+        """Its sync does; what was written may be there all the same."""
+        if done:
+            await whole(file, connection, body)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+    try:
+        await take_second(history, 0, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(owned_file.OwnedFile, "transaction", fails)
+            with pytest.raises(StoreError):
+                await take_second(history, 1, 10)
+        history.add(samples_of([(0, 1.0, 9_000)]))
+        await until(lambda: history.ok)
+        await history.commit((9, 9))
+        stats = history.stats()
+        assert (stats.samples, stats.waiting_pieces) == (2 * 10 * len(TAGS) + 1, 0)
+        times = [at_ns for at_ns, _, _ in await history.read(TAGS[0], 0, 2**62)]
+        assert times == sorted(set(times))
+        assert len(times) == 21
+        assert await history.sample_position(9) == 9
     finally:
         await history.close()
