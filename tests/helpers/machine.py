@@ -72,6 +72,7 @@ class Machine:
         self.promised = Promised()
         self.cuts: list[int] = []  # ns
         self.starts_s: list[float] = []
+        self.doubled = 0  # readings that came twice
         self.moments = 0  # of cuts, those that were only tried on paper among them
         self.wrong: list[str] = []
         self.platform = Platform()
@@ -228,7 +229,9 @@ class Machine:
         await self.platform.wait_until(
             lambda: max(readings("reads0", self.platform.samples), default=0) >= last
         )
-        delivered = [int(value) for value in readings("reads0", self.platform.samples)]
+        found = [int(value) for value in readings("reads0", self.platform.samples)]
+        delivered = sorted(set(found))
+        self.doubled = len(found) - len(delivered)
         asked = [r for r in await self.device.requests() if r.kind == "r" and r.function == 3]
         read_ns = [r.reply_ns for r in asked if r.address <= READS < r.address + r.count]
         gaps = [(a, b) for a, b in itertools.pairwise(delivered) if b - a != 1]

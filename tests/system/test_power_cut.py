@@ -42,6 +42,7 @@ async def _run(tmp_path: Path, cuts: int, papers: int) -> None:
     for machine, lost in zip(machines, lost_s, strict=True):
         told = f"seed {seed}, lost {lost}, starts {machine.starts_s}"
         assert not machine.wrong, (machine.wrong, told)
+        assert not machine.doubled, told
         assert max(machine.starts_s) < START_S, told
         assert max(lost) <= SAMPLES_S + LATE_S, told
         assert sorted(lost)[len(lost) // 2] <= SAMPLES_S, told
