@@ -40,6 +40,37 @@ def test_security_is_below_the_threshold(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def _calls(names: list[str]) -> set[str]:
+    """System calls by name, of sets too."""
+    found: set[str] = set()
+    for name in names:
+        if not name.startswith("@"):
+            found.add(name)
+            continue
+        told = _run(find("systemd-analyze"), "syscall-filter", name).stdout.splitlines()[1:]
+        words = [line.strip() for line in told]
+        found |= _calls([word for word in words if word and not word.startswith("#")])
+    return found
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_what_it_calls_is_let_through_and_no_clock_is_set(name: str) -> None:
+    """As systemd.exec(5) says of SystemCallFilter: in order, the last word counts."""
+    text = (SYSTEMD / name).read_text()
+    allowed: set[str] = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", text, re.M):
+        calls = _calls(line.removeprefix("~").split())
+        allowed = allowed - calls if line.startswith("~") else allowed | calls
+    needed = {"chown", "fchown", "fchownat", "adjtimex", "clock_adjtime", "mlock", "statfs", "link"}
+    if "guard" in name:
+        needed |= {"sched_setscheduler", "sched_setaffinity"}
+    assert needed <= allowed
+    assert not allowed & {"clock_settime", "settimeofday", "mount", "init_module", "ptrace"}
+    assert not re.search(
+        r"^ProtectClock=yes", text, re.M
+    )  # it takes reading the clock's state, too
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_neither_unit_requires_the_other(name: str) -> None:
     text = (SYSTEMD / name).read_text()
