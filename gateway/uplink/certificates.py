@@ -19,8 +19,8 @@ def client_not_after_utc_ns(uplink: "Uplink", directory: Path | None) -> int:
     if not uplink.credentials:
         return 0
     try:
-        path = load_credentials(uplink.credentials, directory).cert_path
-        return _first_end(path.read_bytes()) if path else 0
+        held = load_credentials(uplink.credentials, directory)  # its paths are good while it lives
+        return _first_end(held.cert_path.read_bytes()) if held.cert_path else 0
     except (GatewayError, OSError, ValueError):
         return 0  # the uplink itself tells what is wrong with it
 

@@ -1,6 +1,7 @@
 """Certificates of uplinks that end soon: told at each step, once, until one lives longer."""
 
 import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gateway.certificate_watch import CertificateWatch
 from gateway.problems import Problems
 from gateway.site.model import Uplink
 from gateway.store.ledger import Ledger
+from gateway.uplink.certificates import client_not_after_utc_ns
 from tests.helpers.certificates import issue, make_authority
 from tests.helpers.uplinks import until
 
@@ -107,3 +109,18 @@ async def test_our_own_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def test_credentials_in_one_file_tell_the_end_that_a_folder_tells(tmp_path: Path) -> None:
+    folder = make_authority(tmp_path / "folder")
+    (folder / "client.pem").rename(folder / "cert.pem")
+    single = tmp_path / "single"
+    single.write_text(json.dumps({"cert.pem": (folder / "cert.pem").read_text()}))
+    single.chmod(0o600)
+    ends = [
+        client_not_after_utc_ns(
+            Uplink(id="a", kind="http", url="https://127.0.0.1:1", credentials=name), tmp_path
+        )
+        for name in ("folder", "single")
+    ]
+    assert ends[0] == ends[1] > 0
