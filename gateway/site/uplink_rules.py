@@ -42,11 +42,13 @@ def flaws_of(entry: Entry[Uplink]) -> Iterator[Flaw]:
 
 def caution_of(uplink: Uplink) -> Flaw | None:
     """What is allowed and still weak in an uplink without flaws."""
-    parts = urlsplit(uplink.url)
-    open_to_all = parts.scheme in ("http", "mqtt") and parts.hostname not in LOOPBACK
-    if uplink.credentials is not None and open_to_all:
-        text = f"found {parts.scheme}:// with credentials: who listens on the way reads them"
-        return ("url",), text
+    if uplink.credentials is None:
+        return None
+    for key, url in (("url", uplink.url), *(("backup_urls", each) for each in uplink.backup_urls)):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "mqtt") and parts.hostname not in LOOPBACK:
+            text = f"found {parts.scheme}:// with credentials: who listens on the way reads them"
+            return (key,), text
     return None
 
 
@@ -63,11 +65,18 @@ def _flaws_of_url(uplink: Uplink) -> Iterator[Flaw]:
             yield ("url",), text
         return
     schemes = SCHEMES[uplink.kind]
-    if not separator or scheme not in schemes or not rest.strip("/"):
+    if not separator or scheme not in schemes or not _has_host(uplink.url):
         text = f'found {shown(uplink.url)}, expected "{schemes[1]}://host" or "{schemes[0]}://…"'
         yield ("url",), text
     elif "@" in rest.partition("/")[0]:
         yield ("url",), "found a name in the URL, expected credentials by name"
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:  # a bracket that nothing closes
+        return False
 
 
 def _flaws_of_kind(entry: Entry[Uplink]) -> Iterator[Flaw]:
@@ -82,10 +91,14 @@ def _flaws_of_kind(entry: Entry[Uplink]) -> Iterator[Flaw]:
 
 def _flaws_of_mqtt(entry: Entry[Uplink]) -> Iterator[Flaw]:
     insecure, secure = SCHEMES["mqtt"]
+    encrypted = entry.ok("url") and entry.item.url.startswith(f"{secure}://")
     for url in entry.item.backup_urls if entry.ok("backup_urls") else ():
         scheme, _, rest = url.partition("://")
-        if scheme not in SCHEMES["mqtt"] or not rest.strip("/") or "@" in rest.partition("/")[0]:
+        if scheme not in SCHEMES["mqtt"] or not _has_host(url) or "@" in rest.partition("/")[0]:
             text = f'found {shown(url)}, expected "{secure}://host" or "{insecure}://…"'
+            yield ("backup_urls",), text
+        elif encrypted and scheme == insecure:
+            text = f'found {shown(url)} beside an {secure} url, expected "{secure}://host"'
             yield ("backup_urls",), text
 
 

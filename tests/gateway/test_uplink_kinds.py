@@ -38,3 +38,13 @@ def test_a_password_in_the_clear_is_a_warning(tmp_path: Path, kind: str) -> None
         f"{site}:6: uplink[u].url: found {kind}:// with credentials: "
         "who listens on the way reads them"
     )
+
+
+def test_a_backup_in_the_clear_is_a_warning_too(tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(
+        '[site]\nid = "s"\n[[uplink]]\nid = "u"\nkind = "mqtt"\nurl = "mqtt://127.0.0.1"\n'
+        'backup_urls = ["mqtt://far.example"]\ncredentials = "x"\n'
+    )
+    (warning,) = check_site(site, require_credentials=False).warnings
+    assert warning.startswith(f"{site}:7: uplink[u].backup_urls: found mqtt:// with credentials")
