@@ -17,6 +17,8 @@ STATUS: Final = "status"
 ALERT_LANE: Final = "alert"
 _SENDING: Final = ("historical", "audit_head")  # of an alert: what may differ when it comes again
 _SEQ_MAX: Final = 2**63 - 1
+_T_NS_MAX: Final = 2**63 - 1  # as the file keeps times
+_DT_MS_MAX: Final = 1e12  # within a message: 31 years
 _ABSENT: Final = Raw()
 
 
@@ -211,6 +213,12 @@ def _message(body: bytes) -> Item:
         raise NotUnderstood(msg)
     if any(len(column) != times for column in columns):
         msg = f"samples: message {head.seq} has {times} times, columns of another length"
+        raise NotUnderstood(msg)
+    if any(abs(dt_ms) > _DT_MS_MAX for dt_ms in head.dt_ms):
+        msg = f"samples: message {head.seq} has a dt_ms beyond {_DT_MS_MAX:.0f}"
+        raise NotUnderstood(msg)
+    if any(abs(t_ns) > _T_NS_MAX for t_ns in head.span_ns):
+        msg = f"samples: message {head.seq} has a t0_ns beyond 64 bits"
         raise NotUnderstood(msg)
     return Item(head, body)
 

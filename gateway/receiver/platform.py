@@ -46,30 +46,25 @@ class Platform:
         self._archive = archive
         self._streams: dict[Key, Stream] | None = None
         self._changed: set[Key] = set()
+        self._came: list[Head] = []  # of the transaction that is open
         self._runs: deque[list[Any]] = deque(maxlen=RUNS_MAX)  # [lane, first, last] as they came
         self._trouble = ""
 
     def take(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
-        """One outcome each; durable before it returns."""
-        archive = self._archive
+        """One outcome each; durable before it returns. Never raises: senders wait for an answer."""
         try:
-            if self._streams is None:
-                self._streams = archive.streams()
-            archive.begin()
-            outcomes = [self._one(arrival) for arrival in arrivals]
-            for key in self._changed:
-                archive.save(self._streams[key])
-            archive.commit()
-        except sqlite3.Error as error:
-            archive.rollback()
-            self._forget()
+            return self._stored(arrivals)
+        except (sqlite3.Error, MemoryError) as error:
+            self._undo()
             self._say(f"cannot be stored, the senders keep it: {error}")
             return [Outcome(later=str(error))] * len(arrivals)
-        for key in self._changed:
-            self._streams[key].came.touched.clear()
-        self._changed.clear()
-        self._say("")
-        return outcomes
+        except Exception as error:  # what no check has foreseen must not stop the others
+            self._undo()
+            if len(arrivals) > 1:
+                return [outcome for each in arrivals for outcome in self.take([each])]
+            _LOGGER.exception("receive: %s that cannot be taken is refused", arrivals[0].kind)
+            self.refuse("failed")
+            return [Outcome(refused=f"{arrivals[0].kind}: {error}")]
 
     def refuse(self, reason: str) -> None:
         """Count what was turned away before anything was read of it."""
@@ -85,6 +80,25 @@ class Platform:
     def alerts_after(self, arrival: int, limit: int) -> list[dict[str, Any]]:
         """The alerts that arrived after that one, in the order of arrival."""
         return alerts_after(self._archive.connection, arrival, limit)
+
+    def _stored(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """All of them in one transaction. What raises leaves it open."""
+        archive = self._archive
+        if self._streams is None:
+            self._streams = archive.streams()
+        archive.begin()
+        outcomes = [self._one(arrival) for arrival in arrivals]
+        for key in self._changed:
+            archive.save(self._streams[key])
+        archive.commit()
+        for key in self._changed:
+            self._streams[key].came.touched.clear()
+        self._changed.clear()
+        for head in self._came:
+            self._arrived(head)
+        self._came.clear()
+        self._say("")
+        return outcomes
 
     def _one(self, arrival: Arrival) -> Outcome:
         try:
@@ -102,7 +116,7 @@ class Platform:
     def _take(self, item: Item) -> None:
         head = item.head
         stream = self._stream(head)
-        self._arrived(head)
+        self._came.append(head)
         if head.gap is not None:
             if (head.gap.first, head.gap.last) in stream.gaps:
                 stream.doubles += 1
@@ -152,10 +166,12 @@ class Platform:
         else:
             runs.append([head.lane, first, head.seq])
 
-    def _forget(self) -> None:
+    def _undo(self) -> None:
         """What is known is what the file has; it is read again at the next call."""
+        self._archive.rollback()
         self._streams = None
         self._changed.clear()
+        self._came.clear()
 
     def _say(self, trouble: str) -> None:
         """Once when it begins, once when it is over."""
