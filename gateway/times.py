@@ -4,8 +4,6 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.site.durations import parse_duration
-
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -43,6 +41,8 @@ def utc_ns_of(text: str, now_ns: int) -> int:
 
     Raises ValueError.
     """
+    from gateway.site.durations import parse_duration  # with the whole model: not for a trip
+
     try:
         return now_ns - parse_duration(text)
     except ValueError:

@@ -52,4 +52,4 @@ def _kill(tmp_path: Path, rounds: int) -> None:
     assert all(len(forms) == 1 for forms in bodies.values())
     doubles = sum(count - 1 for count in seen.values())
     print(f"{rounds} kills, {acked} acknowledged, {doubles} doubles, {said['left_open']} open")
-    assert doubles <= 100 * rounds
+    assert doubles <= 1_000 * rounds  # at most what is sent between two savings of the cursor

@@ -49,7 +49,9 @@ async def _run(tmp_path: Path, cuts: int, papers: int) -> None:
         assert machine.moments >= share, told
         promised = machine.promised
         loads = (len(promised.alerts), len(promised.commands), len(promised.trips))
-        assert min(loads) >= 2 * share, f"too little load {loads}, {told}"
+        # Of trips those count that the guard was told of just before a cut: few when busy.
+        assert min(loads[:2]) >= 2 * share, f"too little load {loads}, {told}"
+        assert loads[2] * 2 >= share, f"too little load {loads}, {told}"
 
 
 @pytest.mark.timeout(120)
