@@ -217,7 +217,7 @@ class Daemon:
         """
         while True:
             try:
-                gateway = await self._start_parts()
+                gateway = await self._start_parts(decided=True)
             except Exception as error:
                 _LOGGER.exception("the gateway cannot be built anew; again in %g s", REBUILD_S)
                 text = f"the guard runs the new site file, the gateway cannot: {error}"
@@ -228,12 +228,13 @@ class Daemon:
                 self._problems.cleared("gateway", "reload", "the gateway runs the new site file")
                 return gateway
 
-    async def _start_parts(self) -> "Gateway":
+    async def _start_parts(self, *, decided: bool = False) -> "Gateway":
+        """``decided``: the guard runs the site file by now, so it is refused no more."""
         simulated = self._simulation is not None
         self._stores = await open_stores(self._checked.config, self._paths, exercise=simulated)
         if not simulated:
             parted = PartedUplinks(self._checked.config, *self._stores)
-            await parted.forget("site file")
+            await parted.forget("site file", decided=decided)
         reactions = Reactions()
         gateway = build_gateway(
             self._checked,

@@ -2,7 +2,9 @@
 
 Taking one out, or renaming it, would silently give up what it has not had yet. So a site file
 without it is refused, at a start and at a reload, until the site says that it may go:
-``discard_uplinks`` in ``[site]``. What is given up is written to the audit.
+``discard_uplinks`` in ``[site]``. What is given up is written to the audit. A reload is decided
+once, before the guard takes the site file; what the end of the old parts adds after that changes
+nothing any more.
 """
 
 import logging
@@ -43,13 +45,13 @@ class PartedUplinks:
             if any(owed) and uplink not in self._discard
         ]
 
-    async def forget(self, who: str) -> None:
+    async def forget(self, who: str, *, decided: bool = False) -> None:
         """Part with them, audited, and know the site's own from now on.
 
         A store that does not answer now keeps them for the next start. Raises ConfigError where
-        one may not go.
+        one may not go, unless that was ``decided`` before: then nothing is refused any more.
         """
-        if refusals := self.refusals():
+        if not decided and (refusals := self.refusals()):
             raise ConfigError(refusals)
         for uplink, owed in self._owed.items():
             detail = {"alerts": owed[0], "messages": owed[1]}

@@ -1,6 +1,8 @@
 """What the daemon makes of a reload whose parts cannot be built, and of a guard that is foreign."""
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +12,12 @@ import pytest
 
 from gateway import daemon as daemons
 from gateway.daemon import Daemon
+from gateway.errors import ConfigError
 from gateway.guardlink import LinkState
 from gateway.paths import prepare, site_paths
+from gateway.store.alert import AlertDraft, Source
+from gateway.store.history import History
+from gateway.store.ledger import Ledger
 
 
 async def _endless() -> None:
@@ -27,7 +33,8 @@ class Failing:
         self.calls = 0
         self.left: list[frozenset[str]] = []
 
-    async def __call__(self) -> Any:
+    async def __call__(self, *, decided: bool) -> Any:
+        assert decided  # the guard runs the new site file by then
         self.calls += 1
         self.left.append(frozenset(self.daemon._tasks.names))
         if self.calls > 1:  # the first fails before it has started anything
@@ -88,6 +95,49 @@ async def test_a_later_reload_takes_the_place_of_one_that_cannot_be_built(
     daemon._exchange_soon(SimpleNamespace(warnings=()))
     await asyncio.wait_for(daemon._exchanging, 5.0)
     assert first.cancelled()
+
+
+async def test_what_the_end_of_the_old_parts_adds_for_an_uplink_that_goes_is_given_up(
+    daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload found nothing owed to it; the last alert came when that was decided."""
+    folder = tmp_path / "stores"
+    folder.mkdir()
+
+    async def opened(*_: Any, **__: Any) -> Any:
+        ledger = await Ledger.open(folder / "ledger.db", "gw", uplinks=["idle"])
+        return ledger, await History.open(folder / "history.db", groups=[], uplinks=["idle"])
+
+    async def started(*_: Any) -> None:
+        return
+
+    config = SimpleNamespace(site=SimpleNamespace(id="mine", discard_uplinks=()), uplink=[])
+    monkeypatch.setattr(daemons, "open_stores", opened)
+    monkeypatch.setattr(
+        daemons, "build_gateway", lambda *_, **__: SimpleNamespace(config=config, reloader=None)
+    )
+    monkeypatch.setattr(daemons, "ViewServer", lambda *_: None)
+    monkeypatch.setattr(daemon, "_start_tasks", started)
+    source = Source("tag", "t")
+    daemon._stores = await opened()
+    await daemon._stores[0].append(
+        [AlertDraft(kind="alarm", state="event", source=source, cause="late")]
+    )
+    await daemon._stop_parts()
+    daemon._checked = SimpleNamespace(config=config, warnings=())
+    with pytest.raises(ConfigError, match="'idle' any more"):
+        await daemon._start_parts()  # as a start from cold does
+    await daemon._close_stores()
+    daemon._exchange_soon(daemon._checked)
+    await asyncio.wait_for(daemon._exchanging, 5.0)
+    ledger, history = daemon._stores
+    assert "idle" not in ledger.cursors.owed() | history.owed()
+    await daemon._close_stores()
+    with sqlite3.connect(folder / "ledger.db") as connection:
+        sql = "SELECT body FROM audit WHERE kind = 'command' AND action = 'discard uplink'"
+        ((body,),) = connection.execute(sql)
+    assert json.loads(body)["target"] == "idle"
+    assert json.loads(body)["detail"]["alerts"] >= 1
 
 
 async def test_a_guard_of_another_version_is_told_until_one_answers_that_is_understood(
