@@ -256,8 +256,10 @@ class Pump:
 
     async def _send_letters(self) -> bool:
         """True where there may be more to do at once."""
+        now_s = _now_s()
+        held = {lane.name for lane in self._lanes if now_s < lane.hold_until_s}
         try:
-            name, outs = await self._resending.next(self._window)
+            name, outs = await self._resending.next(1 if self._one_by_one else self._window, held)
             if not outs:
                 return False
             (lane,) = (lane for lane in self._lanes if lane.name == name)
@@ -267,7 +269,11 @@ class Pump:
             self._store_trouble(error)
             return False
         if retry:
-            self._settling.pause(lane, retry)
+            # The lane may be free for all that, and the next try must not hold it up again.
+            after_s = max(retry.after_s, settling.REFUSED_RETRY_S)
+            self._resending.hold(name, self._link.slowly_s(after_s), retry.reason)
+            if not retry.denied:
+                self._settling.pause(lane, retry)
         return retry is None
 
     def _may_send(self, lane: Lane) -> bool:

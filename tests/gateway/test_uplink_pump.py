@@ -656,6 +656,82 @@ async def test_letters_are_sent_again_and_settled_by_their_verdicts(bench: Bench
     assert b'"historical":true' in again["alert", 2]
 
 
+def _queue(bench: Bench, lane: str, *seqs: int) -> None:
+    for seq in seqs:
+        bench.ledger.letters["platform", lane, seq] = ("http_422", b"{}")
+        bench.ledger.resend(lane, seq)
+
+
+@pytest.mark.parametrize("denied", [True, False])
+async def test_a_letter_that_is_to_wait_holds_up_no_alert(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, denied: bool
+) -> None:
+    """However often it is tried again: what is new is never held for it."""
+    monkeypatch.setattr(settling, "REFUSED_RETRY_S", 600.0)
+
+    def answer(lane: str, out: Outgoing) -> Verdict:
+        old = lane == "alert" and out.item.seq == 1 and out.historical
+        return Retry(0.0, "no rights", denied=denied) if old else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(1)
+    bench.ledger.cursors["platform", "alert"] = 1
+    _queue(bench, "alert", 1)
+    _queue(bench, "backfill", 7)
+    async with bench.running() as made:
+        await until(lambda: bench.uplink.of("backfill") == [7])  # nor the letters of another lane
+        for count in range(1, 5):
+            bench.ledger.put()
+            made.nudge()
+            await until(lambda: len(bench.uplink.of("alert")) >= count)  # noqa: B023  at once
+        assert made.stats().up
+        assert not made.stats().reason
+    tried = [out.item.seq for _lane, outs in bench.uplink.sends for out in outs]
+    assert tried.count(1) == 1
+    assert [letter.seq for letter in bench.ledger.queued] == [1]
+    assert not bench.problems.active
+
+
+async def test_no_letter_goes_in_a_lane_that_is_held(bench: Bench) -> None:
+    denied = True
+
+    def answer(lane: str, _out: Outgoing) -> Verdict:
+        wait = denied and lane == "alert"
+        return Retry(600.0, "no rights", denied=True) if wait else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(2)
+    bench.ledger.cursors["platform", "alert"] = 1
+    async with bench.running() as made:
+        await until(lambda: "no rights" in made.stats().reason)
+        _queue(bench, "alert", 1)
+        _queue(bench, "backfill", 7)
+        made.nudge()
+        await until(lambda: bench.uplink.of("backfill") == [7])
+    tried = [out.item.seq for lane, outs in bench.uplink.sends for out in outs if lane == "alert"]
+    assert tried == [2]
+
+
+async def test_letters_go_singly_where_one_item_cost_a_session(bench: Bench) -> None:
+    class Cutting(MemoryUplink):
+        """Ends the session over letter 3 in company; alone it is known."""
+
+        async def send(self, lane: str, items: list[Outgoing]) -> list[Verdict]:  # type: ignore[override]
+            if any(out.item.seq == 3 for out in items):
+                self.sends.append((lane, list(items)))
+                if len(items) > 1:
+                    raise SuspectError("packet too large")
+                return [Refused("packet_too_large")]
+            return await super().send(lane, items)
+
+    bench.uplink = Cutting()
+    _queue(bench, "backfill", 1, 2, 3, 4)
+    async with bench.running():
+        await until(lambda: not bench.ledger.queued)
+    assert bench.uplink.of("backfill") == [1, 2, 4]
+    assert [len(outs) for _lane, outs in bench.uplink.sends] == [4, 1, 1, 1, 1]
+
+
 async def test_letters_stay_queued_while_the_link_or_the_ledger_is_away(bench: Bench) -> None:
     bench.ledger.letters["platform", "backfill", 7] = ("http_422", b"{}")
     bench.uplink.error = UplinkError("cable")
