@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from aiosqlite import Connection
 
+from gateway.errors import StoreError
+
 if TYPE_CHECKING:
     from gateway.store.database import Database
     from gateway.store.ledger_state import LedgerState
@@ -36,8 +38,14 @@ class Cursors:
             if lane == ALERT
         }
 
-    async def move(self, uplink: str, lane: str, seq: int) -> None:
-        """Move one forward, durably. Raises ValueError for a step back or beyond the last alert."""
+    async def move(self, uplink: str, lane: str, seq: int, epoch: int) -> None:
+        """Move one of this epoch forward, durably.
+
+        Raises ValueError for a step back or beyond the last alert, StoreError where the ledger is
+        of another epoch by then: its alerts have other numbers.
+        """
+        if epoch != self._state.epoch:
+            raise of_another_epoch(uplink, lane, epoch)
         before, head = self.of(uplink, lane), self._state.head
         if not before <= seq <= head:
             msg = f"cursor of {uplink}/{lane} from {before} to {seq}, last alert {head}"
@@ -46,9 +54,10 @@ class Cursors:
             return
 
         async def body(connection: Connection) -> None:
+            if epoch != self._state.epoch or seq > self._state.head:
+                raise of_another_epoch(uplink, lane, epoch)
             await connection.execute_fetchall(
-                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
-                (uplink, lane, self._state.epoch, seq),
+                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)", (uplink, lane, epoch, seq)
             )
 
         def then(_: None) -> None:
@@ -81,6 +90,11 @@ class Cursors:
                 del self._state.cursors[key]
 
         await self._db.transact(body, then)
+
+
+def of_another_epoch(uplink: str, lane: str, epoch: int) -> StoreError:
+    """A cursor of numbers that the file has no more: it was replaced in the meantime."""
+    return StoreError(f"cursor of {uplink}/{lane} is of epoch {epoch}, which is over")
 
 
 async def read_cursors(connection: Connection, epoch: int) -> dict[tuple[str, str], int]:

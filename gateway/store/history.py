@@ -21,6 +21,7 @@ from msgspec import Struct
 from gateway.errors import StoreError
 from gateway.store import packing, shedding, tiers
 from gateway.store.chunks import Chunk, Piece
+from gateway.store.cursors import of_another_epoch
 from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState, forget_uplink
 from gateway.store.items import PollGroup, SampleItem
@@ -200,14 +201,22 @@ class History:
         await self._ready()
         return self._state.cursors.get((uplink, lane), 0)
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
-        """Move it forward, durably. Raises ValueError for a step back or beyond the last one."""
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        """Move it forward, durably. Raises ValueError for a step back or beyond the last one.
+
+        ``epoch`` is that of the sequence (0: the present one); where it is over StoreError.
+        """
         await self._ready()
         state = self._state
+        epoch = epoch or state.epoch
+        if epoch != state.epoch:
+            raise of_another_epoch(uplink, lane, epoch)
         if seq == state.check_cursor(uplink, lane, seq):
             return
 
         async def body(connection: Connection) -> list[int]:
+            if epoch != state.epoch or seq > state.lanes.head(uplink, lane):
+                raise of_another_epoch(uplink, lane, epoch)
             return await state.move_cursor(connection, uplink, lane, seq)
 
         def then(done: list[int]) -> None:

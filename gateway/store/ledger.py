@@ -244,10 +244,13 @@ class Ledger:
         await self._ready()
         return self.cursors.of(uplink, lane)
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
-        """Move it forward, durably. Raises ValueError for a step back or beyond the last alert."""
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        """Move it forward, durably. Raises ValueError for a step back or beyond the last alert.
+
+        ``epoch`` is that of the sequence (0: the present one); where it is over StoreError.
+        """
         await self._ready()
-        await self.cursors.move(uplink, lane, seq)
+        await self.cursors.move(uplink, lane, seq, epoch or self._state.epoch)
 
     async def letter(
         self,

@@ -164,8 +164,8 @@ class AlertSource(Protocol):
     async def cursor(self, uplink: str, lane: str) -> int:
         """The last sequence that needs no sending any more."""
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
-        """Everything up to ``seq`` needs no sending any more, durably."""
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        """Everything up to ``seq`` of this epoch needs no sending any more, durably."""
 
     async def letter(
         self,
@@ -228,8 +228,8 @@ class SampleSource(Protocol):
     async def cursor(self, uplink: str, lane: str) -> int:
         """The last sequence that needs no sending any more."""
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
-        """Everything up to ``seq`` needs no sending any more, durably."""
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        """Everything up to ``seq`` of this epoch needs no sending any more, durably."""
 
 
 class Problems(Protocol):

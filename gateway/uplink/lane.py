@@ -162,7 +162,7 @@ class Lane:
         if cursor == self._saved or self._epoch != self._source.epoch():
             return
         try:
-            await self._source.save(cursor)
+            await self._source.save(cursor, self._epoch)
         except StoreError as error:
             if not self._store_failed:
                 _LOGGER.warning("%s: cursor of %s not stored: %s", self.uplink, self.name, error)
@@ -214,8 +214,8 @@ class LaneSource(Protocol):
     async def load(self) -> int:
         """The stored cursor."""
 
-    async def save(self, seq: int) -> None:
-        """Store the cursor."""
+    async def save(self, seq: int, epoch: int) -> None:
+        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
 
     async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
         """Stored bytes that are as new as the oldest item above ``after``, and how many may be so.
@@ -251,9 +251,9 @@ class AlertLane:
         """The stored cursor."""
         return await self._ledger.cursor(self._uplink, ALERT)
 
-    async def save(self, seq: int) -> None:
-        """Store the cursor."""
-        await self._ledger.move_cursor(self._uplink, ALERT, seq)
+    async def save(self, seq: int, epoch: int) -> None:
+        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
+        await self._ledger.move_cursor(self._uplink, ALERT, seq, epoch=epoch)
 
     async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
         """The alerts above ``after``, the ledger's room."""
@@ -289,9 +289,9 @@ class SampleLane:
         """The stored cursor."""
         return await self._history.cursor(self._uplink, self._lane)
 
-    async def save(self, seq: int) -> None:
-        """Store the cursor."""
-        await self._history.move_cursor(self._uplink, self._lane, seq)
+    async def save(self, seq: int, epoch: int) -> None:
+        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
+        await self._history.move_cursor(self._uplink, self._lane, seq, epoch=epoch)
 
     async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
         """Everything from the oldest on, whose ever it is; the history's bound."""

@@ -49,8 +49,8 @@ class Cursors(MemoryLedger):
             for seq in range(after + 1, after + 1 + limit)
         ]
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
-        await super().move_cursor(uplink, lane, seq)
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        await super().move_cursor(uplink, lane, seq, epoch=epoch)
         beside = self._path.with_suffix(".new")
         beside.write_text(str(seq))
         beside.replace(self._path)

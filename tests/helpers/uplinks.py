@@ -95,8 +95,9 @@ class MemoryLedger:
         self._check()
         return self.cursors.get((uplink, lane), 0)
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
         self._check()
+        assert epoch == self.epoch
         assert seq > self.cursors.get((uplink, lane), 0), "a cursor only grows"
         self.cursors[uplink, lane] = seq
         self.moves.append((lane, seq))
@@ -199,7 +200,8 @@ class MemoryHistory:
     async def cursor(self, uplink: str, lane: str) -> int:
         return self.cursors.get(lane, 0)
 
-    async def move_cursor(self, uplink: str, lane: str, seq: int) -> None:
+    async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
+        assert epoch == self.epoch
         assert seq > self.cursors.get(lane, 0), "a cursor only grows"
         self.cursors[lane] = seq
         self.on_move()
