@@ -1,4 +1,4 @@
-"""The history: every sample durable once a second, packed later, bounded by size and age.
+"""The history: every sample durable within a second, packed later, bounded by size and age.
 
 Constraints:
 - a commit is one transaction: pieces, lanes, and how far the guard's sample ring is stored;

@@ -1,9 +1,9 @@
 """The recorder: brings what the guard journals, and what the drivers read, to disk.
 
 Three loops that do not wait for each other: journal records to the ledger, samples to the image,
-the alarms and the history (one commit a second), and the history's housekeeping. A disk that takes
-nothing costs none of them anything: the records stay in the guard's ring, alarms and rows wait in
-memory (bounded, counted).
+the alarms and the history (a commit every 0.75 s), and the history's housekeeping. A disk that
+takes nothing costs none of them anything: the records stay in the guard's ring, alarms and pieces
+wait in memory (bounded, counted).
 """
 
 import asyncio

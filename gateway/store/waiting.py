@@ -1,4 +1,4 @@
-"""Samples on their way to the history: gathered for a second, then pieces that wait for the disk.
+"""Samples on their way to the history: gathered until a commit, then pieces that wait.
 
 Bounded: where the disk takes none for too long, the oldest pieces go, and are counted.
 """
