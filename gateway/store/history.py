@@ -23,7 +23,7 @@ from gateway.store import packing, shedding, tiers
 from gateway.store.chunks import Chunk, Piece
 from gateway.store.cursors import of_another_epoch
 from gateway.store.database import PINCH_BYTES, Database
-from gateway.store.history_state import Commit, HistoryState, forget_uplink
+from gateway.store.history_state import Commit, HistoryState
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.lanes import BACKFILL
 from gateway.store.sample_reader import SampleReader, Series
@@ -232,12 +232,12 @@ class History:
         return self._state.lanes.waiting(self._state.cursors)
 
     async def forget(self, uplink: str) -> None:
-        """The site has this uplink no more: nothing is kept for it."""
+        """The site has this uplink no more: nothing is owed to it."""
 
         def then(_: None) -> None:
-            self._state.forget(uplink)
+            self._state.take_forgotten(uplink)
 
-        await self._db.transact(partial(forget_uplink, uplink), then)
+        await self._db.transact(partial(self._state.write_forgotten, uplink), then)
 
     # ---- looking after it ----------------------------------------------------------------------
 

@@ -132,6 +132,12 @@ class HistoryState:
             }
         )
         self.position = None if journal_id is None else (journal_id % (1 << 64), position)
+        self.cursors = {
+            (uplink, lane): seq
+            for uplink, lane, seq in await connection.execute_fetchall(
+                "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
+            )
+        }
         self.lanes.load(
             (next_piece, next_message, packed_to),
             [
@@ -146,18 +152,13 @@ class HistoryState:
                     "SELECT uplink, first_message, last_message, first_seq FROM message_range"
                 )
             ],
+            self.cursors,
         )
 
     async def _load_lanes(self, connection: Connection) -> None:
         closed = self.lanes.orphans()
         await _store_ranges(connection, closed)
         self.lanes.take(closed, 0)
-        self.cursors = {
-            (uplink, lane): seq
-            for uplink, lane, seq in await connection.execute_fetchall(
-                "SELECT uplink, lane, seq FROM cursor WHERE epoch = ?", (self.epoch,)
-            )
-        }
 
     async def _load_groups(self, connection: Connection) -> None:
         for group in self._groups:
@@ -254,11 +255,28 @@ class HistoryState:
         await connection.executemany(sql[lane], [(uplink, first) for first in done])
         return done
 
-    def forget(self, uplink: str) -> None:
-        """Adopt that nothing is kept for an uplink any more."""
+    async def write_forgotten(self, uplink: str, connection: Connection) -> None:
+        """Delete whatever is owed to an uplink.
+
+        Its cursors stay, at the last messages: one that comes back under the name within the epoch
+        must not give their numbers to other messages, which a receiver would take for doubles.
+        """
+        for table in ("lane_range", "message_range", "shed"):
+            sql = f"DELETE FROM {table} WHERE uplink = ?"  # noqa: S608
+            await connection.execute_fetchall(sql, (uplink,))
+        await connection.executemany(
+            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
+            [
+                (uplink, lane, self.epoch, self.lanes.head(uplink, lane))
+                for lane in (LIVE, BACKFILL)
+            ],
+        )
+
+    def take_forgotten(self, uplink: str) -> None:
+        """Adopt that nothing is owed to an uplink any more."""
         self.lanes.forget(uplink)
         for lane in (LIVE, BACKFILL):
-            self.cursors.pop((uplink, lane), None)
+            self.cursors[uplink, lane] = self.lanes.head(uplink, lane)
             self.shed_unsent.pop((uplink, lane), None)
 
     async def newest(self, connection: Connection) -> int:
@@ -273,13 +291,6 @@ class HistoryState:
             sql = f"SELECT ifnull(sum(length(body)), 0) FROM {table} WHERE t_last >= ?"  # noqa: S608
             total += await value_of(connection, sql, (utc_ns,))
         return total
-
-
-async def forget_uplink(uplink: str, connection: Connection) -> None:
-    """Delete whatever is kept for an uplink."""
-    for table in ("lane_range", "message_range", "cursor", "shed"):
-        sql = f"DELETE FROM {table} WHERE uplink = ?"  # noqa: S608
-        await connection.execute_fetchall(sql, (uplink,))
 
 
 async def _store_ranges(connection: Connection, ranges: Sequence[Range]) -> None:

@@ -7,7 +7,7 @@ sent. Only changes are stored: a range of pieces stands open until the lane chan
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 LIVE: Final = "live"
@@ -57,6 +57,7 @@ class Lanes:
         self._credit = dict.fromkeys(uplinks, float(CHANGES_MAX))
         self._pieces: dict[tuple[str, str], list[Range]] = {}
         self._messages: dict[str, list[MessageRange]] = {}
+        self._ended: dict[tuple[str, str], int] = {}  # last sequences of lanes without a range
         self.next_piece = 1
         self.next_message = 1
         self.packed_to = 0
@@ -66,9 +67,14 @@ class Lanes:
         numbers: tuple[int, int, int],
         pieces: Iterable[Range],
         messages: Iterable[MessageRange],
+        cursors: Mapping[tuple[str, str], int],
     ) -> None:
-        """Begin with what the database has; ``numbers``: next piece, next message, packed to."""
+        """Begin with what the database has; ``numbers``: next piece, next message, packed to.
+
+        A lane that has a cursor and no range was forgotten with its cursor at its last message.
+        """
         self.next_piece, self.next_message, self.packed_to = numbers
+        self._ended = dict(cursors)
         self._pieces = {}
         self._messages = {}
         for item in sorted(pieces, key=lambda r: r.first_piece):
@@ -125,7 +131,9 @@ class Lanes:
     def head(self, uplink: str, lane: str) -> int:
         """The last sequence of a lane, 0 where it has none."""
         runs = self._runs(uplink, lane)
-        return runs[-1].seq + runs[-1].size - 1 if runs else 0
+        if not runs:
+            return self._ended.get((uplink, lane), 0)
+        return runs[-1].seq + runs[-1].size - 1
 
     def run(self, uplink: str, lane: str, after: int, number_min: int) -> Run | None:
         """The first unbroken run of a lane above ``after``, of numbers from ``number_min`` on."""
@@ -171,8 +179,9 @@ class Lanes:
         )
 
     def forget(self, uplink: str) -> None:
-        """Nothing is kept for this uplink any more."""
+        """Nothing is owed to this uplink any more; one of its name goes on behind its numbers."""
         for lane in (LIVE, BACKFILL):
+            self._ended[uplink, lane] = self.head(uplink, lane)
             self._pieces.pop((uplink, lane), None)
         self._messages.pop(uplink, None)
 

@@ -167,6 +167,37 @@ async def test_items_go_on_where_they_ended(history: History) -> None:
     assert await history.items("nobody", "live", 0, 4) == []
 
 
+async def test_an_uplink_that_comes_back_goes_on_behind_its_numbers(tmp_path: Path) -> None:
+    history = await open_history(tmp_path)
+    for at, lane in enumerate(("live", "backfill")):
+        history.set_lane("up", lane)
+        await second(history, at)
+    await pack_everything(history)
+    await history.move_cursor("up", "live", 1)
+    heads = {lane: history.lane_head("up", lane) for lane in LANES}
+    await history.close()
+    history = await open_history(tmp_path, uplinks=("other",))
+    await history.forget("up")
+    assert "up" not in history.owed()
+    assert {lane: await history.cursor("up", lane) for lane in LANES} == heads
+    await second(history, 2)
+    await pack_everything(history)
+    await history.close()
+    history = await open_history(tmp_path)
+    try:
+        assert {lane: await history.cursor("up", lane) for lane in LANES} == heads
+        for at, lane in enumerate(("backfill", "live"), start=3):
+            history.set_lane("up", lane)
+            await second(history, at)
+        await pack_everything(history)
+        for lane, at in zip(LANES, (4, 3), strict=True):
+            items = await history.items("up", lane, 0, 100)
+            assert [item.seq for item in items] == [heads[lane] + 1, heads[lane] + 2]
+            assert {t // 10**9 for _, t, _, _ in points(items)} == {at}
+    finally:
+        await history.close()
+
+
 async def test_cursors_move_forward_and_drop_what_is_done(history: History, tmp_path: Path) -> None:
     for at in range(6):
         history.set_lane("up", "live" if at % 2 else "backfill")
