@@ -140,9 +140,10 @@ class Lane:
         first = item.first if isinstance(item, GapItem) else item.seq
         self._done[first] = item.seq
         self.refused.pop(item.seq, None)
+        if first > self.cursor + 1:
+            return
         before = self.cursor
-        while self.cursor + 1 in self._done:
-            self.cursor = self._done.pop(self.cursor + 1)
+        self._advance()
         if self.cursor != before:
             self._taken.append((_now_s(), self.cursor))
 
@@ -170,6 +171,19 @@ class Lane:
             return
         self._saved = cursor
         self._store_failed = False
+
+    def _advance(self) -> None:
+        """Carry the cursor over what is done; nothing that it has passed stays behind it.
+
+        A gap may hold items that were taken one by one before their rows were shed.
+        """
+        while True:
+            while self.cursor + 1 in self._done:
+                self.cursor = self._done.pop(self.cursor + 1)
+            passed = [first for first in self._done if first <= self.cursor]
+            if not passed:
+                return
+            self.cursor = max(self.cursor, *(self._done.pop(first) for first in passed))
 
     def _look_settled(self) -> int:
         """The highest sequence that needs no sending any more, whatever becomes of the session."""

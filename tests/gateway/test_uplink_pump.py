@@ -389,6 +389,40 @@ async def test_rows_that_were_shed_are_one_numbered_gap(bench: Bench) -> None:
     assert not bench.ledger.letters
 
 
+async def test_a_gap_may_hold_what_was_taken_before_it_was_shed(bench: Bench) -> None:
+    """Nothing of it stays behind the cursor, where it would be counted for ever."""
+    held = {3}
+
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        return Retry(0.02) if out.item.seq in held else ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.history.put("live", 6)
+    async with bench.running() as made:
+        await until(lambda: bench.uplink.of("live") == [1, 2, 4, 5, 6])
+        bench.history.put("live", 4)
+        bench.history.shed("live", 8)
+        held.clear()
+        await until(lambda: bench.history.cursors["live"] == 10)
+        assert made.stats().backlog["live"] == 0
+        bench.history.put("live", 1)
+        assert made.stats().backlog["live"] == 1
+        made.nudge()
+        await until(lambda: 11 in bench.uplink.of("live"))
+    assert bench.uplink.of("live")[5:] == [-8, 9, 10, 11]
+
+
+async def test_a_gap_that_was_taken_above_the_cursor_carries_it_on(bench: Bench) -> None:
+    lane = Lane("platform", "live", SampleLane(bench.history, "platform", "live"))
+    bench.history.put("live", 12)
+    await lane.follow()
+    for item in (GapItem(5, 9, "shed", 0), GapItem(1, 7, "shed", 0)):
+        lane.done(item)
+    assert (lane.cursor, lane.pending) == (9, 3)
+    lane.done(GapItem(2, 4, "shed", 0))  # late, and passed long ago
+    assert (lane.cursor, lane.pending) == (9, 3)
+
+
 async def test_everything_shed(bench: Bench) -> None:
     bench.history.put("live", 5)
     bench.history.shed("live", 5)
