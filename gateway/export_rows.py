@@ -15,13 +15,13 @@ from typing import Final, Literal
 from fastpath.codes import Quality, Reason
 from fastpath.columns import split_quality
 from gateway.five_minutes import Summary
+from gateway.site.formulas import guarded
 from gateway.store.history_file import Sample
 
 Format = Literal["csv", "ndjson"]
 
 HEADINGS: Final = ("time", "tag", "value", "unit", "quality", "reason")
 SUMMARY_HEADINGS: Final = ("time", "tag", "n", "bad", "min", "mean", "max", "last", "unit")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _NS_PER_MS: Final = 1_000_000
 _MS_PER_S: Final = 1_000
 
@@ -50,7 +50,7 @@ class Rows:
         if self._form == "csv":
             return _csv(
                 [
-                    (at, guarded(tag), str(n), str(bad), *map(_number, numbers), guarded(unit))
+                    (at, guarded(tag), str(n), _count(bad), *map(_number, numbers), guarded(unit))
                     for at, tag, n, bad, *numbers, unit in rows
                 ]
             )
@@ -109,11 +109,6 @@ def words_of(byte: int) -> tuple[str, str]:
         return quality.name, str(reason)
 
 
-def guarded(cell: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
 _WORDS: Final = {
     quality | reason << 2: words_of(quality | reason << 2)
     for quality in Quality
@@ -128,6 +123,10 @@ def _words(byte: int) -> tuple[str, str]:
 def _number(value: float | None) -> str:
     """As short as it comes back bit by bit; "" where it is none."""
     return repr(value).removesuffix(".0") if value is not None and isfinite(value) else ""
+
+
+def _count(count: int | None) -> str:
+    return "" if count is None else str(count)
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

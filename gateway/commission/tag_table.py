@@ -14,8 +14,9 @@ from typing import Final
 
 from gateway.commission.words import address_of, column_of, order_of, type_of
 from gateway.site.complaints import Complaints, shown
+from gateway.site.formulas import guarded
 from gateway.site.model import IDENT_PATTERN
-from gateway.site.tags_csv import HEADINGS
+from gateway.site.tags_csv import HEADINGS, TEXTS, text_of
 
 SEPARATORS: Final = ",;\t|"
 ENCODINGS: Final = ("utf-8-sig", "gb18030")
@@ -93,12 +94,19 @@ def translated(row: TagRow, *, modbus: Callable[[str], int | None], device: str 
 
 
 def write_table(rows: Iterable[dict[str, str]], columns: Sequence[str], *, chinese: bool) -> bytes:
-    """A CSV that spreadsheets open right: UTF-8 with its mark, every column under its heading."""
+    """A CSV that spreadsheets open right: UTF-8 with its mark, every column under its heading.
+
+    A text that they would take for a formula is guarded; readers take that off again.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([HEADINGS[name] if chinese else name for name in columns])
-    writer.writerows([cells.get(name, "") for name in columns] for cells in rows)
+    writer.writerows([_cell(name, cells.get(name, "")) for name in columns] for cells in rows)
     return codecs.BOM_UTF8 + text.getvalue().encode()
+
+
+def _cell(column: str, text: str) -> str:
+    return guarded(text) if column in TEXTS else text
 
 
 def _decoded(file: str, data: bytes, complaints: Complaints) -> str:
@@ -162,7 +170,7 @@ def _below(
         cell.strip() for at, cell in enumerate(heading) if at not in columns and cell.strip()
     )
     for row_number, row in rows[1:]:
-        cells = {name: row[at].strip() if at < len(row) else "" for at, name in columns.items()}
+        cells = {name: text_of(name, "".join(row[at : at + 1])) for at, name in columns.items()}
         if any(cell.strip() for cell in row[len(heading) :]):
             text = "found more cells than headings, expected one per heading"
             complaints.at_line(table.file, row_number, "", text)

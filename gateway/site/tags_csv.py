@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from gateway.site.complaints import Complaints, Origin, did_you_mean, shown
+from gateway.site.formulas import unguarded
 
 HEADINGS: Final = {
     "id": "位号",
@@ -23,6 +24,7 @@ HEADINGS: Final = {
     "description": "描述",
 }
 NUMBERS: Final = ("low", "high", "scale", "offset")
+TEXTS: Final = ("address", "unit", "description")  # of foreign origin: guarded in a CSV
 POINT: Final = ("address", "type", "order", "scale", "offset")
 ENCODINGS: Final = ("utf-8-sig", "gb18030")  # what spreadsheets write here
 SEPARATORS: Final = ",;\t"
@@ -49,7 +51,7 @@ def read(file: str, data: bytes, complaints: Complaints) -> Iterator[Row]:
     for number, row in enumerate(rows, start=2):
         if not any(cell.strip() for cell in row):
             continue
-        cells = {name: row[at].strip() for at, name in columns.items() if at < len(row)}
+        cells = {name: text_of(name, row[at]) for at, name in columns.items() if at < len(row)}
         where = f"tag[{cells.get('id') or f'#{number}'}]"
         origin = Origin(file, where, row=number)
         if any(cell.strip() for cell in row[max(columns) + 1 :]):
@@ -96,6 +98,12 @@ def _columns(file: str, heading: list[str], complaints: Complaints) -> dict[int,
         complaints.at_line(file, 1, "", 'found no heading "id" (位号), expected one')
         return None
     return columns
+
+
+def text_of(column: str, cell: str) -> str:
+    """What a cell says, without the blanks around it and what guards it."""
+    text = cell.strip()
+    return unguarded(text) if column in TEXTS else text
 
 
 def row_of(cells: dict[str, str], origin: Origin, complaints: Complaints) -> Row:

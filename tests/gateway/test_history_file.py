@@ -18,9 +18,10 @@ from fastpath.codes import Quality, Reason
 from fastpath.columns import quality_byte
 from gateway.__main__ import main
 from gateway.errors import StoreError
-from gateway.export_rows import Rows, guarded
+from gateway.export_rows import Rows
 from gateway.five_minutes import FiveMinutes
 from gateway.history_query import HistoryQuery
+from gateway.site.formulas import guarded
 from gateway.store.history import History
 from gateway.store.history_file import HistoryFile, Sample
 from gateway.times import utc_ns_of

@@ -1,5 +1,7 @@
 """Lists of points from vendors and engineers into a site, and a site's tags out again."""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -205,9 +207,12 @@ def test_what_no_column_says_is_told_and_chinese_headings_stay(desk: Desk) -> No
 
 
 WORDS = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.sampled_from(',;|"\t\n'),
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])
+    | st.sampled_from(',;|"\t\n' + "'=+-@"),
     max_size=12,
 ).map(str.strip)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NEVER_GUARDED = ("low", "high", "scale", "offset")
 NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
 DURATIONS = st.integers(1, 10**15).map(Duration)
 
@@ -240,6 +245,10 @@ def tags_strategy(draw: st.DrawFn) -> Tag:
 def test_export_and_import_give_the_same_tags(tags: list[Tag], chinese: bool) -> None:
     rows = [export_cells(tag) for tag in tags]
     data = write_table(rows, list(tags_csv.HEADINGS), chinese=chinese)
+    for written in list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))[1:]:
+        for name, cell in zip(tags_csv.HEADINGS, written, strict=True):
+            assert name in NEVER_GUARDED or not cell.startswith(FORMULA)
+            assert name not in NEVER_GUARDED or not cell.startswith("'")
     complaints = Complaints("x.csv")
     table = read_table("x.csv", data, complaints)
     again = []
@@ -255,3 +264,25 @@ def test_export_and_import_give_the_same_tags(tags: list[Tag], chinese: bool) ->
     own = [convert(Tag, r.table, r.origin, complaints).item
            for r in tags_csv.read("x.csv", data, complaints)]  # fmt: skip
     assert own == tags
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "-", "+1", "@A1", "'=1", "''-", "'", "=cmd|' /C calc'!A0"]
+)
+def test_a_servers_own_words_are_no_formula_and_come_back(text: str) -> None:
+    row = {"id": "a", "address": text, "low": "-5", "high": "+5", "unit": text, "description": text}
+    data = write_table([row], list(row), chinese=False)
+    (_, written) = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    assert not any(written[at].startswith(FORMULA) for at in (1, 4, 5))
+    assert written[2:4] == ["-5", "+5"]
+    (found,) = read_table("x.csv", data, Complaints("x.csv")).rows
+    assert found.cells == row
+    (own,) = tags_csv.read("x.csv", data, Complaints("x.csv"))
+    assert (own.table["point"]["address"], own.table["unit"]) == (text, text)
+
+
+def test_a_list_with_a_guarded_cell_is_what_it_says(desk: Desk) -> None:
+    text = "id,device,address,unit,description\nnew,plc,hr:9,'-,'=A1\n"
+    assert desk.imported(text, "--write")[0] == 0
+    assert (desk.tags()["new"].unit, desk.tags()["new"].description) == ("-", "=A1")
+    assert desk.csv.read_text(encoding="utf-8-sig").splitlines()[-1] == "new,plc,hr:9,,'=A1,'-"
