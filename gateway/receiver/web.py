@@ -2,7 +2,7 @@
 
 ``GET /received`` is the report, ``GET /alerts?after=N`` what arrived after that arrival number.
 ``POST /control {"down": true}`` plays a cut link: every connection of an uplink is closed without
-an answer, until ``{"down": false}``.
+an answer, until ``{"down": false}``; from this machine alone.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 WAITING_MAX: Final = 16  # bodies in memory
 ALERTS_MAX: Final = 1_000  # of one answer
 LATER_S: Final = 5
+OWN_ADDRESSES: Final = ("127.0.0.1", "::1")
 
 
 class WebIn:
@@ -97,6 +98,9 @@ class WebIn:
         return web.json_response(await asyncio.wrap_future(found))
 
     async def _control(self, request: web.Request) -> web.Response:
+        if request.remote not in OWN_ADDRESSES:
+            _LOGGER.warning("receive: %s may not cut the link", request.remote)
+            return _text(403, "this is for the machine itself: 127.0.0.1 or ::1")
         try:
             body: Any = msgspec.json.decode(await request.read())
         except msgspec.MsgspecError:

@@ -233,6 +233,15 @@ async def test_nonsense_is_refused_as_a_whole(path: str, body: bytes, status: in
     assert report["refused"].get("not understood", 0) == (path != "control")
 
 
+@pytest.mark.parametrize(("source", "status"), [("127.0.0.1", 200), ("127.0.0.2", 403)])
+async def test_the_link_is_cut_from_this_machine_alone(source: str, status: int) -> None:
+    connector = aiohttp.TCPConnector(local_addr=(source, 0))
+    async with receiving() as url, aiohttp.ClientSession(connector=connector) as session:
+        async with session.post(f"{url}/control", json={"down": True}) as response:
+            assert response.status == status
+        assert (await Receiver(session, url).report())["down"] == (status == 200)
+
+
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:http", "256.1.1.1:0", "127.0.0.1:99999"])
 async def test_an_address_that_cannot_be_used(listen: str) -> None:
     with pytest.raises(GatewayError):
