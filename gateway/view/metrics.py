@@ -96,7 +96,8 @@ METRICS: Final = (
     ),
     MetricSpec(
         "device_requests_total",
-        "Requests to a device by result: good, timeout, exception, refused, lost, connect.",
+        "Requests to a device by result: good, timeout, exception, refused, lost, connect; "
+        "of serial instruments others, too.",
         "counter",
         ("device", "result"),
     ),
