@@ -49,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("nothing was done: nobody answered")
         return Exit.FAILED
     except BrokenPipeError:
-        # Whoever read us has gone; nothing may be written at the interpreter's end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return Exit.FAILED
+    except OSError as error:  # what we write is not taken: a full disk
+        complain(_told(error))
+        _drop_output()
         return Exit.FAILED
 
 
@@ -67,8 +70,23 @@ def _run(argv: Sequence[str] | None) -> int:
             return _failed(args, Exit.NOT_REACHED, str(error))
         except GatewayError as error:
             return _failed(args, Exit.FAILED, str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            return _failed(args, Exit.FAILED, _told(error))
     finally:
         sys.stdout.flush()  # here, where a reader that has gone is no traceback
+
+
+def _drop_output() -> None:
+    """Nobody takes it; nothing may be written at the interpreter's end either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _told(error: OSError) -> str:
+    """The file, where one is known, and the reason."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _failed(args: argparse.Namespace, code: Exit, text: str) -> int:

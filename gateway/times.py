@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 _NS_PER_S: Final = 1_000_000_000
+_NS_MAX: Final = 2**63 - 1  # as far as stored times go
 
 
 def boot_ns() -> int:
@@ -39,7 +40,7 @@ def span_words(span_ns: int) -> str:
 def utc_ns_of(text: str, now_ns: int) -> int:
     """UTC ns of ``2026-05-04T14:32:05Z``, ``2026-05-04`` (UTC) or ``24h``, so long ago.
 
-    Raises ValueError.
+    A moment that int64 does not hold is the first or last that it does. Raises ValueError.
     """
     from gateway.site.durations import parse_duration  # with the whole model: not for a trip
 
@@ -50,4 +51,5 @@ def utc_ns_of(text: str, now_ns: int) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     delta = moment - datetime.fromtimestamp(0, UTC)
-    return (delta.days * 86_400 + delta.seconds) * _NS_PER_S + delta.microseconds * 1_000
+    utc_ns = (delta.days * 86_400 + delta.seconds) * _NS_PER_S + delta.microseconds * 1_000
+    return min(max(utc_ns, -_NS_MAX), _NS_MAX)

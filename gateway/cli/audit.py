@@ -100,7 +100,8 @@ def show(args: argparse.Namespace) -> int:
     with LedgerReader(paths_of(args).ledger) as reader:
         if args.raw:
             for _seq, _kind, _action, body, _hash in reader.audit_rows():
-                sys.stdout.buffer.write(body + b"\n")
+                line = body if isinstance(body, bytes) else str(body).encode()  # edited
+                sys.stdout.buffer.write(line + b"\n")
             return Exit.DONE
         entries = _page(reader, args.before, min(max(args.last, 1), SHOWN_MAX))
     if args.json:
@@ -146,7 +147,8 @@ def verdict_of(reader: LedgerReader, heads: list[LeftHead]) -> Verdict:
 
 
 def _page(reader: LedgerReader, before: int | None, count: int) -> list[AuditEntry]:
-    end = reader.audit_entries() + 1 if before is None else before
+    end = reader.audit_entries() + 1
+    end = end if before is None else min(before, end)
     found = []
     for seq, _kind, _action, body, _hash in reader.audit_rows(max(0, end - 1 - count)):
         if seq >= end:

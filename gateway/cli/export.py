@@ -126,6 +126,9 @@ def _output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
+    if not path.name or path.is_dir():
+        msg = f"{path}: is a directory, expected a file"
+        raise GatewayError(msg)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as out:

@@ -56,8 +56,11 @@ class HistoryFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wal = path.with_name(f"{path.name}-wal")
-        self._still = not self._wal.exists()  # nobody has it open
-        if not path.is_file():
+        self._still = False
+        with self._told():
+            self._still = not self._wal.exists()  # nobody has it open
+            there = path.is_file()
+        if not there:
             msg = f"there is no history: {path} does not exist"
             raise StoreError(msg)
         self.damaged = 0  # samples that could not be read
@@ -204,13 +207,14 @@ class HistoryFile:
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Raises StoreError."""
-        if self._still and self._wal.exists():
-            msg = f"{self._path}: the gateway was started meanwhile; try again"
-            raise StoreError(msg)
         try:
+            if self._still and self._wal.exists():
+                msg = f"{self._path}: the gateway was started meanwhile; try again"
+                raise StoreError(msg)
             yield
-        except sqlite3.Error as error:
-            msg = f"{self._path}: cannot be read: {error}"
+        except (OSError, OverflowError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            msg = f"{self._path}: cannot be read: {reason}"
             raise StoreError(msg) from error
 
 

@@ -55,7 +55,11 @@ class LedgerReader:
         return Letter(*rows[0]) if rows else None
 
     def _open(self) -> sqlite3.Connection:
-        if not self._path.exists():
+        try:
+            there = self._path.exists()
+        except OSError as error:  # a directory that this user may not enter
+            raise self._unreadable(error) from error
+        if not there:
             msg = f"there is no {self._path.name} in {self._path.parent}; is --state-dir right?"
             raise StoreError(msg)
         try:
@@ -104,8 +108,9 @@ class LedgerReader:
     def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> StoreError:
-        return StoreError(f"{self._path} cannot be read: {error}")
+        reason = error.strerror if isinstance(error, OSError) else error
+        return StoreError(f"{self._path} cannot be read: {reason}")
