@@ -7,7 +7,8 @@ Constraints:
 - sequences that the store no longer has (rows shed unsent) are one numbered gap marker;
 - with a grace (``keep_after_ack``) the stored cursor follows that much later, and when a session
   ends in the meantime what it has not passed yet is sent once more: the other end may have had it
-  in its memory alone. Once only, or a link that comes and goes would send the same for ever.
+  in its memory alone. Once only (twice for what was acknowledged above a hole), or a link that
+  comes and goes would send the same for ever.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ class Lane:
         self._keep_s = keep_s
         self._settled = 0  # the cursor of so long ago
         self._again = 0  # up to here it was acknowledged before a session ended
+        self._again_above: set[int] = set()  # likewise, above a hole: the first of each item
         self._taken: deque[tuple[float, int]] = deque()  # loop time, cursor
         self._oldest = (0, 0)  # sequence, UTC ns
         self._store_failed = False
@@ -86,6 +88,7 @@ class Lane:
             return
         cursor = await self._source.load()
         self.cursor = self._saved = self._settled = self._again = cursor
+        self._again_above.clear()
         self._taken.clear()
         self._done.clear()
         self.refused.clear()
@@ -150,11 +153,16 @@ class Lane:
     def rewind(self) -> None:
         """The session has ended: what was acknowledged within the grace is sent once more."""
         settled = self._look_settled()
-        if self._keep_s == 0 or settled >= self.cursor:
+        if self._keep_s == 0:
             return
-        self._again, self.cursor = self.cursor, settled
+        # What is above the cursor waits behind a hole, and may be lost just the same.
+        twice = {first for first in self._done if first <= self._again}
+        twice |= self._done.keys() & self._again_above
+        once = self._done.keys() - twice
+        self._again, self.cursor = max(self._again, self.cursor), settled
+        self._again_above = {first for first in self._again_above | once if first > self._again}
+        self._done = {first: self._done[first] for first in twice}
         self._taken.clear()
-        self._done.clear()
 
     async def save(self) -> None:
         """Bring the cursor into the store; where that fails it is tried again by the next call."""

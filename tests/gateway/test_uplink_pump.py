@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import UplinkError
 from gateway.site.model import Duration
+from gateway.store.alert import AlertItem
 from gateway.uplink import backlog, letters, link_state, message, pump, settling
 from gateway.uplink.base import (
     ACCEPTED,
@@ -22,7 +23,7 @@ from gateway.uplink.base import (
     SuspectError,
     Verdict,
 )
-from gateway.uplink.lane import Lane, SampleLane
+from gateway.uplink.lane import AlertLane, Lane, SampleLane
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
     SENDER,
@@ -641,6 +642,38 @@ async def test_what_is_acknowledged_within_the_grace_is_sent_once_more(bench: Be
             await until(lambda: made.stats().backlog["alert"] == 0)
     assert bench.uplink.of("alert") == [*range(1, 11), *range(1, 12), 11, 12, 12, 13]
     assert bench.ledger.cursors["platform", "alert"] == 12
+
+
+async def test_what_is_acknowledged_above_a_hole_is_sent_once_more_too(bench: Bench) -> None:
+    """A broker that was killed had it in its memory alone, whatever was still to come before."""
+    lane = Lane("platform", "alert", AlertLane(bench.ledger, "platform"), keep_s=600.0)
+    bench.ledger.put(6)
+
+    async def waiting() -> list[int]:
+        return [out.item.seq for out in await lane.next(10, utc_ns=T0_NS)]
+
+    def take(*seqs: int) -> None:
+        for seq in seqs:
+            lane.done(AlertItem(seq, b""))
+
+    assert await waiting() == [1, 2, 3, 4, 5, 6]
+    take(4, 6)
+    assert await waiting() == [1, 2, 3, 5]
+    lane.rewind()
+    assert await waiting() == [1, 2, 3, 4, 5, 6]
+    assert lane.pending == 6
+    take(1, 4)
+    lane.rewind()  # 1 for the first time, 4 for the second
+    assert await waiting() == [1, 2, 3, 5, 6]
+    assert lane.pending == 5
+    take(1, 2, 3, 5, 6)
+    assert lane.pending == 0
+    lane.rewind()
+    assert lane.cursor == 1  # 2, 3 and 5 are to come once more
+    take(2, 3, 4, 5, 6)
+    for _ in range(3):
+        lane.rewind()
+        assert (lane.cursor, lane.pending) == (6, 0)
 
 
 async def test_after_the_grace_nothing_is_sent_again(bench: Bench) -> None:
