@@ -28,6 +28,7 @@ from gateway.store.items import PollGroup, SampleItem
 from gateway.store.lanes import BACKFILL
 from gateway.store.sample_reader import SampleReader, Series
 from gateway.store.shedding import Shed
+from gateway.store.undivided import undivided
 from gateway.store.waiting import Waiting
 
 MAX_BYTES: Final = 2_000_000_000
@@ -144,22 +145,7 @@ class History:
         ``position`` = (journal id, next sample): the guard's ring up to there has been added.
         Where it raises StoreError the pieces wait in memory (bounded, counted) for the next call.
         """
-        async with self._committing:
-            if self._waiting.collect():
-                self._tried = None
-            self._position = position or self._position
-            stored = 0
-            while self._waiting:
-                pieces = self._waiting.oldest()
-                if self._tried is None:
-                    self._tried = Tried(self.epoch, self._state.lanes.next_piece, len(pieces))
-                pieces = pieces[: self._tried.pieces]
-                last = len(pieces) == len(self._waiting)
-                body = partial(self._write, pieces, self._position if last else None, self._tried)
-                await self._db.transact(body, self._state.take)
-                self._tried = None
-                self._waiting.stored(len(pieces))
-                stored += len(pieces)
+        stored = await undivided(self._committing, partial(self._store, position))
         if self._state.lanes.missed():  # what an uplink that is back has missed leaves now
             with contextlib.suppress(StoreError):  # else the housekeeping packs it
                 await self.pack()
@@ -339,6 +325,25 @@ class History:
         )
 
     # ---- inside --------------------------------------------------------------------------------
+
+    async def _store(self, position: tuple[int, int] | None) -> int:
+        """Everything that waits; pieces that are stored wait no more, whoever was cancelled."""
+        if self._waiting.collect():
+            self._tried = None
+        self._position = position or self._position
+        stored = 0
+        while self._waiting:
+            pieces = self._waiting.oldest()
+            if self._tried is None:
+                self._tried = Tried(self.epoch, self._state.lanes.next_piece, len(pieces))
+            pieces = pieces[: self._tried.pieces]
+            last = len(pieces) == len(self._waiting)
+            body = partial(self._write, pieces, self._position if last else None, self._tried)
+            await self._db.transact(body, self._state.take)
+            self._tried = None
+            self._waiting.stored(len(pieces))
+            stored += len(pieces)
+        return stored
 
     async def _write(
         self,

@@ -21,6 +21,7 @@ from gateway.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
+from gateway.store.undivided import undivided
 
 if TYPE_CHECKING:
     from array import array
@@ -147,6 +148,7 @@ class Recorder:
         self._recording = recording
         self._samples = SampleDrain(image, limits, computed, recording, history, programs.table)
         self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
+        self._storing_alarms = asyncio.Lock()
         self._event_nudge = asyncio.Event()
         self._sample_nudge = asyncio.Event()
         self._known = False  # the limits have begun with what is raised
@@ -325,15 +327,18 @@ class Recorder:
         """Bring waiting alarms into the ledger, in order; True where some were stored."""
         stored = False
         while self._alarms:
-            batch = [self._alarms[i] for i in range(min(len(self._alarms), ALARM_BATCH_MAX))]
-            positions = [position for _, position in batch if position]
-            await self._ledger.append(
-                [draft for draft, _ in batch], samples=positions[-1] if positions else None
-            )
-            for _ in batch:
-                self._alarms.popleft()
+            await undivided(self._storing_alarms, self._store_oldest_alarms)
             stored = True
         return stored
+
+    async def _store_oldest_alarms(self) -> None:
+        batch = [self._alarms[i] for i in range(min(len(self._alarms), ALARM_BATCH_MAX))]
+        positions = [position for _, position in batch if position]
+        await self._ledger.append(
+            [draft for draft, _ in batch], samples=positions[-1] if positions else None
+        )
+        for _ in batch:
+            self._alarms.popleft()
 
     def _wait_for_ledger(
         self, drafts: Sequence[AlertDraft], position: tuple[int, int] | None

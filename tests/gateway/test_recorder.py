@@ -254,6 +254,36 @@ async def test_a_ledger_that_takes_nothing_loses_nothing(
     assert bench.recorder.stats().store_failures > 0
 
 
+async def test_alarms_whose_storing_is_cancelled_are_stored_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop in the middle of an append: the append goes on, and the stop stores the rest."""
+    append, begun, go_on = bench.ledger.append, asyncio.Event(), asyncio.Event()
+
+    async def slow(drafts: Sequence[AlertDraft], **options: Any) -> list[int]:
+        whole = asyncio.create_task(append(drafts, **options))
+        if not any(draft.kind == "gap" for draft in drafts):
+            return await whole
+        begun.set()
+        await go_on.wait()
+        return await asyncio.shield(whole)
+
+    monkeypatch.setattr(bench.ledger, "append", slow)
+    bench.recorder.take(samples_of([(2, 11.0, 5)]), b"")
+    bench.recorder._tell_gap("this one is told whenever it is")
+    await begun.wait()
+    assert bench.task is not None
+    bench.task.cancel()
+    bench.recorder._tell_gap("and this one after it")
+    asyncio.get_running_loop().call_later(0.1, go_on.set)
+    with contextlib.suppress(asyncio.CancelledError):
+        await bench.task
+    causes = [alert["cause"] for alert in await bench.alerts("gap")]
+    assert causes == ["this one is told whenever it is", "and this one after it"]
+    assert len(await bench.alerts("alarm")) == 1
+    assert bench.recorder.stats().alarms_waiting == 0
+
+
 async def test_a_new_journal_begins_at_its_tail_with_a_gap_record(bench: Bench) -> None:
     guard = guard_of(bench)
     guard.trip()

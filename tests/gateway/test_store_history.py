@@ -1,5 +1,6 @@
 """The history: messages that never change, lanes without gaps, packing, positions, restarts."""
 
+import asyncio
 import math
 import random
 import sqlite3
@@ -14,7 +15,7 @@ from aiosqlite import Connection
 
 from fastpath.codes import Quality, Reason
 from fastpath.columns import ABSENT, quality_byte
-from gateway.store import packing
+from gateway.store import packing, waiting
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.shedding import Shed
@@ -463,3 +464,33 @@ async def test_groups_of_another_site_file_stay_readable(history: History, tmp_p
 async def test_samples_of_no_group_are_counted(history: History) -> None:
     assert history.add(samples_of([(0, 1.0, 1), (99, 1.0, 1)])) == 1
     assert history.stats().dropped["no_group"] == 1
+
+
+async def test_a_commit_whose_caller_goes_away_is_made_once(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job goes on: until it is over its pieces neither go nor wait for another commit."""
+    runs, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(_connection: Connection) -> None:
+        runs.set()
+        await go_on.wait()
+
+    held = asyncio.create_task(history._db.query(hold))
+    await runs.wait()
+    commit = asyncio.create_task(second(history, 0))
+    while history._db._queue.empty():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    commit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await commit
+    monkeypatch.setattr(waiting, "BYTES_MAX", 1)  # whatever is collected now drops the oldest
+    history.add(samples_of([(0, 2.0, 5_000)]))
+    after = asyncio.create_task(history.commit())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    monkeypatch.setattr(waiting, "BYTES_MAX", 10**6)
+    go_on.set()
+    await asyncio.gather(held, after)
+    stats = history.stats()
+    assert (stats.samples, stats.waiting_pieces, stats.dropped["store"]) == (8, 0, 0)
