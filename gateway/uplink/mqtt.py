@@ -6,7 +6,9 @@ MQTT 5 is refused: version 3.1.1 cannot say that a publish was not allowed, so t
 as delivered. What the other end's codes mean is in ``mqtt_codes``.
 
 Of several brokers the first one that answers is used, in the order of the site file; while that is
-not the first of all, the first is tried now and then and gone back to.
+not the first of all, the first is tried now and then and gone back to. To answer is more than to
+give a session: the status has to be acknowledged, too. After a session that took nothing of what it
+was given the next broker is the first to be asked.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ import msgspec
 from gateway.errors import UplinkError
 from gateway.uplink import message, session_mark
 from gateway.uplink.base import (
+    ACCEPTED,
     ALERT,
     BACKFILL,
     LIVE,
@@ -80,6 +83,7 @@ class MqttUplink:
     ) -> None:
         self._brokers = [Broker.of(url) for url in (config.url, *config.backup_urls)]
         self._place = 0  # of the broker in use
+        self._took: bool | None = None  # whether this session did; None: it was given nothing
         self._sender = sender
         self.credentials = credentials  # read by connect()
         self._window = config.window
@@ -108,15 +112,19 @@ class MqttUplink:
         """A new session with the first broker that gives one; it has answered when this returns."""
         await self.close()
         errors: list[UplinkError] = []
-        for place, broker in enumerate(self._brokers):
+        begin = self._place + 1 if self._took is False else 0
+        self._took = None
+        for index in range(len(self._brokers)):
+            place = (begin + index) % len(self._brokers)
             try:
-                client = await self._open(broker)
+                self._client = client = await self._open(self._brokers[place])
+                await self._greet(client)
             except UplinkError as error:
                 errors.append(error)
+                await self.close()
                 continue
-            self._client, self._place = client, place
+            self._place = place
             self._slots = Slots(min(self._window, client.receive_maximum))
-            await self._greet(client)
             return True
         refused = [error for error in errors if isinstance(error, LinkRefusedError)]
         raise (refused or errors)[0]
@@ -128,12 +136,15 @@ class MqttUplink:
             raise link_error(client.ended if client else None)
         group = self._group if lane == ALERT else 1
         parts = [items[first : first + group] for first in range(0, len(items), group)]
+        self._took = bool(self._took)
         found = await asyncio.gather(*(self._deliver(client, lane, part) for part in parts))
         results = [result for part in found for result in part]
         verdicts = [result for result in results if result is not None]
+        self._took = self._took or ACCEPTED in verdicts
         if len(verdicts) == len(items):
             return verdicts
         ended = client.ended or Disconnected("no answer")
+        self._took = self._took or suspected(ended) is not None  # that is the item's fault
         if verdicts:  # what is known of some is progress; the next call finds the link down
             return [result or Retry(reason=str(ended)) for result in results]
         if len(items) == 1 and (refusal := suspected(ended)):
@@ -188,16 +199,28 @@ class MqttUplink:
         try:
             while not (await asyncio.wait((ended,), timeout=FIRST_RETRY_S))[0]:
                 try:
-                    first = await self._open(self._brokers[0])
+                    await self._try_first()
                 except UplinkError as error:
                     _LOGGER.debug("%s: the first broker: %s", self._sender.uplink, error)
                     continue
-                await self._leave(first, say=False)
+                self._took = None
                 msg = "back to the first broker"
                 raise UplinkError(msg)
             return ended.result()
         finally:
             ended.cancel()
+
+    async def _try_first(self) -> None:
+        """Raises UplinkError where the first broker gives no session, or answers nothing in it."""
+        client = await self._open(self._brokers[0])
+        try:
+            if self._status_taken:
+                word = self._mark.word("offline")  # there we are
+                await client.publish_acked(self._status_topic, word, retain=True)
+        except Disconnected as error:
+            raise link_error(error, sent=False) from error
+        finally:
+            await self._leave(client, say=False)
 
     async def _leave(self, client: AckingClient, *, say: bool) -> None:
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import UplinkError
 from gateway.site.model import Duration
-from gateway.uplink import link_state, pump
+from gateway.uplink import link_state, mqtt, pump
 from gateway.uplink.base import (
     ACCEPTED,
     LinkRefusedError,
@@ -190,6 +190,68 @@ async def test_no_broker() -> None:
     uplink = MqttUplink(config_of(url), SENDER)
     with pytest.raises(UplinkError, match=r"127\.0\.0\.1:\d+: "):
         await uplink.connect()
+
+
+async def test_a_broker_that_answers_connect_and_nothing_else_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mqtt, "FIRST_RETRY_S", 0.02)
+    short = Duration(100_000_000)
+    async with ScriptedBroker() as first, ScriptedBroker() as second:
+        first.deaf = True
+        async with connected(first, backup_urls=[second.url], timeout=short) as uplink:
+            assert second.url.removeprefix("mqtt://") in uplink.notices["broker"]
+            assert await uplink.send("alert", [alert_out()]) == [ACCEPTED]
+            lost = asyncio.create_task(uplink.lost())
+            sessions = first.sessions
+            await until(lambda: first.sessions >= sessions + 2)  # looked for, not gone back to
+            assert not lost.done()
+            first.deaf = False
+            with pytest.raises(UplinkError, match="back to the first"):
+                await lost
+            await uplink.connect()
+            assert not uplink.notices["broker"]
+            assert await uplink.send("alert", [alert_out(2)]) == [ACCEPTED]
+    assert [payload["seq"] for _topic, payload in first.published] == [2]
+
+
+async def test_where_no_broker_answers_nothing_is_left_open() -> None:
+    async with ScriptedBroker() as first, ScriptedBroker() as second:
+        first.deaf = second.deaf = True
+        config = config_of(first.url, backup_urls=[second.url], timeout=Duration(100_000_000))
+        uplink = MqttUplink(config, SENDER)
+        with pytest.raises(UplinkError, match="no acknowledgement"):
+            await uplink.connect()
+        await until(lambda: not first.connections + second.connections)
+        assert not uplink.notices["broker"]
+
+
+async def test_after_a_session_that_took_nothing_the_next_broker_is_asked_first() -> None:
+    short = Duration(100_000_000)
+    async with (
+        ScriptedBroker(lambda _t, _p: None) as first,
+        ScriptedBroker() as second,
+        connected(first, backup_urls=[second.url], timeout=short) as uplink,
+    ):
+        await uplink.connect()  # it was given nothing
+        assert not _in_use(uplink)
+        with pytest.raises(UplinkError, match="no acknowledgement"):
+            await uplink.send("alert", [alert_out()])
+        await uplink.connect()
+        assert _in_use(uplink)
+        assert await uplink.send("alert", [alert_out()]) == [ACCEPTED]
+        await uplink.connect()  # that one took something
+        assert not _in_use(uplink)
+        first.answer = lambda _topic, _payload: ("disconnect", 0x95)
+        with pytest.raises(SuspectError):
+            await uplink.send("alert", [alert_out(1), alert_out(2)])
+        await uplink.connect()  # one of the items did that
+        assert not _in_use(uplink)
+
+
+def _in_use(uplink: MqttUplink) -> str:
+    """What is told of a backup broker."""
+    return uplink.notices["broker"]
 
 
 async def test_a_broker_without_qos_1_is_refused() -> None:

@@ -28,6 +28,7 @@ class ScriptedBroker:
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.sessions = 0
         self.silent = False  # not even CONNACK
+        self.deaf = False  # nothing but CONNACK
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -75,6 +76,8 @@ class ScriptedBroker:
                 self.sessions += 1
                 body = bytes((0, self.connack, len(self.properties))) + self.properties
                 writer.write(_packet(CONNACK, body))
+            elif self.deaf:
+                continue
             elif kind == PUBLISH and not self._publish(first, body, writer):
                 await writer.drain()
                 return
