@@ -1,17 +1,19 @@
 """Samples to one line per tag and five minutes: what most people look at of a week or a year.
 
-Made of the raw samples that are there. What has no number, or is BAD, is counted apart.
+Made of the raw samples, and where these have gone of the five-minute values that stay. What has no
+number, or is BAD, is counted apart while the raw samples are there.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Final, NamedTuple
 
 from fastpath.codes import Quality
 from fastpath.columns import split_quality
-from gateway.store.history_file import Sample
+from gateway.store.history_file import Group, HistoryFile, Sample
+from gateway.store.tiers import SPAN_NS, Line, Part, whole_spans
 
-SPAN_NS: Final = 300 * 1_000_000_000
 _OPEN_MAX: Final = 2  # spans of a tag: those of neighbouring blocks may overlap a little
 
 
@@ -21,7 +23,7 @@ class Summary(NamedTuple):
     time_ns: int
     tag: str
     n: int  # samples with a number, good or uncertain
-    bad: int  # samples without
+    bad: int | None  # samples without; None: not known any more
     lowest: float | None
     mean: float | None  # of the samples, each counting the same
     highest: float | None
@@ -34,7 +36,8 @@ class _Open:
     __slots__ = ("bad", "highest", "last", "last_ns", "lowest", "n", "total")
 
     def __init__(self) -> None:
-        self.n = self.bad = 0
+        self.n = 0
+        self.bad: int | None = 0
         self.total = self.last = 0.0
         self.last_ns = 0
         self.lowest = float("inf")
@@ -42,13 +45,25 @@ class _Open:
 
     def add(self, at_ns: int, value: float, quality: int) -> None:
         if split_quality(quality)[0] == Quality.BAD or not isfinite(value):
-            self.bad += 1
+            self.bad = None if self.bad is None else self.bad + 1
             return
         self.n += 1
         self.total += value
         self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
         if at_ns >= self.last_ns:
             self.last_ns, self.last = at_ns, value
+
+    def keep(self, part: Part) -> None:
+        bucket = part.bucket
+        self.bad = None
+        if not bucket.samples:
+            return
+        self.n += bucket.samples
+        self.total += bucket.mean * bucket.samples
+        self.lowest = min(self.lowest, bucket.minimum)
+        self.highest = max(self.highest, bucket.maximum)
+        if part.last_ns >= self.last_ns:
+            self.last_ns, self.last = part.last_ns, bucket.last
 
     def summary(self, time_ns: int, tag: str) -> Summary:
         if not self.n:
@@ -67,15 +82,14 @@ class FiveMinutes:
         """What is finished with these."""
         done: list[Summary] = []
         for at_ns, tag, value, quality in samples:
-            spans = self._open.setdefault(tag, {})
-            begin = at_ns - at_ns % SPAN_NS
-            span = spans.get(begin)
-            if span is None:
-                if len(spans) == _OPEN_MAX:
-                    oldest = min(spans)
-                    done.append(spans.pop(oldest).summary(oldest, tag))
-                span = spans[begin] = _Open()
-            span.add(at_ns, value, quality)
+            self._span(tag, at_ns - at_ns % SPAN_NS, done).add(at_ns, value, quality)
+        return done
+
+    def keep(self, tag: str, parts: Sequence[Part]) -> list[Summary]:
+        """The same with what is left of samples that have gone."""
+        done: list[Summary] = []
+        for part in parts:
+            self._span(tag, part.bucket.t_ns, done).keep(part)
         return done
 
     def end(self) -> Iterator[Summary]:
@@ -84,3 +98,69 @@ class FiveMinutes:
             for begin in sorted(spans):
                 yield spans[begin].summary(begin, tag)
         self._open.clear()
+
+    def _span(self, tag: str, begin: int, done: list[Summary]) -> _Open:
+        spans = self._open.setdefault(tag, {})
+        span = spans.get(begin)
+        if span is None:
+            if len(spans) == _OPEN_MAX:
+                oldest = min(spans)
+                done.append(spans.pop(oldest).summary(oldest, tag))
+            span = spans[begin] = _Open()
+        return span
+
+
+def summaries(
+    history: HistoryFile, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+) -> Iterator[tuple[list[Summary], int]]:
+    """The wanted tags' five minutes that touch t0 .. t1, and how many samples were read for them.
+
+    In parts; those of one tag rise in time. Raises StoreError.
+    """
+    five = FiveMinutes()
+    span = whole_spans(t0_ns, t1_ns)
+    for stored in history.five_minutes(group, *span):
+        if isinstance(stored, Line):
+            for tag, parts in history.parts_in(stored, group, wanted, *span):
+                yield five.keep(tag, parts), 0
+        else:
+            for samples in history.samples_in(stored, group, wanted, *span):
+                yield five.add(samples), len(samples)
+    yield list(five.end()), 0
+
+
+def first_of(
+    history: HistoryFile, tag: str, t0_ns: int, t1_ns: int, *, limit: int, within_s: float
+) -> tuple[list[Summary], int | None]:
+    """The first five minutes of a tag that touch t0 .. t1, at most ``limit``, and where to go on.
+
+    None: that was all. Something comes of every call, or the time goes on. Raises StoreError.
+    """
+    end = time.monotonic() + within_s
+    low, high = whole_spans(t0_ns, t1_ns)
+    groups = [group for group in history.groups() if tag in group.tags]
+    begins = [at for group in groups if (at := history.begins(group, low)) is not None]
+    if not begins or min(begins) > high:
+        return [], None
+    low = whole_spans(min(begins), high)[0]
+    last = min(high, low + limit * SPAN_NS - 1)
+    wanted = frozenset((tag,))
+    found: dict[int, _Open] = {}
+    for group in groups:
+        for stored in history.five_minutes(group, low, last):
+            cut = stored.t_first // SPAN_NS * SPAN_NS
+            if low < cut <= last and time.monotonic() > end:
+                last = cut - 1  # what is before it is whole
+                break
+            if isinstance(stored, Line):
+                for _, parts in history.parts_in(stored, group, wanted, low, last):
+                    for part in parts:
+                        found.setdefault(part.bucket.t_ns, _Open()).keep(part)
+            else:
+                for samples in history.samples_in(stored, group, wanted, low, last):
+                    for at_ns, _, value, quality in samples:
+                        found.setdefault(at_ns // SPAN_NS * SPAN_NS, _Open()).add(
+                            at_ns, value, quality
+                        )
+    rows = [found[at].summary(at, tag) for at in sorted(found) if at <= last]
+    return rows, None if last >= high else last + 1

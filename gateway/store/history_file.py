@@ -18,14 +18,16 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from fastpath.columns import ABSENT, Block
+from fastpath.columns import ABSENT, FIELDS, Block
 from gateway.errors import StoreError
 from gateway.store.chunks import tags_of
 from gateway.store.history_state import HistoryState
+from gateway.store.tiers import Line, Part, block_of_line, line_id, parts_of
 
 VERSION: Final = HistoryState.schema.version
 BUSY_S: Final = 2.0
 _STORED: Final = "members, t_first, t_last, n, codec, crc32, body"
+_LINE: Final = "id, group_id, t_first, t_last, n, crc32, body"
 _DAMAGE: Final = (ValueError, LookupError, TypeError)
 
 Sample = tuple[int, str, float, int]  # UTC ns, tag, value, quality byte
@@ -63,7 +65,7 @@ class HistoryFile:
         if not there:
             msg = f"there is no history: {path} does not exist"
             raise StoreError(msg)
-        self.damaged = 0  # samples that could not be read
+        self.damaged = 0  # samples, or buckets of a line, that could not be read
         uri = f"{path.absolute().as_uri()}?mode=ro" + "&immutable=1" * self._still
         with self._told():
             self._connection = sqlite3.connect(
@@ -103,11 +105,44 @@ class HistoryFile:
         self, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
     ) -> Iterator[list[Sample]]:
         """The wanted tags' samples of t0 .. t1 in parts; those of one tag rise in time."""
-        for stored in self._blocks(group, t0_ns, t1_ns):
-            try:
-                yield from _parts(stored, group, wanted, t0_ns, t1_ns)
-            except _DAMAGE:
-                self.damaged += stored.n
+        for stored in self._raw(group, t0_ns, t1_ns):
+            yield from self.samples_in(stored, group, wanted, t0_ns, t1_ns)
+
+    def samples_in(
+        self, stored: Stored, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+    ) -> Iterator[list[Sample]]:
+        """What of a block is wanted."""
+        try:
+            yield from _parts(stored, group, wanted, t0_ns, t1_ns)
+        except _DAMAGE:
+            self.damaged += stored.n
+
+    def five_minutes(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Line | Stored]:
+        """Lines of the windows whose raw samples have gone, and the others' samples.
+
+        In the order of storing; every sample is in one of them.
+        """
+        return self._blocks(group, t0_ns, t1_ns, lines=True)
+
+    def parts_in(
+        self, line: Line, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+    ) -> Iterator[tuple[str, list[Part]]]:
+        """What of a line is wanted, by tag; the parts of a tag rise in time."""
+        try:
+            block = block_of_line(line, len(group.tags))
+            for place, tag in enumerate(group.tags):
+                if tag in wanted:
+                    yield tag, parts_of(block, place, (t0_ns, t1_ns))
+        except _DAMAGE:
+            self.damaged += line.n // FIELDS
+
+    def begins(self, group: Group, from_ns: int) -> int | None:
+        """About when the first of a group is that is stored from a time on, None: nothing is."""
+        found = []
+        for table in ("summary", "chunk", "tail"):
+            sql = f"SELECT min(t_first) FROM {table} WHERE group_id = ? AND t_last >= ?"  # noqa: S608
+            found += self._rows(sql, (group.id, from_ns))
+        return min((max(first, from_ns) for (first,) in found if first is not None), default=None)
 
     def series(
         self, tag: str, t0_ns: int, t1_ns: int, *, limit: int, within_s: float
@@ -152,28 +187,65 @@ class HistoryFile:
     ) -> tuple[list[Sample], int | None]:
         """Blocks until there are more samples than ``limit``; then the time of the next one."""
         own: list[Sample] = []
-        for index, stored in enumerate(self._blocks(group, *span)):
+        for index, stored in enumerate(self._raw(group, *span)):
             if index and (len(own) > limit or time.monotonic() > end):
                 return own, max(stored.t_first, span[0] + 1)
-            try:
-                for part in _parts(stored, group, frozenset((tag,)), *span):
-                    own += part
-            except _DAMAGE:
-                self.damaged += stored.n
+            for part in self.samples_in(stored, group, frozenset((tag,)), *span):
+                own += part
         return own, None
 
-    def _blocks(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Stored]:
-        """In the order of storing. What is packed meanwhile is neither left out nor given twice."""
+    def _raw(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Stored]:
+        for stored in self._blocks(group, t0_ns, t1_ns):
+            if isinstance(stored, Stored):
+                yield stored
+
+    def _blocks(
+        self, group: Group, t0_ns: int, t1_ns: int, *, lines: bool = False
+    ) -> Iterator[Line | Stored]:
+        """In the order of storing. What is packed meanwhile is neither left out nor given twice.
+
+        ``lines``: where raw samples have gone, or go meanwhile, the lines made of them.
+        """
         last = 0  # the last piece that was given
         while True:
-            for ident, last_piece in self._chunks(group, last, t0_ns, t1_ns):
+            chunks, gone_to = self._begin(group, last, t0_ns, t1_ns)
+            if lines:
+                yield from self._lines(group, (last + 1, gone_to), t0_ns, t1_ns)
+                last = max(last, gone_to)
+            for ident, last_piece in chunks:
                 rows = self._rows(f"SELECT {_STORED} FROM chunk WHERE id = ?", (ident,))  # noqa: S608
-                yield from (Stored(*row) for row in rows)  # it may be shed meanwhile
+                yield from (Stored(*row) for row in rows)
+                if lines and not rows:  # it was shed meanwhile
+                    yield from self._lines(group, (last_piece, last_piece), t0_ns, t1_ns)
                 last = last_piece
             rest = self._rest(group, last, t0_ns, t1_ns)
             if rest is not None:
                 yield from rest
                 return
+
+    def _begin(
+        self, group: Group, after: int, t0_ns: int, t1_ns: int
+    ) -> tuple[list[tuple[int, int]], int]:
+        """The chunks behind a piece, and the last piece whose raw samples have gone."""
+        with self._moment():
+            ((gone_to,),) = self._rows(
+                "SELECT ifnull((SELECT min(last_piece) - 1 FROM chunk), packed_to) FROM progress"
+            )
+            return self._chunks(group, after, t0_ns, t1_ns), gone_to
+
+    def _lines(
+        self, group: Group, pieces: tuple[int, int], t0_ns: int, t1_ns: int
+    ) -> Iterator[Line]:
+        """Lines of the windows that end with one of the pieces, in the order of storing."""
+        first, last = pieces
+        found = self._rows(
+            "SELECT id FROM summary WHERE group_id = ? AND t_last >= ? AND t_first <= ? "
+            "AND +id >= ? AND +id < ? ORDER BY id",
+            (group.id, t0_ns, t1_ns, line_id(first), line_id(last + 1)),
+        )
+        for ident in found:
+            rows = self._rows(f"SELECT {_LINE} FROM summary WHERE id = ?", ident)  # noqa: S608
+            yield from (Line(*row) for row in rows)
 
     def _chunks(self, group: Group, after: int, t0_ns: int, t1_ns: int) -> list[tuple[int, int]]:
         """(id, last piece) of the chunks behind a piece that have something of that time."""
@@ -185,20 +257,26 @@ class HistoryFile:
 
     def _rest(self, group: Group, after: int, t0_ns: int, t1_ns: int) -> list[Stored] | None:
         """What is not packed, read at one moment; None where more was packed until then."""
+        with self._moment():
+            if self._chunks(group, after, t0_ns, t1_ns):
+                return None
+            rows = self._rows(
+                f"SELECT {_STORED} FROM tail WHERE group_id = ? "  # noqa: S608
+                "AND piece > (SELECT packed_to FROM progress) "
+                "AND t_last >= ? AND t_first <= ? ORDER BY piece",
+                (group.id, t0_ns, t1_ns),
+            )
+        return [Stored(*row) for row in rows]
+
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
+        """Everything that is read within is of one moment."""
         with self._told():
             self._connection.execute("BEGIN")
             try:
-                if self._chunks(group, after, t0_ns, t1_ns):
-                    return None
-                rows = self._rows(
-                    f"SELECT {_STORED} FROM tail WHERE group_id = ? "  # noqa: S608
-                    "AND piece > (SELECT packed_to FROM progress) "
-                    "AND t_last >= ? AND t_first <= ? ORDER BY piece",
-                    (group.id, t0_ns, t1_ns),
-                )
+                yield
             finally:
                 self._connection.execute("COMMIT")
-        return [Stored(*row) for row in rows]
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         with self._told():

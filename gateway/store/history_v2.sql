@@ -100,7 +100,8 @@ CREATE TABLE shed (
 ) WITHOUT ROWID, STRICT;
 
 -- The samples of a window of pieces of one group by buckets of time; a bucket may stand in parts in
--- several lines. Body: codec 1, of each tag of the group five places.
+-- several lines. The id has the last piece of the window (tiers.line_id), so the lines go with their
+-- chunks. Body: codec 1, of each tag of the group five places.
 CREATE TABLE summary (
     id INTEGER PRIMARY KEY,
     group_id INTEGER NOT NULL REFERENCES poll_group (id),

@@ -224,8 +224,8 @@ class SampleReader:
         tags = self._state.group_tags[group_id]
         after = 0
         while lines := await self._db.query(partial(tiers.lines_in, group_id, span, after)):
-            for ident, line in lines:
-                after = ident
+            for line in lines:
+                after = line.id
                 try:
                     found.add_line(line, tags)
                 except _DAMAGE:

@@ -21,7 +21,9 @@ MAX_AGE_NS: Final = 365 * 86_400 * 1_000_000_000
 PART_OF_BYTES: Final = 4  # of the history's bound: at most so little a part is the tier's
 SHED_LINES: Final = 256  # at a time
 _LINES: Final = 256  # read at a time
+_WINDOW_LINES_MAX: Final = 1 << 20  # of one window: a line of each group at most
 _QUALITY: Final = 3
+_NS_MAX: Final = 2**63 - 1
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,9 +44,17 @@ class Bucket(NamedTuple):
     quality: int
 
 
-class Line(NamedTuple):
-    """One line of the summary table without its id (its fields in the table's order)."""
+class Part(NamedTuple):
+    """What one line has of a bucket, and when its last value was."""
 
+    bucket: Bucket
+    last_ns: int
+
+
+class Line(NamedTuple):
+    """One line of the summary table (its fields in the table's order)."""
+
+    id: int
     group_id: int
     t_first: int
     t_last: int
@@ -60,14 +70,23 @@ class Shed(NamedTuple):
     bytes: int
 
 
-class _Part(NamedTuple):
-    bucket: Bucket
-    last_ns: int
+def whole_spans(t0_ns: int, t1_ns: int) -> tuple[int, int]:
+    """The first and last ns of the buckets that these two are in, as far as int64 goes."""
+    first, last = t0_ns // SPAN_NS * SPAN_NS, t1_ns // SPAN_NS * SPAN_NS + SPAN_NS - 1
+    return max(first, -_NS_MAX), min(last, _NS_MAX)
+
+
+def line_id(last_piece: int, place: int = 0) -> int:
+    """The id of a line of the window that ends with this piece, ``place`` of its lines before it.
+
+    So it is known which lines stand for raw samples that are still there.
+    """
+    return last_piece * _WINDOW_LINES_MAX + place
 
 
 def lines_of(chunks: Sequence[Chunk], group_tags: Mapping[int, Sequence[str]]) -> list[Line]:
     """The lines of a window's chunks. It takes a while: for a thread."""
-    found = []
+    found: list[Line] = []
     for chunk in chunks:
         if chunk.members:  # of some tags alone: what could not be merged
             continue
@@ -79,8 +98,8 @@ def lines_of(chunks: Sequence[Chunk], group_tags: Mapping[int, Sequence[str]]) -
             _LOGGER.error("no five-minute values of a chunk: %s", error)
             continue
         found.append(
-            Line(chunk.group_id, block.t_first_ns, block.t_last_ns, block.samples,
-                 zlib.crc32(body), body)
+            Line(line_id(chunk.last_piece, len(found)), chunk.group_id, block.t_first_ns,
+                 block.t_last_ns, block.samples, zlib.crc32(body), body)
         )  # fmt: skip
     return found
 
@@ -88,7 +107,8 @@ def lines_of(chunks: Sequence[Chunk], group_tags: Mapping[int, Sequence[str]]) -
 async def store(connection: Connection, lines: Sequence[Line]) -> None:
     """Add them, in the transaction of their chunks."""
     await connection.executemany(
-        "INSERT INTO summary (group_id, t_first, t_last, n, crc32, body) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO summary (id, group_id, t_first, t_last, n, crc32, body) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         lines,
     )
     await connection.execute_fetchall(
@@ -135,14 +155,36 @@ async def shed_so_far(connection: Connection) -> int:
 
 async def lines_in(
     group_id: int, span: tuple[int, int], after: int, connection: Connection
-) -> list[tuple[int, Line]]:
-    """(id, line) of some of those that have something of the span, above ``after``."""
+) -> list[Line]:
+    """Some of those that have something of the span, above ``after``."""
     found = await connection.execute_fetchall(
         "SELECT id, group_id, t_first, t_last, n, crc32, body FROM summary "
         "WHERE id > ? AND group_id = ? AND t_last >= ? AND t_first <= ? ORDER BY id LIMIT ?",
         (after, group_id, *span, _LINES),
     )
-    return [(ident, Line(*rest)) for ident, *rest in found]
+    return [Line(*row) for row in found]
+
+
+def block_of_line(line: Line, tags: int) -> Block:
+    """Its body decoded, for ``parts_of``. Raises ValueError where it is damaged."""
+    if zlib.crc32(line.body) != line.crc32:
+        msg = "the checksum is wrong"
+        raise ValueError(msg)
+    return Block(CODEC_PACKED, line.body, FIELDS * tags)
+
+
+def parts_of(block: Block, place: int, span: tuple[int, int]) -> list[Part]:
+    """What a block of buckets has of the tag at ``place`` in the buckets that touch the span."""
+    low, high = whole_spans(*span)
+    fields = [block.series(place * FIELDS + field, low, high) for field in range(FIELDS)]
+    return [
+        Part(
+            Bucket(minimum[0], minimum[1], mean[1], maximum[1], newest[1], int(count[1]),
+                   minimum[2]),
+            newest[0],
+        )
+        for minimum, mean, maximum, newest, count in zip(*fields, strict=True)
+    ]  # fmt: skip
 
 
 class Buckets:
@@ -151,15 +193,11 @@ class Buckets:
     def __init__(self, tag: str, span: tuple[int, int]) -> None:
         self._tag = tag
         self._span = span
-        self._found: dict[int, _Part] = {}
+        self._found: dict[int, Part] = {}
 
     def add_line(self, line: Line, group_tags: Sequence[str]) -> None:
         """What a line has of it. Raises ValueError where the line is damaged."""
-        if zlib.crc32(line.body) != line.crc32:
-            msg = "the checksum is wrong"
-            raise ValueError(msg)
-        block = Block(CODEC_PACKED, line.body, FIELDS * len(group_tags))
-        self._add(block, group_tags.index(self._tag))
+        self._add(block_of_line(line, len(group_tags)), group_tags.index(self._tag))
 
     def add_samples(self, stored: Piece | Chunk, group_tags: Sequence[str]) -> None:
         """What is not summarised yet. Raises ValueError where it is damaged."""
@@ -174,22 +212,13 @@ class Buckets:
         return [self._found[t_ns].bucket for t_ns in sorted(self._found)[:limit]]
 
     def _add(self, block: Block, place: int) -> None:
-        first, last = self._span
-        low, high = first // SPAN_NS * SPAN_NS, last // SPAN_NS * SPAN_NS
-        fields = [
-            block.series(place * FIELDS + field, low, high + SPAN_NS - 1) for field in range(FIELDS)
-        ]
-        for minimum, mean, maximum, newest, count in zip(*fields, strict=True):
-            part = _Part(
-                Bucket(minimum[0], minimum[1], mean[1], maximum[1], newest[1], int(count[1]),
-                       minimum[2]),
-                newest[0],
-            )  # fmt: skip
-            before = self._found.get(minimum[0])
-            self._found[minimum[0]] = part if before is None else _joined(before, part)
+        for part in parts_of(block, place, self._span):
+            t_ns = part.bucket.t_ns
+            before = self._found.get(t_ns)
+            self._found[t_ns] = part if before is None else _joined(before, part)
 
 
-def _joined(one: _Part, other: _Part) -> _Part:
+def _joined(one: Part, other: Part) -> Part:
     """Two parts of a bucket; of the same time the later part is the last."""
     a, b = one.bucket, other.bucket
     quality = a.quality if a.quality & _QUALITY <= b.quality & _QUALITY else b.quality
@@ -207,4 +236,4 @@ def _joined(one: _Part, other: _Part) -> _Part:
         samples=count,
         quality=quality,
     )
-    return _Part(joined, newest.last_ns)
+    return Part(joined, newest.last_ns)

@@ -209,7 +209,7 @@ class Api:
         return _json(outcome)
 
     async def history(self, request: web.Request) -> web.Response:
-        """One tag's samples: ``?tag=&from=&to=&limit=``."""
+        """One tag's samples: ``?tag=&from=&to=&limit=&resolution=raw|5m``."""
         try:
             return _json(await self._history.answer(request.query))
         except LookupError as error:

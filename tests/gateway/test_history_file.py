@@ -170,6 +170,7 @@ async def test_an_answer_is_bounded_and_says_where_to_go_on(
         ({"tag": "a", "limit": "0"}, ValueError),
         ({"tag": "a", "limit": "10001"}, ValueError),
         ({"tag": "a", "limit": "-1"}, ValueError),
+        ({"tag": "a", "resolution": "1h"}, ValueError),
     ],
 )
 async def test_a_question_that_is_none(

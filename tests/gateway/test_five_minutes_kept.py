@@ -1,0 +1,181 @@
+"""Five minutes read from outside: from what was kept where the raw samples have gone, once each."""
+
+import asyncio
+import csv
+import math
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from gateway import history_query
+from gateway.__main__ import main
+from gateway.five_minutes import Summary, summaries
+from gateway.history_query import HistoryQuery
+from gateway.store import packing
+from gateway.store.history_file import HistoryFile
+from gateway.store.tiers import SPAN_NS, Line
+from tests.gateway.test_store_tiers import BAD, BEGIN_NS, GOOD, SECOND, Sample, opened, record
+
+if TYPE_CHECKING:
+    from gateway.store.history import History
+
+TAGS = "abc"
+SECONDS = 3_000
+ALWAYS = (0, 2**63 - 1)
+Rows = dict[str, list[Summary]]
+
+
+class Plant:
+    """A history of windows that end within five minutes, the newest samples not packed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now_ns = BEGIN_NS + SECONDS * SECOND
+        self.samples: dict[str, list[Sample]] = {tag: [] for tag in TAGS}
+        self.history: History
+
+    async def start(self) -> None:
+        """Fill it."""
+        chance = random.Random(1)
+        self.history = await opened(
+            self.path, utc_ns=lambda: self.now_ns, max_age_ns=SECONDS * SECOND
+        )
+        for second in range(SECONDS):
+            for place, own in enumerate(self.samples.values()):
+                odd = chance.random()
+                value = math.nan if odd < 0.01 else round(chance.gauss(20, 3), 2)
+                at_ns = BEGIN_NS + second * SECOND + place
+                own.append((at_ns, value, BAD if odd > 0.9 else GOOD))
+                self.history.add(record(place, own[-1]))
+            if second % 50 == 0:
+                await self.history.commit()
+                await self.history.pack()
+        await self.history.commit()
+        assert 0 < self.history.stats().unpacked_samples < SECONDS
+
+    async def age(self, seconds: int) -> None:
+        """Raw samples of so many of the first seconds go, by whole windows."""
+        self.now_ns = BEGIN_NS + (SECONDS + seconds) * SECOND
+        await self.history.shed()
+
+    def expected(self, tag: str) -> list[tuple[Any, ...]]:
+        """(begin, n, min, mean, max, last) in plain Python."""
+        found = []
+        for begin in range(BEGIN_NS, BEGIN_NS + SECONDS * SECOND, SPAN_NS):
+            values = [
+                value
+                for at_ns, value, quality in self.samples[tag]
+                if begin <= at_ns < begin + SPAN_NS and quality & 3 and math.isfinite(value)
+            ]
+            mean = pytest.approx(math.fsum(values) / len(values), rel=1e-6)
+            found.append((begin, len(values), min(values), mean, max(values), values[-1]))
+        return found
+
+    def bad(self, tag: str, begin: int) -> int:
+        """Samples without a number of five minutes."""
+        own = [s for s in self.samples[tag] if begin <= s[0] < begin + SPAN_NS]
+        return sum(not quality & 3 or not math.isfinite(value) for _, value, quality in own)
+
+
+@pytest_asyncio.fixture
+async def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plant]:
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 700)
+    made = Plant(tmp_path / "history.db")
+    await made.start()
+    yield made
+    await made.history.close()
+
+
+def read(path: Path, span: tuple[int, int] = ALWAYS) -> Rows:
+    found: Rows = {}
+    with HistoryFile(path) as file:
+        for group in file.groups():
+            for rows, _ in summaries(file, group, frozenset(TAGS), *span):
+                for row in rows:
+                    found.setdefault(row.tag, []).append(row)
+        assert not file.damaged
+    return found
+
+
+def numbers(rows: list[Summary]) -> list[tuple[Any, ...]]:
+    return [(r.time_ns, r.n, r.lowest, r.mean, r.highest, r.last) for r in rows]
+
+
+@pytest.mark.parametrize("gone_s", [0, 1, 700, 1_500, 2_990])
+async def test_every_sample_counts_once_whether_its_raw_form_is_there(
+    plant: Plant, gone_s: int
+) -> None:
+    await plant.age(gone_s)
+    shed = plant.history.stats().shed_samples
+    assert bool(shed) == (gone_s > 500)
+    found = read(plant.path)
+    for tag in TAGS:
+        assert numbers(found[tag]) == plant.expected(tag)
+    for row in found["a"]:
+        assert row.bad in (None, plant.bad("a", row.time_ns))
+    unknown = [row.bad is None for row in found["a"]]
+    assert unknown == sorted(unknown, reverse=True)  # the older ones
+    assert any(unknown) == bool(shed)
+    some = read(plant.path, (BEGIN_NS + SPAN_NS + 1, BEGIN_NS + 3 * SPAN_NS))
+    assert numbers(some["c"]) == plant.expected("c")[1:4]
+
+
+async def test_what_goes_between_two_reads_is_read_as_what_stays(plant: Plant) -> None:
+    await plant.age(700)
+    count, kinds = 0, []
+    with HistoryFile(plant.path) as file:
+        group = next(group for group in file.groups() if "a" in group.tags)
+        for stored in file.five_minutes(group, *ALWAYS):
+            kinds.append(isinstance(stored, Line))
+            if isinstance(stored, Line):
+                ((_, parts),) = file.parts_in(stored, group, frozenset("a"), *ALWAYS)
+                count += sum(part.bucket.samples for part in parts)
+            else:
+                for samples in file.samples_in(stored, group, frozenset("a"), *ALWAYS):
+                    count += sum(bool(q & 3) and math.isfinite(v) for *_, v, q in samples)
+            if kinds.count(False) == 1:
+                await plant.age(2_000)
+    assert kinds != sorted(kinds, reverse=True)  # samples, then lines of what went
+    assert count == sum(n for _, n, *_ in plant.expected("a"))
+
+
+@pytest.mark.parametrize("within_s", [0.0, 60.0])
+@pytest.mark.parametrize("gone_s", [0, 1_500])
+async def test_an_answer_is_bounded_and_goes_on(
+    plant: Plant, gone_s: int, within_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plant.age(gone_s)
+    monkeypatch.setattr(history_query, "WITHIN_S", within_s)
+    query = HistoryQuery(plant.path)
+    words = {"tag": "b", "from": "1970-01-01", "to": "9999-01-01", "limit": "3"}
+    rows: list[dict[str, Any]] = []
+    for _ in range(30):
+        answer = await query.answer(words | {"resolution": "5m"})
+        assert len(answer["five_minutes"]) <= 3
+        rows += answer["five_minutes"]
+        if answer["complete"]:
+            break
+        words["from"] = answer["next"]
+    assert answer["complete"]
+    names = ("n", "min", "mean", "max", "last")
+    expected = plant.expected("b")
+    assert [tuple(row[name] for name in names) for row in rows] == [row[1:] for row in expected]
+    assert rows[0]["bad"] == (None if gone_s else plant.bad("b", BEGIN_NS))
+    assert rows[1]["time"] == "2025-06-15T15:15:00.000000000Z"
+
+
+async def test_the_command_gives_what_stays(plant: Plant, tmp_path: Path) -> None:
+    await plant.age(2_990)
+    output = tmp_path / "out.csv"
+    words = ["export", "c", "--resolution", "5m", "--output", str(output)]
+    words += ["--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+    assert await asyncio.to_thread(main, words) == 0
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [(int(row["n"]), float(row["max"])) for row in rows] == [
+        (n, highest) for _, n, _, _, highest, _ in plant.expected("c")
+    ]
+    assert rows[0]["bad"] == ""
