@@ -16,7 +16,7 @@ from gateway.store.items import PollGroup
 from gateway.store.lanes import BACKFILL, LIVE, Lanes, MessageRange, Range
 from gateway.store.migration import Step
 from gateway.store.owner import Opened
-from gateway.store.sqlite_file import Schema, value_of
+from gateway.store.sqlite_file import EPOCH, Schema, value_of
 
 _SIGN: Final = 1 << 63
 
@@ -83,7 +83,7 @@ class HistoryState:
 
     async def load(self, connection: Connection, opened: Opened) -> None:
         """Read everything; a file without an epoch is begun."""
-        epoch = await value_of(connection, "SELECT value FROM meta WHERE key = 'epoch'")
+        epoch = await value_of(connection, EPOCH)
         self.epoch = int(epoch) if epoch is not None else await self._begin(connection, opened)
         await self._load_groups(connection)
         await self._load_progress(connection)

@@ -24,7 +24,7 @@ from gateway.store.owner import Opened
 from gateway.store.rechain import rechain
 from gateway.store.salvage import Salvage
 from gateway.store.salvage_audit import AuditFound
-from gateway.store.sqlite_file import Schema, value_of
+from gateway.store.sqlite_file import EPOCH, Schema, value_of
 
 ALERTS_KEPT_MIN: Final = 1_000  # delivered alerts that stay for people to look at
 ALERTS_UNSENT_MIN: Final = 100_000  # that stay where nobody is to get them
@@ -70,7 +70,7 @@ class LedgerState:
     async def load(self, connection: Connection, opened: Opened) -> None:
         """Read everything; a file without an epoch is begun."""
         self._forget()
-        epoch = await value_of(connection, "SELECT value FROM meta WHERE key = 'epoch'")
+        epoch = await value_of(connection, EPOCH)
         if epoch is None:
             await self._begin(connection, opened)
             await begin_cursors(connection, self._uplinks, self.epoch)

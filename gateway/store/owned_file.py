@@ -15,12 +15,14 @@ from aiosqlite import Connection
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
 from gateway.store.sqlite_file import (
+    EPOCH,
     PAGE_BYTES,
     DamagedError,
     close_file,
     is_damage,
     is_foreign,
     is_wrong,
+    newest_aside,
     open_file,
     renew_wal,
     roll_back,
@@ -159,7 +161,10 @@ class OwnedFile:
 
     async def _load(self, connection: Connection, opened: Opened) -> None:
         async def load(connection: Connection) -> None:
-            await self._owner.load(connection, opened)
+            found = opened
+            if opened.epoch_min and await value_of(connection, EPOCH) is None:
+                found = await self._not_taken_over(opened)
+            await self._owner.load(connection, found)
 
         try:
             await self.transaction(connection, load)
@@ -170,6 +175,19 @@ class OwnedFile:
             if opened.fresh or not is_wrong(error):
                 raise
             raise DamagedError(str(error)) from error
+
+    async def _not_taken_over(self, opened: Opened) -> Opened:
+        """With the damaged file of which nothing was taken over yet.
+
+        The mark follows the new file's first commit: where it has the epoch of a file that was set
+        aside, the power went, or the disk was full, before there was any.
+        """
+        aside = await asyncio.to_thread(newest_aside, self.path, opened.epoch_min)
+        if aside in {None, opened.aside}:
+            return opened
+        reason = opened.reason or "it was set aside before"
+        self.begun_anew = f"{self.path.name} is damaged ({reason}): set aside as {aside.name}"
+        return opened._replace(aside=aside, reason=reason)
 
     def _check_mark(self) -> None:
         had, has = self._mark.read(), self._owner.mark()

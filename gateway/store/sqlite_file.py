@@ -29,6 +29,7 @@ PARTS: Final = ("-wal", "-shm", "")  # the database last: until then nothing new
 _FOREIGN: Final = "it is not one of ours"
 _MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 _RENEW_BYTES: Final = 1024 * 1024
+EPOCH: Final = "SELECT value FROM meta WHERE key = 'epoch'"
 ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
 
 _PRAGMAS: Final = f"""
@@ -157,6 +158,20 @@ def set_aside(path: Path) -> Path:
             part.rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
     return aside
+
+
+def newest_aside(path: Path, epoch: int) -> Path | None:
+    """The newest damaged file of this epoch beside ``path``; None where none says so. Blocking."""
+    for aside in sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"), reverse=True):
+        for mode in ("mode=ro", "immutable=1"):  # the other one: as if there were no -wal
+            uri = f"{aside.absolute().as_uri()}?{mode}"
+            with (
+                contextlib.suppress(sqlite3.Error, UnicodeDecodeError),
+                contextlib.closing(sqlite3.connect(uri, uri=True)) as connection,
+            ):
+                if (epoch,) in connection.execute(EPOCH):
+                    return aside
+    return None
 
 
 def _remove(path: Path) -> None:
