@@ -28,6 +28,10 @@ VERSION: Final = HistoryState.schema.version
 BUSY_S: Final = 2.0
 _STORED: Final = "members, t_first, t_last, n, codec, crc32, body"
 _LINE: Final = "id, group_id, t_first, t_last, n, crc32, body"
+_BLOCK: Final = {
+    "chunk": f"SELECT {_STORED} FROM chunk WHERE id = ?",  # noqa: S608
+    "tail": f"SELECT {_STORED} FROM tail WHERE piece = ?",  # noqa: S608
+}
 _DAMAGE: Final = (ValueError, LookupError, TypeError)
 
 Sample = tuple[int, str, float, int]  # UTC ns, tag, value, quality byte
@@ -149,8 +153,8 @@ class HistoryFile:
     ) -> tuple[list[Sample], int | None]:
         """The first samples of a tag by time, about ``limit`` at most, and where to go on.
 
-        None: that was all. The time is looked at from the second block on, so that something comes
-        of every call; samples of one time are not torn apart.
+        None: that was all. Where to go on is later than ``t0_ns`` however little time there is;
+        samples of one time are not torn apart.
         """
         end = time.monotonic() + within_s
         found: list[Sample] = []
@@ -162,9 +166,8 @@ class HistoryFile:
                 next_ns = min(next_ns or t1_ns, group_next_ns) if group_next_ns else next_ns
         found.sort(key=lambda sample: sample[0])
         if len(found) > limit:
-            next_ns = min(found[limit][0], next_ns or t1_ns)
-            if next_ns == found[0][0]:
-                next_ns += 1
+            cut_ns = found[limit][0] + (found[limit][0] == found[0][0])
+            next_ns = cut_ns if next_ns is None else min(cut_ns, next_ns)
         if next_ns is not None:
             found = [sample for sample in found if sample[0] < next_ns]
         return found, next_ns
@@ -185,14 +188,32 @@ class HistoryFile:
     def _first(
         self, group: Group, tag: str, span: tuple[int, int], limit: int, end: float
     ) -> tuple[list[Sample], int | None]:
-        """Blocks until there are more samples than ``limit``; then the time of the next one."""
+        """Every sample before the time that is given, more than ``limit`` where there are as many.
+
+        Blocks are taken by their first times, which are not in the order of storing where a clock
+        was set back. Those that begin by the start of the span are read however long it takes.
+        """
         own: list[Sample] = []
-        for index, stored in enumerate(self._raw(group, *span)):
-            if index and (len(own) > limit or time.monotonic() > end):
-                return own, max(stored.t_first, span[0] + 1)
-            for part in self.samples_in(stored, group, frozenset((tag,)), *span):
-                own += part
+        for t_first, table, ident in self._places(group, *span):
+            if t_first > span[0] and (time.monotonic() > end or _reaches(own, limit, t_first)):
+                return own, t_first
+            rows = self._rows(_BLOCK[table], (ident,))
+            if not rows and table == "tail":  # packed meanwhile
+                return self._first(group, tag, span, limit, end)
+            for stored in (Stored(*row) for row in rows):  # a chunk may be shed meanwhile
+                for part in self.samples_in(stored, group, frozenset((tag,)), *span):
+                    own += part
         return own, None
+
+    def _places(self, group: Group, t0_ns: int, t1_ns: int) -> list[tuple[int, str, int]]:
+        """(first time, table, number) of the blocks that have something of that time, by time."""
+        where = "group_id = ?1 AND t_last >= ?2 AND t_first <= ?3"
+        return self._rows(
+            f"SELECT t_first, 'chunk', id FROM chunk WHERE {where} UNION ALL "  # noqa: S608
+            f"SELECT t_first, 'tail', piece FROM tail WHERE {where} "
+            "AND piece > (SELECT packed_to FROM progress) ORDER BY 1, 2, 3",
+            (group.id, t0_ns, t1_ns),
+        )
 
     def _raw(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Stored]:
         for stored in self._blocks(group, t0_ns, t1_ns):
@@ -213,7 +234,7 @@ class HistoryFile:
                 yield from self._lines(group, (last + 1, gone_to), t0_ns, t1_ns)
                 last = max(last, gone_to)
             for ident, last_piece in chunks:
-                rows = self._rows(f"SELECT {_STORED} FROM chunk WHERE id = ?", (ident,))  # noqa: S608
+                rows = self._rows(_BLOCK["chunk"], (ident,))
                 yield from (Stored(*row) for row in rows)
                 if lines and not rows:  # it was shed meanwhile
                     yield from self._lines(group, (last_piece, last_piece), t0_ns, t1_ns)
@@ -294,6 +315,14 @@ class HistoryFile:
             reason = error.strerror if isinstance(error, OSError) else error
             msg = f"{self._path}: cannot be read: {reason}"
             raise StoreError(msg) from error
+
+
+def _reaches(samples: list[Sample], limit: int, t_ns: int) -> bool:
+    """Whether more than ``limit`` of them are before that time."""
+    if len(samples) <= limit:
+        return False
+    samples.sort(key=lambda sample: sample[0])
+    return samples[limit][0] < t_ns
 
 
 def _parts(

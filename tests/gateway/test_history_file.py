@@ -161,6 +161,46 @@ async def test_an_answer_is_bounded_and_says_where_to_go_on(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("within_s", [60.0, 0.0])
+@pytest.mark.parametrize("limit", [1, 3, 7, 25])
+async def test_a_clock_that_was_set_back_leaves_nothing_out_of_the_pages(
+    history: History, tmp_path: Path, limit: int, within_s: float
+) -> None:
+    for number, at in enumerate((*range(10, 20), *range(4, 16))):
+        await second(history, at, value=number)
+        if number in (3, 9, 13):
+            await pack_everything(history)
+    pages: list[Sample] = []
+    with HistoryFile(tmp_path / "history.db") as file:
+        after: int | None = 0
+        while after is not None:
+            start = after
+            found, after = file.series("a", start, ALWAYS[1], limit=limit, within_s=within_s)
+            assert after is None or after > start
+            pages += found
+    whole = await history.read("a", *ALWAYS)
+    assert times(pages) == times(sorted(pages))
+    assert sorted((at, value, q) for at, _, value, q in pages) == sorted(whole)
+    assert len(whole) == 2 * 22
+
+
+async def test_what_is_packed_while_a_page_is_read_comes_once(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(6):
+        await second(history, at)
+    with HistoryFile(tmp_path / "history.db") as file:
+        places = [file._places(group, *ALWAYS) for group in file.groups()]
+        await pack_everything(history)
+        places += [file._places(group, *ALWAYS) for group in file.groups()]
+        monkeypatch.setattr(file, "_places", lambda *_: places.pop(0))
+        del places[1]  # only the first group has the tag: as it was, then as it is
+        samples, after = file.series("a", *ALWAYS, limit=100, within_s=60.0)
+    assert after is None
+    assert len(places) == 1
+    assert times(samples) == [at * S // 2 for at in range(12)]
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
