@@ -57,7 +57,7 @@ def said(words: str, state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[i
     return code, capsys.readouterr().err.splitlines()
 
 
-@pytest.mark.parametrize("words", ["audit show", "audit verify", "export"])
+@pytest.mark.parametrize("words", ["audit show", "audit verify", "export", "letters"])
 def test_a_directory_that_may_not_be_entered(
     barred: Path, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
