@@ -217,6 +217,14 @@ class Database:
     async def _attempts(
         self, body: Body[_T], then: Callable[[_T], None] | None = None, *, write: bool
     ) -> _T:
+        try:
+            return await self._tries(body, then, write=write)
+        except OSError as error:  # beside SQLite: a directory that cannot be synced or read
+            await self._file.close()
+            self._file.retry(REOPEN_NS)
+            raise self._failure(error) from error
+
+    async def _tries(self, body: Body[_T], then: Callable[[_T], None] | None, *, write: bool) -> _T:
         for _ in range(TRIES_MAX):
             try:
                 connection = await self._file.get()

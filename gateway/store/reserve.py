@@ -40,8 +40,14 @@ class Reserve:
         return self._held_bytes >= self._size_bytes
 
     def short(self) -> bool:
-        """True where the disk has next to nothing left, or our quota of it is used up."""
-        free_bytes, _ = self._disk()
+        """True where the disk has next to nothing left, or our quota of it is used up.
+
+        False where the disk does not even say.
+        """
+        try:
+            free_bytes, _ = self._disk()
+        except OSError:
+            return False
         return free_bytes <= MARGIN_BYTES or self._over_quota()
 
     def fill(self) -> bool:

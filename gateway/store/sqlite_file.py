@@ -78,7 +78,7 @@ class NewerError(Exception):
 
 
 async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = True) -> Connection:
-    """Open, and make or check. Raises DamagedError, NewerError or sqlite3.Error.
+    """Open, and make or check. Raises DamagedError, NewerError, sqlite3.Error, OSError.
 
     ``begun``: something was committed to it once, so one without any table is damaged; else it was
     being made when the power went.
@@ -91,9 +91,9 @@ async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = Tr
         await _check_wal(connection)
         if fresh or not (begun or await _has_tables(connection)):
             await connection.executescript(_sql(schema))
-            sync_directory(path.parent)
         else:
             await _verify(connection, path, schema)
+        await asyncio.to_thread(sync_directory, path.parent)  # also one that was made before
     except BaseException:
         await close_file(connection)
         raise

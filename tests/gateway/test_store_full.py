@@ -350,6 +350,42 @@ async def test_a_history_within_its_bounds_sheds_by_size(disk: Path) -> None:
         await history.close()
 
 
+@pytest.mark.parametrize("fails", ["fsync", "statvfs"])
+async def test_a_disk_that_refuses_what_is_beside_sqlite_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Opening syncs the directory; a failure of the disk asks how full it is."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    async def broken(*_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, refuse)
+        if fails == "statvfs":
+            patch.setattr(owned_file.OwnedFile, "transaction", broken)
+        history = await open_history(tmp_path, reserve_bytes=0)
+        try:
+            tried = history._db._file._retry_at_ns
+            await until(lambda: history._db._file._retry_at_ns > tried)  # by the housekeeping
+            assert not history.ok
+            with pytest.raises(StoreError, match=r"history\.db"):
+                await take_second(history, 0, 10)
+        except BaseException:
+            await history.close()
+            raise
+    try:
+        await until(lambda: history.ok)
+        await take_second(history, 1, 10)
+        assert history.stats().samples == 2 * 10 * len(TAGS)
+    finally:
+        await history.close()
+
+
 @pytest.mark.parametrize("done", [True, False])
 async def test_a_commit_of_which_nobody_knows_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
