@@ -275,6 +275,11 @@ class History:
         damage, self._state.damage = self._state.damage, ""
         return damage
 
+    def take_shed(self) -> int:
+        """Messages that were deleted unsent since the last call, for want of any room included."""
+        messages, self._state.shed_untold = self._state.shed_untold, 0
+        return messages
+
     async def buckets(
         self, tag: str, t0_ns: int, t1_ns: int, limit: int = 100_000
     ) -> list[tiers.Bucket]:

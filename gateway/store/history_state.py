@@ -65,6 +65,7 @@ class HistoryState:
         self.shed = shedding.Shed()
         self.shed_buckets = 0
         self.shed_unsent: Counter[tuple[str, str]] = Counter()  # messages, by uplink and lane
+        self.shed_untold = 0  # messages of these, since somebody asked
         self.position: tuple[int, int] | None = None
         self.cursors: dict[tuple[str, str], int] = {}
         self.group_ids: list[int] = []  # by place in the site's groups

@@ -199,10 +199,12 @@ class Recorder:
     async def keep(self) -> None:
         """Pack and shed what is due; ``run`` does it every KEEP_S. Raises StoreError."""
         self._tell_lost()
-        await self._history.pack()
-        shed = await self._history.shed()
-        give_back()
-        self._tell_shed(shed.unsent)
+        try:
+            await self._history.pack()
+            await self._history.shed()
+        finally:
+            give_back()
+            self._tell_shed()
 
     def stats(self) -> RecorderStats:
         """Counters."""
@@ -359,8 +361,8 @@ class Recorder:
             self._lost_told, self._lost_told_ns = self._samples.lost, now_ns
             self._tell_gap(f"{lost} samples of the guard were overwritten before they were stored")
 
-    def _tell_shed(self, messages: int) -> None:
-        self._shed_untold += messages
+    def _tell_shed(self) -> None:
+        self._shed_untold += self._history.take_shed()
         now_ns = time.monotonic_ns()
         if self._shed_untold and now_ns - self._shed_told_ns >= TELL_SHED_NS:
             text = f"the history is full: {self._shed_untold} messages of samples went unsent"

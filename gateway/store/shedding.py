@@ -126,6 +126,7 @@ def take(state: "HistoryState", deleted: Deleted | None) -> None:
     shed, oldest = deleted.shed, deleted.oldest
     state.shed = state.shed.plus(shed)
     state.shed_unsent += Counter(deleted.unsent)
+    state.shed_untold += shed.unsent
     if oldest.packed:
         return
     state.unpacked.less(shed.pieces, shed.samples, deleted.bytes, state.monotonic_ns())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiosqlite import Connection
 
 from fastpath import blob
 from fastpath.codes import BypassKind, EventType, RecordMode
@@ -28,6 +30,7 @@ from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
+from gateway.store.owned_file import OwnedFile
 from gateway.store.recorder import Recorder
 from tests.gateway.guard_records import INTERLOCK, FakeGuard, number, program
 from tests.gateway.samples import samples_of
@@ -511,6 +514,32 @@ async def test_lost_samples_are_counted_and_told(bench: Bench) -> None:
     (gap,) = await bench.alerts("gap")
     assert gap["cause"].startswith("15 samples")
     assert bench.recorder.stats().dropped["samples_lost"] == 15
+
+
+async def test_what_a_full_disk_costs_an_uplink_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room is made inside the transaction that finds none, and the disk stays full."""
+    bench.recorder.take(b"", samples_of([(2, 1.0, 5)]))
+    await bench.recorder.commit()
+    whole, full = OwnedFile.transaction, sqlite3.OperationalError("disk full")
+    full.sqlite_errorname = "SQLITE_FULL"
+
+    async def no_room(file: OwnedFile, connection: Connection, body: Any) -> Any:
+        if file.path.name == "history.db" and body != bench.history._state.make_room:
+            raise full
+        return await whole(file, connection, body)
+
+    monkeypatch.setattr(OwnedFile, "transaction", no_room)
+    with pytest.raises(StoreError):
+        await bench.recorder.keep()
+    monkeypatch.undo()
+    await bench.until(lambda: not bench.recorder.stats().alarms_waiting)
+    (gap,) = await bench.alerts("gap")
+    assert "full: 1 messages of samples went unsent" in gap["cause"]
+    assert bench.history.stats().shed_unsent == {("up", "backfill"): 1}
+    await bench.recorder.keep()
+    assert bench.history.take_shed() == 0
 
 
 async def test_samples_of_a_program_that_is_nowhere_are_counted(tmp_path: Path) -> None:
