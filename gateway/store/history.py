@@ -145,7 +145,9 @@ class History:
         ``position`` = (journal id, next sample): the guard's ring up to there has been added.
         Where it raises StoreError the pieces wait in memory (bounded, counted) for the next call.
         """
-        stored = await undivided(self._committing, partial(self._store, position))
+        self._waiting.collect()  # at once: what is added from here on is beyond the position
+        self._position = position or self._position
+        stored = await undivided(self._committing, self._store)
         if self._state.lanes.missed():  # what an uplink that is back has missed leaves now
             with contextlib.suppress(StoreError):  # else the housekeeping packs it
                 await self.pack()
@@ -331,11 +333,10 @@ class History:
 
     # ---- inside --------------------------------------------------------------------------------
 
-    async def _store(self, position: tuple[int, int] | None) -> int:
+    async def _store(self) -> int:
         """Everything that waits; pieces that are stored wait no more, whoever was cancelled."""
-        if self._waiting.collect():
+        if self._waiting.trim():
             self._tried = None
-        self._position = position or self._position
         stored = 0
         while self._waiting:
             pieces = self._waiting.oldest()

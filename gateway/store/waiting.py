@@ -43,9 +43,8 @@ class Waiting:
         self.dropped["no_group"] += len(samples) // 32 - taken
         return taken
 
-    def collect(self) -> bool:
-        """Make pieces of what was added; True where the oldest had to go."""
-        before = self.dropped["store"]
+    def collect(self) -> None:
+        """Make pieces of what was added."""
         for place, tags, t_first, t_last, n, body in self._accumulator.take():
             members = members_of(tags, self._places[place])
             crc32 = zlib.crc32(body)
@@ -53,6 +52,10 @@ class Waiting:
                 Piece(0, place, members, t_first, t_last, n, CODEC_PACKED, crc32, body)
             )
             self._bytes += len(body)
+
+    def trim(self) -> bool:
+        """Keep to the bound; True where the oldest had to go."""
+        before = self.dropped["store"]
         while self._bytes > BYTES_MAX:
             self.dropped["store"] += self._pop().n
         return self.dropped["store"] > before

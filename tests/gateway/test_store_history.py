@@ -494,3 +494,16 @@ async def test_a_commit_whose_caller_goes_away_is_made_once(
     await asyncio.gather(held, after)
     stats = history.stats()
     assert (stats.samples, stats.waiting_pieces, stats.dropped["store"]) == (8, 0, 0)
+
+
+async def test_a_position_is_that_of_the_samples_before_it(history: History) -> None:
+    """Those that come while a commit begins are not in it: they are read again from there."""
+    history.add(samples_of([(0, 1.0, 1_000)]))
+    commit = asyncio.create_task(history.commit((JOURNAL, 1)))
+    await asyncio.sleep(0)
+    history.add(samples_of([(0, 2.0, 2_000)]))
+    await commit
+    assert history.stats().samples == 1
+    assert await history.sample_position(JOURNAL) == 1
+    await history.commit((JOURNAL, 2))
+    assert history.stats().samples == 2
