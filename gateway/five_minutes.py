@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from fastpath.codes import Quality
 from fastpath.columns import split_quality
-from gateway.store.history_file import Group, HistoryFile, Sample
+from gateway.store.history_file import Group, HistoryFile, Sample, Stored
 from gateway.store.tiers import SPAN_NS, Line, Part, whole_spans
 
 _OPEN_MAX: Final = 2  # spans of a tag: those of neighbouring blocks may overlap a little
@@ -137,30 +137,58 @@ def first_of(
     None: that was all. Something comes of every call, or the time goes on. Raises StoreError.
     """
     end = time.monotonic() + within_s
-    low, high = whole_spans(t0_ns, t1_ns)
+    while True:
+        found = _first_of(history, tag, whole_spans(t0_ns, t1_ns), limit, end)
+        if found is not None:
+            return found
+
+
+def _first_of(
+    history: HistoryFile, tag: str, span: tuple[int, int], limit: int, end: float
+) -> tuple[list[Summary], int | None] | None:
+    """None: something was packed meanwhile.
+
+    By first times, which are not in the order of storing where a clock was set back: what begins
+    before the time that is given as the next has been read.
+    """
+    low, high = span
     groups = [group for group in history.groups() if tag in group.tags]
     begins = [at for group in groups if (at := history.begins(group, low)) is not None]
     if not begins or min(begins) > high:
         return [], None
     low = whole_spans(min(begins), high)[0]
     last = min(high, low + limit * SPAN_NS - 1)
-    wanted = frozenset((tag,))
     found: dict[int, _Open] = {}
     for group in groups:
-        for stored in history.five_minutes(group, low, last):
-            cut = stored.t_first // SPAN_NS * SPAN_NS
+        for place in history.five_minutes_places(group, low, last):
+            cut = place.t_first // SPAN_NS * SPAN_NS
             if low < cut <= last and time.monotonic() > end:
                 last = cut - 1  # what is before it is whole
                 break
-            if isinstance(stored, Line):
-                for _, parts in history.parts_in(stored, group, wanted, low, last):
-                    for part in parts:
-                        found.setdefault(part.bucket.t_ns, _Open()).keep(part)
-            else:
-                for samples in history.samples_in(stored, group, wanted, low, last):
-                    for at_ns, _, value, quality in samples:
-                        found.setdefault(at_ns // SPAN_NS * SPAN_NS, _Open()).add(
-                            at_ns, value, quality
-                        )
+            blocks = history.five_minutes_at(place, group, low, last)
+            if blocks is None:
+                return None
+            for stored in blocks:
+                _take(found, history, stored, group, tag, (low, last))
     rows = [found[at].summary(at, tag) for at in sorted(found) if at <= last]
     return rows, None if last >= high else last + 1
+
+
+def _take(
+    found: dict[int, _Open],
+    history: HistoryFile,
+    stored: Line | Stored,
+    group: Group,
+    tag: str,
+    span: tuple[int, int],
+) -> None:
+    """What a line or a block has of the tag, into the five minutes by their beginnings."""
+    wanted = frozenset((tag,))
+    if isinstance(stored, Line):
+        for _, parts in history.parts_in(stored, group, wanted, *span):
+            for part in parts:
+                found.setdefault(part.bucket.t_ns, _Open()).keep(part)
+        return
+    for samples in history.samples_in(stored, group, wanted, *span):
+        for at_ns, _, value, quality in samples:
+            found.setdefault(at_ns // SPAN_NS * SPAN_NS, _Open()).add(at_ns, value, quality)

@@ -56,6 +56,15 @@ class Stored(NamedTuple):
     body: bytes
 
 
+class Place(NamedTuple):
+    """Where a line, a chunk or a piece stands; ``last_piece``: of a chunk's window."""
+
+    t_first: int
+    table: str
+    id: int
+    last_piece: int
+
+
 class HistoryFile:
     """Open until closed. Every method may raise StoreError."""
 
@@ -127,6 +136,36 @@ class HistoryFile:
         In the order of storing; every sample is in one of them.
         """
         return self._blocks(group, t0_ns, t1_ns, lines=True)
+
+    def five_minutes_places(self, group: Group, t0_ns: int, t1_ns: int) -> list[Place]:
+        """Where that is, by first times, as it is at this moment."""
+        where = "group_id = ?1 AND t_last >= ?2 AND t_first <= ?3"
+        return [
+            Place(*row)
+            for row in self._rows(
+                f"SELECT t_first, 'summary', id, 0 FROM summary WHERE {where} AND +id < ?4 * "  # noqa: S608
+                "(SELECT ifnull((SELECT min(last_piece) FROM chunk), packed_to + 1) FROM progress) "
+                f"UNION ALL SELECT t_first, 'chunk', id, last_piece FROM chunk WHERE {where} "
+                f"UNION ALL SELECT t_first, 'tail', piece, 0 FROM tail WHERE {where} "
+                "AND piece > (SELECT packed_to FROM progress) ORDER BY 1, 2, 3",
+                (group.id, t0_ns, t1_ns, line_id(1)),
+            )
+        ]
+
+    def five_minutes_at(
+        self, place: Place, group: Group, t0_ns: int, t1_ns: int
+    ) -> list[Line | Stored] | None:
+        """What is there; None: it was packed meanwhile, and the places are others."""
+        if place.table == "summary":
+            rows = self._rows(f"SELECT {_LINE} FROM summary WHERE id = ?", (place.id,))  # noqa: S608
+            return [Line(*row) for row in rows]
+        rows = self._rows(_BLOCK[place.table], (place.id,))
+        if rows:
+            return [Stored(*row) for row in rows]
+        if place.table == "tail":
+            return None
+        window = (place.last_piece, place.last_piece)  # it was shed meanwhile
+        return list(self._lines(group, window, t0_ns, t1_ns))
 
     def parts_in(
         self, line: Line, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int

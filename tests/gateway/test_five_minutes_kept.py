@@ -38,8 +38,8 @@ class Plant:
         self.samples: dict[str, list[Sample]] = {tag: [] for tag in TAGS}
         self.history: History
 
-    async def start(self) -> None:
-        """Fill it."""
+    async def start(self, *, back_s: int = 0) -> None:
+        """Fill it; for 100 s in the middle the clock is so much behind."""
         chance = random.Random(1)
         self.history = await opened(
             self.path, utc_ns=lambda: self.now_ns, max_age_ns=SECONDS * SECOND
@@ -49,6 +49,8 @@ class Plant:
                 odd = chance.random()
                 value = math.nan if odd < 0.01 else round(chance.gauss(20, 3), 2)
                 at_ns = BEGIN_NS + second * SECOND + place
+                if 1_500 <= second < 1_600:
+                    at_ns -= back_s * SECOND + SECOND // 2 * bool(back_s)
                 own.append((at_ns, value, BAD if odd > 0.9 else GOOD))
                 self.history.add(record(place, own[-1]))
             if second % 50 == 0:
@@ -68,7 +70,7 @@ class Plant:
         for begin in range(BEGIN_NS, BEGIN_NS + SECONDS * SECOND, SPAN_NS):
             values = [
                 value
-                for at_ns, value, quality in self.samples[tag]
+                for at_ns, value, quality in sorted(self.samples[tag])
                 if begin <= at_ns < begin + SPAN_NS and quality & 3 and math.isfinite(value)
             ]
             mean = pytest.approx(math.fsum(values) / len(values), rel=1e-6)
@@ -143,6 +145,37 @@ async def test_what_goes_between_two_reads_is_read_as_what_stays(plant: Plant) -
     assert count == sum(n for _, n, *_ in plant.expected("a"))
 
 
+async def test_a_page_has_also_what_a_clock_that_was_set_back_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 150)
+    monkeypatch.setattr(history_query, "WITHIN_S", 0.0)
+    plant = Plant(tmp_path / "history.db")
+    await plant.start(back_s=1_000)
+    try:
+        for gone_s in (0, 700):
+            await plant.age(gone_s)
+            rows = await paged(plant, "b")
+            assert [row["n"] for row in rows] == [row[1] for row in plant.expected("b")]
+            assert [row["last"] for row in rows] == [row[-1] for row in plant.expected("b")]
+    finally:
+        await plant.history.close()
+
+
+async def paged(plant: Plant, tag: str) -> list[dict[str, Any]]:
+    """The five minutes of all pages."""
+    words = {"tag": tag, "from": "1970-01-01", "to": "9999-01-01", "limit": "3"}
+    rows: list[dict[str, Any]] = []
+    for _ in range(30):
+        answer = await HistoryQuery(plant.path).answer(words | {"resolution": "5m"})
+        assert len(answer["five_minutes"]) <= 3
+        rows += answer["five_minutes"]
+        if answer["complete"]:
+            return rows
+        words["from"] = answer["next"]
+    pytest.fail("it does not end")
+
+
 @pytest.mark.parametrize("within_s", [0.0, 60.0])
 @pytest.mark.parametrize("gone_s", [0, 1_500])
 async def test_an_answer_is_bounded_and_goes_on(
@@ -150,17 +183,7 @@ async def test_an_answer_is_bounded_and_goes_on(
 ) -> None:
     await plant.age(gone_s)
     monkeypatch.setattr(history_query, "WITHIN_S", within_s)
-    query = HistoryQuery(plant.path)
-    words = {"tag": "b", "from": "1970-01-01", "to": "9999-01-01", "limit": "3"}
-    rows: list[dict[str, Any]] = []
-    for _ in range(30):
-        answer = await query.answer(words | {"resolution": "5m"})
-        assert len(answer["five_minutes"]) <= 3
-        rows += answer["five_minutes"]
-        if answer["complete"]:
-            break
-        words["from"] = answer["next"]
-    assert answer["complete"]
+    rows = await paged(plant, "b")
     names = ("n", "min", "mean", "max", "last")
     expected = plant.expected("b")
     assert [tuple(row[name] for name in names) for row in rows] == [row[1:] for row in expected]
