@@ -43,6 +43,7 @@ KEEP_S: Final = 10.0
 RETRY_S_MAX: Final = 1.0
 STOP_S: Final = 1.0
 ALARMS_MAX: Final = 100_000  # that wait for the ledger
+ALARMS_FIRST_S: Final = 0.25
 ALARM_BATCH_MAX: Final = 500
 TELL_NS: Final = 60_000_000_000  # how often lost samples are told
 TELL_SHED_NS: Final = 3_600_000_000_000
@@ -188,9 +189,16 @@ class Recorder:
             await self._finish()
 
     async def commit(self) -> None:
-        """Store what was taken; ``run`` does it every COMMIT_S. Raises StoreError."""
+        """Store what was taken; ``run`` does it every COMMIT_S. Raises StoreError.
+
+        The alarms first: samples that are in the history are not read again after a crash.
+        """
         if damage := self._history.take_damage():
             self._tell_gap(damage)
+        with contextlib.suppress(StoreError, TimeoutError):  # samples wait for no ledger for long
+            async with asyncio.timeout(ALARMS_FIRST_S):
+                if await self._store_alarms():
+                    self._on_stored()
         journal_id = self._samples.journal_id
         position = (journal_id, self._samples.position) if journal_id else None
         if await self._history.commit(position):

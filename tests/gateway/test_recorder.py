@@ -466,6 +466,30 @@ async def test_an_alarm_is_not_said_again_by_samples_that_are_read_again(
         await second.stop()
 
 
+async def test_a_short_alarm_is_in_the_ledger_before_its_samples_are_in_the_history(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the history's commit: its samples are never read again."""
+    await bench.stop()
+
+    async def never(_recorder: Recorder) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_run_events", never)
+        second = await again(bench)
+        for ms, value in enumerate([1.0, 11.0, 1.0]):
+            guard_of(bench).sample(0, value, ms)
+        await second.until(lambda: second.history.stats().samples == 3)
+        await second.kill()
+    third = await again(bench)
+    try:
+        await third.until(lambda: third.limits.advanced)
+        assert [alert["kind"] for alert in await third.alerts()] == ["alarm", "alarm_end"]
+    finally:
+        await third.stop()
+
+
 async def test_values_that_stand_still_are_shown_to_the_alarms_at_the_start(bench: Bench) -> None:
     guard = guard_of(bench)
     guard.sample(0, 11.0, 5)
