@@ -18,6 +18,7 @@ from gateway.history_query import HistoryQuery
 from gateway.store import packing
 from gateway.store.history_file import HistoryFile
 from gateway.store.tiers import SPAN_NS, Line
+from tests.gateway.test_store_history import pack_everything
 from tests.gateway.test_store_tiers import BAD, BEGIN_NS, GOOD, SECOND, Sample, opened, record
 
 if TYPE_CHECKING:
@@ -143,6 +144,23 @@ async def test_what_goes_between_two_reads_is_read_as_what_stays(plant: Plant) -
                 await plant.age(2_000)
     assert kinds != sorted(kinds, reverse=True)  # samples, then lines of what went
     assert count == sum(n for _, n, *_ in plant.expected("a"))
+
+
+async def test_places_that_are_not_there_any_more(plant: Plant) -> None:
+    with HistoryFile(plant.path) as file:
+        group = next(group for group in file.groups() if "a" in group.tags)
+        places = file.five_minutes_places(group, *ALWAYS)
+        assert {place.table for place in places} == {"chunk", "tail"}
+        await pack_everything(plant.history)
+        await plant.age(2_990)
+        for place in places:
+            found = file.five_minutes_at(place, group, *ALWAYS)
+            if place.table == "tail":
+                assert found is None
+            else:
+                assert [(type(line), line.t_first) for line in found or ()] == [
+                    (Line, place.t_first // SPAN_NS * SPAN_NS)
+                ]
 
 
 async def test_a_page_has_also_what_a_clock_that_was_set_back_put_there(
