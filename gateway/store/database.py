@@ -11,6 +11,7 @@ Constraints:
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import sqlite3
@@ -259,7 +260,8 @@ class Database:
         except StoreError:
             return  # told by _failure
         if self._pinched:
-            await self._unpinch()
+            with contextlib.suppress(sqlite3.Error):  # the next job meets it, and mends
+                await self._unpinch()
         elif not self._reserve.full:
             await self._with_reserve(self._reserve.fill)
 

@@ -48,7 +48,7 @@ def _kill(tmp_path: Path, rounds: int) -> None:
     assert acked > 5 * rounds, "too little was written"
     assert said["left_open"] > rounds / 2, "too few kills hit an open file"
     assert set(range(1, acked + 1)) <= set(seen)
-    assert max(seen) - acked <= 1_000  # what was written and not yet counted
+    assert max(seen) - acked <= 10_000  # what was written and not yet counted
     assert all(len(forms) == 1 for forms in bodies.values())
     doubles = sum(count - 1 for count in seen.values())
     print(f"{rounds} kills, {acked} acknowledged, {doubles} doubles, {said['left_open']} open")
