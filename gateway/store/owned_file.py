@@ -76,9 +76,11 @@ class OwnedFile:
         except DamagedError as error:
             return await self.replace(str(error))
         except sqlite3.Error as error:
-            if not (is_damage(error) or is_wrong(error) or is_foreign(error, self.path)):
-                raise
-            return await self.replace(str(error))
+            if is_damage(error) or is_wrong(error):
+                return await self.replace(str(error))
+            if await asyncio.to_thread(is_foreign, error, self.path):
+                return await self.replace(f"{error}: the header asks for a newer SQLite")
+            raise
 
     def retry(self, after_ns: int) -> None:
         """When to try again to open it."""

@@ -25,7 +25,8 @@ PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 512  # rows are appended and read once: a larger one only costs memory
 BUSY_S: Final = 1.0  # a reader of another process keeps its reads shorter
 CHECK_S_MAX: Final = 4.0  # what quick_check has not seen by then is met when it is read
-PARTS: Final = ("-wal", "-shm", "")  # the database last: until then nothing new is begun
+# The database last: until then nothing new is begun.
+PARTS: Final = ("-wal", "-shm", "-journal", "")
 _FOREIGN: Final = "it is not one of ours"
 _MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 _RENEW_BYTES: Final = 1024 * 1024
@@ -47,6 +48,10 @@ PRAGMA journal_size_limit={4 * 1024 * 1024};
 """
 _DAMAGE: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _FULL: Final = "SQLITE_FULL"
+_HOT_JOURNAL: Final = "SQLITE_READONLY_ROLLBACK"
+# SQLite's file format, 1.3.3: 1 is a rollback journal, 2 a -wal, more than that only to be read.
+_WRITE_VERSION_AT: Final = 18
+_WRITE_VERSION_MAX: Final = 2
 _DISK: Final = (
     "SQLITE_IOERR",
     "SQLITE_CANTOPEN",
@@ -206,8 +211,18 @@ def is_disk(error: sqlite3.Error) -> bool:
 
 
 def is_foreign(error: sqlite3.Error, path: Path) -> bool:
-    """The header says that only a newer SQLite may write it, on a disk that lets us write."""
-    return _name_of(error).startswith("SQLITE_READONLY") and os.access(path, os.W_OK)
+    """The header says that only a newer SQLite may write it. Blocking; the file is closed.
+
+    SQLite says READONLY of a disk that takes no writes, too: that one gets better.
+    """
+    if _name_of(error) != "SQLITE_READONLY":
+        return False
+    try:
+        with path.open("rb") as file:
+            header = file.read(_WRITE_VERSION_AT + 1)
+    except OSError:
+        return False
+    return len(header) > _WRITE_VERSION_AT and header[_WRITE_VERSION_AT] > _WRITE_VERSION_MAX
 
 
 def is_wrong(error: sqlite3.Error) -> bool:
@@ -237,11 +252,17 @@ def unusable(path: Path) -> str:
 def _peek(path: Path, schema: Schema, *, begun: bool) -> None:
     """Look whose file it is before any connection that may write: closing one checkpoints.
 
-    A -wal of another database would go over what can still be read.
+    A -wal of another database would go over what can still be read. One that has a hot journal can
+    only be read by who rolls it back: the power went while it was being made, before its -wal was.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as connection:
-        found = connection.execute("PRAGMA application_id").fetchone()[0]
+        try:
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if _name_of(error) == _HOT_JOURNAL:
+                return
+            raise
         if found != schema.application_id and begun:
             raise DamagedError(_FOREIGN)
 
