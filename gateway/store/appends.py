@@ -3,6 +3,9 @@
 Whoever comes while a transaction is under way shares the next one, in the order of coming. Each
 call is still all or nothing: where one of a group cannot be written at all (not for want of room),
 each gets a transaction of its own.
+
+A commit that failed may be in the file all the same. A draft is one event: who appends it again
+after that gets the number that it has, not another one.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from gateway.errors import StoreError
 from gateway.store.alert import AlertDraft
 from gateway.store.batch import Batch
 from gateway.store.ledger_state import LedgerState
+from gateway.store.unsure import Unsure
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
@@ -39,6 +43,7 @@ class Appends:
     def __init__(self, database: "Database", state: LedgerState) -> None:
         self._db = database
         self._state = state
+        self._unsure = Unsure()
         self._waiting: list[_Call] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -76,7 +81,7 @@ class Appends:
 
     async def _commit(self, group: list[_Call]) -> None:
         try:
-            await self._db.transact(partial(self._write, group), self._state.take)
+            await self._db.transact(partial(self._write, group), self._take)
         except StoreError as error:
             for call in group or self._take_waiting():
                 _fail(call, error)
@@ -95,13 +100,19 @@ class Appends:
     async def _write(self, group: list[_Call], connection: Connection) -> Batch:
         if not group:  # else the transaction runs once more, for the same
             group.extend(self._take_waiting())
-        batch = self._state.batch()
+        await self._unsure.look(connection, self._state.epoch)
+        batch = self._state.batch(self._unsure.told)
         for call in group:
             first = len(batch.seqs)
             self._state.fill(batch, call.drafts, call.journal, call.samples)
             call.seqs = batch.seqs[first:]
         await self._state.write(connection, batch)
+        self._unsure.trying(batch, [draft for call in group for draft in call.drafts])
         return batch
+
+    def _take(self, batch: Batch) -> None:
+        self._state.take(batch)
+        self._unsure.settle()
 
     def _take_waiting(self) -> list[_Call]:
         """The oldest calls, at least one."""

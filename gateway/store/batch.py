@@ -41,12 +41,17 @@ class Stamp:
 
 @dataclass(slots=True)
 class Batch:
-    """On top of ``head`` and the raises ``standing``, which it only reads."""
+    """On top of ``head`` and the raises ``standing``, which it only reads.
+
+    ``told``: numbers, by the ``id()`` of their drafts, that are in the file already (0: said
+    nothing new).
+    """
 
     stamp: Stamp
     epoch: int
     head: int
     standing: Mapping[str, ActiveAlert]
+    told: Mapping[int, int] = field(default_factory=dict)
     seqs: list[int] = field(default_factory=list)  # one per draft, 0: not said
     rows: list[tuple[int, str, int, int, bytes]] = field(default_factory=list)
     active: dict[str, ActiveAlert | None] = field(default_factory=dict)
@@ -54,6 +59,9 @@ class Batch:
 
     def add(self, draft: AlertDraft) -> None:
         """Number one draft; 0 where it says nothing new."""
+        if (seq := self.told.get(id(draft))) is not None:
+            self.seqs.append(seq)
+            return
         before = self._active(draft.subject)
         state, ref = draft.state, draft.ref
         if draft.subject:

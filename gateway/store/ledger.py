@@ -151,6 +151,9 @@ class Ledger:
 
         ``journal`` = (journal id, next record): all records before are recorded by this. Drafts of
         records that were recorded before are left out. ``samples`` likewise for the sample ring.
+
+        Each draft is one event: after StoreError the same objects are appended again, not others
+        like them, since a commit that failed may be in the file all the same.
         """
         if not drafts and journal is None and samples is None:
             return []

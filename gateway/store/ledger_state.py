@@ -6,7 +6,7 @@ the commit.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -190,9 +190,9 @@ class LedgerState:
 
     # ---- alerts --------------------------------------------------------------------------------
 
-    def batch(self) -> Batch:
-        """An empty batch on top of what is committed."""
-        return Batch(self.stamp, self.epoch, self.head, self.active)
+    def batch(self, told: Mapping[int, int] | None = None) -> Batch:
+        """An empty batch on top of what is committed; ``told``: ``Batch.told``."""
+        return Batch(self.stamp, self.epoch, self.head, self.active, told or {})
 
     def fill(
         self,
