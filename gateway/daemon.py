@@ -25,6 +25,7 @@ from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
 from gateway.housekeeping import Housekeeper
+from gateway.lives import STEADY_S, Lives
 from gateway.parted_uplinks import PartedUplinks
 from gateway.paths import (
     SIMULATED,
@@ -33,7 +34,6 @@ from gateway.paths import (
     is_tmpfs,
     paths_beside,
     prepare,
-    read_endpoints,
     site_paths,
 )
 from gateway.problems import Problems
@@ -42,6 +42,7 @@ from gateway.reload import Reloader
 from gateway.sd_notify import Notifier
 from gateway.sharedview import SharedView
 from gateway.simulation import Simulation
+from gateway.start_watch import EXTEND_S, extended
 from gateway.supervise import GuardSupervisor, guard_cpu_refusal, simulated_guard_command
 from gateway.tasks import Tasks
 from gateway.view.reactions import Reactions
@@ -146,6 +147,7 @@ class Daemon:
         self._credentials = credentials
         self._attach = attach
         self._notifier = Notifier(os.environ)
+        self._lives = Lives(paths.lives)
         self._problems = Problems()
         self._tasks = Tasks(self._problems)
         self._view = SharedView(paths.guard_shm)
@@ -166,16 +168,26 @@ class Daemon:
 
     async def start(self) -> None:
         """Start everything; returns when the gateway is ready. Raises GatewayError."""
-        unclean = read_endpoints(self._paths.endpoints) is not None
+        self._lives.begin()
         self._warn()
         self._tasks.start("guard", self._supervisor.run)
         self._tasks.start("link", self._link.run)
         if (simulation := self._simulation) is not None:
             self._tasks.start("plant", lambda: simulation.watch(self._problems))
-        gateway = await self._start_parts()
+        if self._lives.looping:
+            self._tell_loop()
+        if self._notifier.managed:  # who starts it by hand has waited already
+            await self._space_out()
+        self._lives.work()
+        async with extended(self._notifier):
+            gateway = await self._start_parts()
         name = gateway_name(gateway.config)
+        unclean = self._lives.after_unclean
         how = "started again; it had not ended in order" if unclean else "started"
         self._problems.event("gateway", name, f"the gateway has {how}")
+        if not self._lives.looping:
+            self._problems.cleared("gateway", "restarts", "no restart follows another soon")
+        asyncio.get_running_loop().call_later(STEADY_S, self._steady)
 
     async def reload(self) -> None:
         """SIGHUP: the site file anew; what became of it is in the log and in the alerts."""
@@ -248,6 +260,7 @@ class Daemon:
             observers=(reactions.observe,),
             simulation=self._simulation,
         )
+        gateway.lives = self._lives
         self.gateway = gateway
         view = ViewServer(gateway, reactions)
         await self._start_tasks(gateway, view)
@@ -275,8 +288,30 @@ class Daemon:
             self._supervisor.release() if keep_guard else self._supervisor.stop(),
         )
         self._view.close()
+        if not failed:
+            self._lives.end()
 
     # Start
+
+    def _tell_loop(self) -> None:
+        text = (
+            f"the gateway has ended {self._lives.unclean} times without being told to, again and "
+            "again soon after its start: see its log; the guard protects on"
+        )
+        self._problems.raised("gateway", "restarts", text, priority="critical")
+
+    def _steady(self) -> None:
+        self._lives.steady()
+        self._problems.cleared("gateway", "restarts", f"the gateway has run for {STEADY_S:g} s")
+
+    async def _space_out(self) -> None:
+        """Before heavy work, where the lives before were short: the guard runs meanwhile."""
+        space_s = self._lives.space_s()
+        if space_s > 0:
+            _LOGGER.warning("the databases are opened in %.0f s", space_s)
+            self._notifier.extend(space_s + EXTEND_S)
+            self._notifier.status(f"waits for {space_s:.0f} s: it has ended too often")
+            await asyncio.sleep(space_s)
 
     def _warn(self) -> None:
         if not is_tmpfs(self._paths.runtime):

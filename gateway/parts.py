@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.check import Checked
     from gateway.commands import Commands
     from gateway.guardlink import GuardLink
+    from gateway.lives import Lives
     from gateway.paths import Paths
     from gateway.problems import Problems
     from gateway.reload import Reloader
@@ -60,6 +61,7 @@ class Gateway:
     commands: "Commands | None" = None  # set before the view starts
     reloader: "Reloader | None" = None
     simulation: "Simulation | None" = None  # no device is real
+    lives: "Lives | None" = None  # of this process and those before it
     http: str = ""  # base URL with the real port; "" while the port is not bound
     stopping: bool = False
     paces: dict[str, Pace] = field(default_factory=lambda: {"ledger": Pace(), "history": Pace()})

@@ -66,6 +66,11 @@ class Paths:
         return self.runtime / "endpoints.json"
 
     @property
+    def lives(self) -> Path:
+        """How the gateway's lives ended, since the machine's start."""
+        return self.runtime / "lives.json"
+
+    @property
     def ledger(self) -> Path:
         """Alerts, audit, operator state."""
         return self.state / "ledger.db"

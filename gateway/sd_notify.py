@@ -1,4 +1,4 @@
-"""What the service manager is told: READY, WATCHDOG, STOPPING, STATUS, as datagrams.
+"""What the service manager is told: READY, WATCHDOG, STOPPING and more, as datagrams.
 
 Without NOTIFY_SOCKET every call does nothing. A service manager that cannot be reached is logged
 once and never stops anything.
@@ -26,6 +26,7 @@ class Notifier:
         address = environ.get(_SOCKET_VARIABLE, "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._failed = False
+        self.managed = bool(address)  # whoever started us starts us again
         self.watchdog_s = _watchdog_s(environ) if address else None  # None: nobody waits for it
 
     def ready(self, status: str) -> None:
@@ -35,6 +36,10 @@ class Notifier:
     def alive(self) -> None:
         """WATCHDOG=1. Only from code that has seen the loop and the recorder make progress."""
         self._send("WATCHDOG=1")
+
+    def extend(self, more_s: float) -> None:
+        """What is under way may take so long from now, should its time be over before."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(more_s * 1e6)}")
 
     def status(self, text: str) -> None:
         """One line for people."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from gateway.cli.bypass_table import print_bypasses, print_proofs, print_substitutions
-from gateway.cli.client import NotReached, get, running_pid
+from gateway.cli.client import NotReached, get, process_runs, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.cli.tag_files import add_tag_files, tag_files
@@ -121,11 +121,14 @@ def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _
 def _offline_status(
     paths: Paths, view: "GuardView", board: "GuardBoard | None", why: str
 ) -> Status:
+    from gateway.lives import look
     from gateway.view.instant import Instant
     from gateway.view.snapshot import offline_status
 
-    found = offline_status(view, board, Instant.now(), why, running_pid(paths))
-    return msgspec.structs.replace(found, simulated=paths.simulated)
+    seen = look(paths.lives, process_runs)
+    found = offline_status(view, board, Instant.now(), why, running_pid(paths) or seen.pid)
+    process = msgspec.structs.replace(found.gateway_process, unclean_ends=seen.unclean)
+    return msgspec.structs.replace(found, simulated=paths.simulated, gateway_process=process)
 
 
 def _offline_tags(view: "GuardView", board: "GuardBoard | None", why: str) -> list[TagRow]:
@@ -164,6 +167,9 @@ def _print_status(found: Status) -> None:
     else:
         state = f"NOT ANSWERING, pid {process.pid}" if process.pid else "NOT RUNNING"
         print(f"gateway: {state}, last heard by the guard {moment(process.since)}")
+    if process.unclean_ends:
+        times = "once" if process.unclean_ends == 1 else f"{process.unclean_ends} times"
+        print(f"note: the gateway has ended {times} without being told to since its last stop")
     if guard.alive and not guard.realtime:
         print("note: the guard runs without real-time scheduling; its tail is the machine's")
     for note in found.notes:

@@ -251,7 +251,12 @@ def _store_rows(moment: Moment) -> list[StoreRow]:
 
 
 def _process(gateway: "Gateway") -> GatewayRow:
-    return GatewayRow(alive=True, pid=os.getpid(), since=rfc3339(gateway.started_utc_ns))
+    return GatewayRow(
+        alive=True,
+        pid=os.getpid(),
+        since=rfc3339(gateway.started_utc_ns),
+        unclean_ends=gateway.lives.unclean if gateway.lives else None,
+    )
 
 
 def _device_rows(moment: Moment, board: GuardBoard | None, *, alive: bool) -> list[DeviceRow]:

@@ -56,6 +56,11 @@ METRICS: Final = (
         "gauge",
     ),
     MetricSpec(
+        "gateway_unclean_ends",
+        "Gateway processes that ended without being told to since the last ordered stop.",
+        "gauge",
+    ),
+    MetricSpec(
         "problem",
         "1 while something outside the guard is wrong: port in use, device away, store full ...",
         "gauge",

@@ -110,6 +110,8 @@ def _gateway(sheet: Sheet, moment: Moment) -> None:
     sheet.put("build_info", 1, version())
     sheet.put("simulated", gateway.simulation is not None)
     sheet.put("start_time_seconds", gateway.started_utc_ns / 1e9)
+    if gateway.lives is not None:
+        sheet.put("gateway_unclean_ends", gateway.lives.unclean)
     sheet.put("runtime_tmpfs", is_tmpfs(gateway.paths.runtime))
     sheet.put("clock_synchronised", synchronised())
     sheet.put("sqlite_outdated", sqlite_outdated(sqlite3.sqlite_version_info))

@@ -148,6 +148,7 @@ class GatewayRow(Struct, frozen=True, kw_only=True):
     alive: bool
     pid: int | None
     since: str | None
+    unclean_ends: int | None = None  # lives that ended unasked since the last ordered stop
 
 
 class BacklogRow(Struct, frozen=True, kw_only=True):

@@ -25,11 +25,13 @@ def test_messages(manager: tuple[socket.socket, str]) -> None:
     notifier.ready("running")
     notifier.alive()
     notifier.status("two devices down")
+    notifier.extend(2.5)
     notifier.stopping()
-    assert [listener.recv(200) for _ in range(4)] == [
+    assert [listener.recv(200) for _ in range(5)] == [
         b"READY=1\nSTATUS=running",
         b"WATCHDOG=1",
         b"STATUS=two devices down",
+        b"EXTEND_TIMEOUT_USEC=2500000",
         b"STOPPING=1",
     ]
 

@@ -13,6 +13,7 @@ from fastpath.codes import DeviceState, Quality
 from fastpath.image import TagImage
 from gateway.apply import Running, running_of
 from gateway.commands import Commands
+from gateway.lives import Lives
 from gateway.parts import Gateway
 from gateway.problems import Problem
 from gateway.site.model import (
@@ -160,6 +161,7 @@ def gateway_of(guard: LiveGuard, listen: str = "127.0.0.1:0") -> Gateway:
         "tags": TagTable(site, image, guard.map, running),
         "link": guard.link,
         "supervisor": None,
+        "lives": Lives(guard.paths.lives),
         "running": running(),
         "view": lambda: guard.view,
         "limits": None,

@@ -12,6 +12,7 @@ from tests.helpers.programs import find
 
 SYSTEMD = Path(__file__).parent.parent.parent / "systemd"
 UNITS = ("sitewarden-guard.service", "sitewarden.service")
+STEPS_SINCE = 254
 VENV = Path(sys.executable).parent
 
 
@@ -30,6 +31,30 @@ def test_verify_accepts_both(tmp_path: Path) -> None:
     )
     ours = [line for line in done.stderr.splitlines() if "sitewarden" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_it_is_started_again_for_ever(name: str) -> None:
+    text = (SYSTEMD / name).read_text()
+    head, _, service = text.partition("[Service]")
+    assert re.findall(r"^StartLimit\w+=.*$", text, re.M) == ["StartLimitIntervalSec=0"]
+    assert "StartLimitIntervalSec=0" in head  # elsewhere it is unknown
+    assert re.findall(r"^Restart=(.*)$", service, re.M) == ["on-failure"]
+
+
+def test_the_growing_pause_of_a_newer_systemd_is_taken_or_passed_over(tmp_path: Path) -> None:
+    name = "sitewarden.service"
+    text = (SYSTEMD / name).read_text()
+    (tmp_path / name).write_text(text.replace("/opt/sitewarden/bin", str(VENV)))
+    steps = tmp_path / f"{name}.d" / "restart-steps.conf"
+    steps.parent.mkdir()
+    steps.write_text((SYSTEMD / steps.name).read_text())
+    done = _run(find("systemd-analyze"), "verify", "--man=no", str(tmp_path / name))
+    version = int(_run(find("systemd-analyze"), "--version").stdout.split()[1])
+    told = [line for line in done.stderr.splitlines() if steps.name in line]
+    keys = [] if version >= STEPS_SINCE else ["RestartSteps", "RestartMaxDelaySec"]
+    assert re.findall(r"Unknown key(?: name)? '(\w+)'", "\n".join(told)) == keys, done.stderr
+    assert (done.returncode, len(told)) == (0, len(keys))
 
 
 @pytest.mark.parametrize("name", UNITS)
