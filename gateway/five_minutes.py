@@ -5,16 +5,14 @@ number, or is BAD, is counted apart while the raw samples are there.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from fastpath.codes import Quality
 from fastpath.columns import split_quality
 from gateway.store.history_file import Group, HistoryFile, Sample, Stored
 from gateway.store.tiers import SPAN_NS, Line, Part, whole_spans
-
-_OPEN_MAX: Final = 2  # spans of a tag: those of neighbouring blocks may overlap a little
 
 
 class Summary(NamedTuple):
@@ -73,60 +71,82 @@ class _Open:
 
 
 class FiveMinutes:
-    """Takes samples tag by tag as time goes on; holds two spans of each tag."""
+    """Takes blocks by their first times; holds the spans that a later one may still touch."""
 
     def __init__(self) -> None:
         self._open: dict[str, dict[int, _Open]] = {}
 
-    def add(self, samples: Sequence[Sample]) -> list[Summary]:
-        """What is finished with these."""
-        done: list[Summary] = []
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Samples of a block."""
         for at_ns, tag, value, quality in samples:
-            self._span(tag, at_ns - at_ns % SPAN_NS, done).add(at_ns, value, quality)
-        return done
+            self._span(tag, at_ns - at_ns % SPAN_NS).add(at_ns, value, quality)
 
-    def keep(self, tag: str, parts: Sequence[Part]) -> list[Summary]:
+    def keep(self, tag: str, parts: Sequence[Part]) -> None:
         """The same with what is left of samples that have gone."""
-        done: list[Summary] = []
         for part in parts:
-            self._span(tag, part.bucket.t_ns, done).keep(part)
-        return done
+            self._span(tag, part.bucket.t_ns).keep(part)
 
-    def end(self) -> Iterator[Summary]:
-        """What is open still, tag by tag."""
-        for tag, spans in self._open.items():
-            for begin in sorted(spans):
-                yield spans[begin].summary(begin, tag)
-        self._open.clear()
+    def before(self, end_ns: int) -> list[Summary]:
+        """What begins before that, tag by tag: nothing more comes of it."""
+        return [
+            spans.pop(begin).summary(begin, tag)
+            for tag, spans in self._open.items()
+            for begin in sorted(spans)
+            if begin < end_ns
+        ]
 
-    def _span(self, tag: str, begin: int, done: list[Summary]) -> _Open:
+    def _span(self, tag: str, begin: int) -> _Open:
         spans = self._open.setdefault(tag, {})
         span = spans.get(begin)
         if span is None:
-            if len(spans) == _OPEN_MAX:
-                oldest = min(spans)
-                done.append(spans.pop(oldest).summary(oldest, tag))
             span = spans[begin] = _Open()
         return span
 
 
+def together(groups: Iterable[Group], wanted: frozenset[str]) -> list[list[Group]]:
+    """Groups that have a wanted tag in common: a reload that changes a group makes another one."""
+    found: list[tuple[set[str], list[Group]]] = []
+    for group in groups:
+        tags, own = set(wanted.intersection(group.tags)), [group]
+        for other in [each for each in found if not each[0].isdisjoint(tags)]:
+            found.remove(other)
+            tags |= other[0]
+            own = other[1] + own
+        if tags:
+            found.append((tags, own))
+    return [own for _, own in found]
+
+
 def summaries(
-    history: HistoryFile, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
+    history: HistoryFile, groups: Sequence[Group], wanted: frozenset[str], t0_ns: int, t1_ns: int
 ) -> Iterator[tuple[list[Summary], int]]:
     """The wanted tags' five minutes that touch t0 .. t1, and how many samples were read for them.
 
-    In parts; those of one tag rise in time. Raises StoreError.
+    In parts; those of one tag rise in time, also where a clock was set back. Raises StoreError.
     """
-    five = FiveMinutes()
-    span = whole_spans(t0_ns, t1_ns)
-    for stored in history.five_minutes(group, *span):
-        if isinstance(stored, Line):
-            for tag, parts in history.parts_in(stored, group, wanted, *span):
-                yield five.keep(tag, parts), 0
+    low, high = whole_spans(t0_ns, t1_ns)
+    whole = False
+    while not whole:  # else it was packed meanwhile: again from what is not given yet
+        five, whole = FiveMinutes(), True
+        places = [
+            (place, group)
+            for group in groups
+            for place in history.five_minutes_places(group, low, high)
+        ]
+        places.sort(key=lambda found: found[0].t_first)
+        for place, group in places:
+            cut = place.t_first // SPAN_NS * SPAN_NS
+            if cut > low:
+                yield five.before(cut), 0
+                low = cut
+            blocks = history.five_minutes_at(place, group, low, high)
+            if blocks is None:
+                whole = False
+                break
+            for stored in blocks:
+                yield [], _take(five, history, stored, group, wanted, (low, high))
         else:
-            for samples in history.samples_in(stored, group, wanted, *span):
-                yield five.add(samples), len(samples)
-    yield list(five.end()), 0
+            yield five.before(high + 1), 0
 
 
 def first_of(
@@ -158,7 +178,7 @@ def _first_of(
         return [], None
     low = whole_spans(min(begins), high)[0]
     last = min(high, low + limit * SPAN_NS - 1)
-    found: dict[int, _Open] = {}
+    five = FiveMinutes()
     for group in groups:
         for place in history.five_minutes_places(group, low, last):
             cut = place.t_first // SPAN_NS * SPAN_NS
@@ -169,26 +189,25 @@ def _first_of(
             if blocks is None:
                 return None
             for stored in blocks:
-                _take(found, history, stored, group, tag, (low, last))
-    rows = [found[at].summary(at, tag) for at in sorted(found) if at <= last]
-    return rows, None if last >= high else last + 1
+                _take(five, history, stored, group, frozenset((tag,)), (low, last))
+    return five.before(last + 1), None if last >= high else last + 1
 
 
 def _take(
-    found: dict[int, _Open],
+    five: FiveMinutes,
     history: HistoryFile,
     stored: Line | Stored,
     group: Group,
-    tag: str,
+    wanted: frozenset[str],
     span: tuple[int, int],
-) -> None:
-    """What a line or a block has of the tag, into the five minutes by their beginnings."""
-    wanted = frozenset((tag,))
+) -> int:
+    """What a line or a block has of the wanted tags; gives how many samples that were."""
     if isinstance(stored, Line):
-        for _, parts in history.parts_in(stored, group, wanted, *span):
-            for part in parts:
-                found.setdefault(part.bucket.t_ns, _Open()).keep(part)
-        return
+        for tag, parts in history.parts_in(stored, group, wanted, *span):
+            five.keep(tag, parts)
+        return 0
+    count = 0
     for samples in history.samples_in(stored, group, wanted, *span):
-        for at_ns, _, value, quality in samples:
-            found.setdefault(at_ns // SPAN_NS * SPAN_NS, _Open()).add(at_ns, value, quality)
+        five.add(samples)
+        count += len(samples)
+    return count

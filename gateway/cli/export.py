@@ -43,7 +43,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--format", choices=("csv", "ndjson"), default="csv", help="default: csv")
     parser.add_argument(
         "--resolution", choices=("raw", "5m"), default="raw",
-        help="5m: n, bad, min, mean, max and last of every five minutes, for a year (default: raw)",
+        help="5m: n, bad, min, mean, max and last of every five minutes, for a year; a tag has one "
+        "row of each, also where the clock was set back (default: raw)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="into this file, replaced when it is whole"
@@ -55,7 +56,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run(args: argparse.Namespace) -> int:
     """0: all of it; 1: nothing, or something could not be read (the rest was written)."""
     from gateway.export_rows import HEADINGS, SUMMARY_HEADINGS, Rows
-    from gateway.five_minutes import summaries
+    from gateway.five_minutes import summaries, together
     from gateway.store.history_file import HistoryFile
 
     names: list[str] = args.names
@@ -71,16 +72,18 @@ def run(args: argparse.Namespace) -> int:
         with _output(args.output) as out, _progress(total) as advance:
             raw = args.resolution == "raw"
             out.write(rows.begin(HEADINGS if raw else SUMMARY_HEADINGS))
-            for group in groups:
-                own = wanted.intersection(group.tags) or frozenset(group.tags)
-                if raw:
+            if raw:
+                for group in groups:
+                    own = wanted.intersection(group.tags) or frozenset(group.tags)
                     for part in history.samples(group, own, t0_ns, t1_ns):
                         out.write(rows.text(part))
                         advance(len(part))
-                    continue
-                for found, count in summaries(history, group, own, t0_ns, t1_ns):
-                    out.write(rows.summaries(found))
-                    advance(count)
+            else:
+                wanted = wanted or frozenset(tag for group in groups for tag in group.tags)
+                for some in together(groups, wanted):
+                    for found, count in summaries(history, some, wanted, t0_ns, t1_ns):
+                        out.write(rows.summaries(found))
+                        advance(count)
         if history.damaged:
             complain(f"{history.damaged} samples are damaged and were left out")
             return Exit.FAILED

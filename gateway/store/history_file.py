@@ -130,15 +130,11 @@ class HistoryFile:
         except _DAMAGE:
             self.damaged += stored.n
 
-    def five_minutes(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Line | Stored]:
+    def five_minutes_places(self, group: Group, t0_ns: int, t1_ns: int) -> list[Place]:
         """Lines of the windows whose raw samples have gone, and the others' samples.
 
-        In the order of storing; every sample is in one of them.
+        By first times, as it is at this moment; every sample is in one of them.
         """
-        return self._blocks(group, t0_ns, t1_ns, lines=True)
-
-    def five_minutes_places(self, group: Group, t0_ns: int, t1_ns: int) -> list[Place]:
-        """Where that is, by first times, as it is at this moment."""
         where = "group_id = ?1 AND t_last >= ?2 AND t_first <= ?3"
         return [
             Place(*row)
@@ -164,8 +160,14 @@ class HistoryFile:
             return [Stored(*row) for row in rows]
         if place.table == "tail":
             return None
-        window = (place.last_piece, place.last_piece)  # it was shed meanwhile
-        return list(self._lines(group, window, t0_ns, t1_ns))
+        return [
+            Line(*row)  # it was shed meanwhile
+            for row in self._rows(
+                f"SELECT {_LINE} FROM summary WHERE group_id = ? AND t_last >= ? "  # noqa: S608
+                "AND t_first <= ? AND +id >= ? AND +id < ? ORDER BY id",
+                (group.id, t0_ns, t1_ns, line_id(place.last_piece), line_id(place.last_piece + 1)),
+            )
+        ]
 
     def parts_in(
         self, line: Line, group: Group, wanted: frozenset[str], t0_ns: int, t1_ns: int
@@ -255,57 +257,17 @@ class HistoryFile:
         )
 
     def _raw(self, group: Group, t0_ns: int, t1_ns: int) -> Iterator[Stored]:
-        for stored in self._blocks(group, t0_ns, t1_ns):
-            if isinstance(stored, Stored):
-                yield stored
-
-    def _blocks(
-        self, group: Group, t0_ns: int, t1_ns: int, *, lines: bool = False
-    ) -> Iterator[Line | Stored]:
-        """In the order of storing. What is packed meanwhile is neither left out nor given twice.
-
-        ``lines``: where raw samples have gone, or go meanwhile, the lines made of them.
-        """
+        """In the order of storing. What is packed meanwhile is neither left out nor given twice."""
         last = 0  # the last piece that was given
         while True:
-            chunks, gone_to = self._begin(group, last, t0_ns, t1_ns)
-            if lines:
-                yield from self._lines(group, (last + 1, gone_to), t0_ns, t1_ns)
-                last = max(last, gone_to)
-            for ident, last_piece in chunks:
+            for ident, last_piece in self._chunks(group, last, t0_ns, t1_ns):
                 rows = self._rows(_BLOCK["chunk"], (ident,))
-                yield from (Stored(*row) for row in rows)
-                if lines and not rows:  # it was shed meanwhile
-                    yield from self._lines(group, (last_piece, last_piece), t0_ns, t1_ns)
+                yield from (Stored(*row) for row in rows)  # it may be shed meanwhile
                 last = last_piece
             rest = self._rest(group, last, t0_ns, t1_ns)
             if rest is not None:
                 yield from rest
                 return
-
-    def _begin(
-        self, group: Group, after: int, t0_ns: int, t1_ns: int
-    ) -> tuple[list[tuple[int, int]], int]:
-        """The chunks behind a piece, and the last piece whose raw samples have gone."""
-        with self._moment():
-            ((gone_to,),) = self._rows(
-                "SELECT ifnull((SELECT min(last_piece) - 1 FROM chunk), packed_to) FROM progress"
-            )
-            return self._chunks(group, after, t0_ns, t1_ns), gone_to
-
-    def _lines(
-        self, group: Group, pieces: tuple[int, int], t0_ns: int, t1_ns: int
-    ) -> Iterator[Line]:
-        """Lines of the windows that end with one of the pieces, in the order of storing."""
-        first, last = pieces
-        found = self._rows(
-            "SELECT id FROM summary WHERE group_id = ? AND t_last >= ? AND t_first <= ? "
-            "AND +id >= ? AND +id < ? ORDER BY id",
-            (group.id, t0_ns, t1_ns, line_id(first), line_id(last + 1)),
-        )
-        for ident in found:
-            rows = self._rows(f"SELECT {_LINE} FROM summary WHERE id = ?", ident)  # noqa: S608
-            yield from (Line(*row) for row in rows)
 
     def _chunks(self, group: Group, after: int, t0_ns: int, t1_ns: int) -> list[tuple[int, int]]:
         """(id, last piece) of the chunks behind a piece that have something of that time."""

@@ -6,23 +6,22 @@ import math
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from gateway import history_query
 from gateway.__main__ import main
-from gateway.five_minutes import Summary, summaries
+from gateway.five_minutes import Summary, summaries, together
 from gateway.history_query import HistoryQuery
 from gateway.store import packing
+from gateway.store.history import History
 from gateway.store.history_file import HistoryFile
+from gateway.store.items import PollGroup
 from gateway.store.tiers import SPAN_NS, Line
 from tests.gateway.test_store_history import pack_everything
 from tests.gateway.test_store_tiers import BAD, BEGIN_NS, GOOD, SECOND, Sample, opened, record
-
-if TYPE_CHECKING:
-    from gateway.store.history import History
 
 TAGS = "abc"
 SECONDS = 3_000
@@ -96,8 +95,8 @@ async def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 def read(path: Path, span: tuple[int, int] = ALWAYS) -> Rows:
     found: Rows = {}
     with HistoryFile(path) as file:
-        for group in file.groups():
-            for rows, _ in summaries(file, group, frozenset(TAGS), *span):
+        for groups in together(file.groups(), frozenset(TAGS)):
+            for rows, _ in summaries(file, groups, frozenset(TAGS), *span):
                 for row in rows:
                     found.setdefault(row.tag, []).append(row)
         assert not file.damaged
@@ -129,21 +128,22 @@ async def test_every_sample_counts_once_whether_its_raw_form_is_there(
 
 async def test_what_goes_between_two_reads_is_read_as_what_stays(plant: Plant) -> None:
     await plant.age(700)
-    count, kinds = 0, []
+    rows: list[Summary] = []
+    read_raw, kept = 0, 0
     with HistoryFile(plant.path) as file:
         group = next(group for group in file.groups() if "a" in group.tags)
-        for stored in file.five_minutes(group, *ALWAYS):
-            kinds.append(isinstance(stored, Line))
-            if isinstance(stored, Line):
-                ((_, parts),) = file.parts_in(stored, group, frozenset("a"), *ALWAYS)
-                count += sum(part.bucket.samples for part in parts)
-            else:
-                for samples in file.samples_in(stored, group, frozenset("a"), *ALWAYS):
-                    count += sum(bool(q & 3) and math.isfinite(v) for *_, v, q in samples)
-            if kinds.count(False) == 1:
+        for part, count in summaries(file, [group], frozenset("a"), *ALWAYS):
+            rows += part
+            read_raw += bool(count)
+            kept += not (part or count)
+            if read_raw == 1:
+                assert kept
+                kept = 0
+                await pack_everything(plant.history)  # and what it has not come to yet
                 await plant.age(2_000)
-    assert kinds != sorted(kinds, reverse=True)  # samples, then lines of what went
-    assert count == sum(n for _, n, *_ in plant.expected("a"))
+                read_raw += 1
+    assert kept, "lines of what went"
+    assert numbers(rows) == plant.expected("a")
 
 
 async def test_places_that_are_not_there_any_more(plant: Plant) -> None:
@@ -161,6 +161,46 @@ async def test_places_that_are_not_there_any_more(plant: Plant) -> None:
                 assert [(type(line), line.t_first) for line in found or ()] == [
                     (Line, place.t_first // SPAN_NS * SPAN_NS)
                 ]
+
+
+@pytest.mark.parametrize("gone_s", [0, 700, 1_300])
+async def test_five_minutes_that_a_clock_went_through_twice_are_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone_s: int
+) -> None:
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", 150)
+    plant = Plant(tmp_path / "history.db")
+    await plant.start(back_s=1_000)
+    try:
+        await plant.age(gone_s)
+        found = read(plant.path)
+        for tag in TAGS:
+            assert numbers(found[tag]) == plant.expected(tag)
+        some = read(plant.path, (BEGIN_NS + SPAN_NS + 1, BEGIN_NS + 3 * SPAN_NS))
+        assert numbers(some["c"]) == plant.expected("c")[1:4]
+    finally:
+        await plant.history.close()
+
+
+async def test_five_minutes_within_which_a_group_was_changed_are_one_row(plant: Plant) -> None:
+    """A device that is given one more tag is another group from then on."""
+    await plant.history.close()
+    tags = ("a", "b", "d")
+    plant.history = await History.open(
+        plant.path, groups=[PollGroup("plc/1", tags, (0, 1, 3))], utc_ns=lambda: plant.now_ns
+    )
+    for place, tag in enumerate("ab"):  # in the last five minutes that are there
+        sample = (BEGIN_NS + SECONDS * SECOND - SECOND // 2, 20.5, GOOD)
+        plant.samples[tag].append(sample)
+        plant.history.add(record(place, sample))
+    plant.history.add(record(3, (BEGIN_NS + SECONDS * SECOND, 1.0, GOOD)))
+    await plant.history.commit()
+    found = read(plant.path)
+    for tag in TAGS:
+        assert numbers(found[tag]) == plant.expected(tag)
+    with HistoryFile(plant.path) as file:
+        groups = file.groups()
+    assert [len(own) for own in together(groups, frozenset("abcd"))] == [1, 2]
+    assert [len(own) for own in together(groups, frozenset("d"))] == [1]
 
 
 async def test_a_page_has_also_what_a_clock_that_was_set_back_put_there(

@@ -264,10 +264,13 @@ def test_five_minutes_of_each_tag() -> None:
     good, bad = quality_byte(Quality.GOOD, 0), quality_byte(Quality.BAD, Reason.STALE)
     samples: list[Sample] = [
         (at * minute, tag, float(at), good) for tag in "ab" for at in (*range(12), 8, 12, 30)
-    ]  # minute 8 comes again, late: of a neighbouring block
+    ]  # minute 8 comes again
     samples += [(31 * minute, "a", math.nan, good), (37 * minute, "b", 1.0, bad)]
-    done = [row for at in range(0, len(samples), 5) for row in five.add(samples[at : at + 5])]
-    done += five.end()
+    five.add(samples)
+    done = five.before(11 * minute)
+    assert len(done) == 6
+    done += five.before(60 * minute)
+    assert five.before(60 * minute) == []
     whole = [
         (0, 5, 0, 0.0, 2.0, 4.0, 4.0),
         (5, 6, 0, 5.0, 43 / 6, 9.0, 9.0),
