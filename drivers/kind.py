@@ -121,13 +121,14 @@ class Endpoint:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Read ``host:port`` or ``[IPv6]:port``. Raises PointError."""
+    """Read ``host:port`` or ``[IPv6]:port``; names in small letters. Raises PointError."""
     match = _ENDPOINT.fullmatch(text.strip())
     port = int(match["port"]) if match else 0
     if match is None or not 0 < port <= PORT_MAX:
         expected = 'expected host:port such as "192.168.10.20:502"'
         raise PointError(key="address", text=f'found "{text}", {expected}')
-    return Endpoint(match["bracketed"] or match["plain"], port)
+    host = match["bracketed"] or match["plain"]
+    return Endpoint(host if "%" in host else host.lower(), port)  # an interface's name is exact
 
 
 def parse_tty(text: str) -> str:

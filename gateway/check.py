@@ -107,7 +107,7 @@ def _compiled(
         alarms=len(alarms.alarms),
         program=program[blob.HASH_AT : blob.HASH_AT + 32],
     )
-    warnings = cautions(draft, config, conditions.causes, paths, timing.buses.values())
+    warnings = cautions(draft, config, conditions, paths, timing.buses.values())
     return Checked(config, program, alarms, computed, warnings, summary)
 
 
@@ -131,7 +131,7 @@ def _check_buses(draft: Draft, timing: Timing) -> None:
     """A serial line that is asked for more than it carries answers late, and later every round."""
     entries = draft.by_id("device")
     for bus in timing.buses.values():
-        if bus.load > 1:
+        if bus.timed and bus.load > 1:
             entry = entries[next(iter(bus.devices))]
             text = (
                 f"found polls and heartbeats that take {bus.load:.0%} of the time of {bus.port}, "

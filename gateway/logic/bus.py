@@ -1,7 +1,9 @@
 """How long a serial line is busy: the characters of its exchanges, and whom they keep waiting.
 
-Devices on one serial port take turns. A reply that comes late is told from the next one by silence
-alone, so after a timeout the line stays silent for as long as a late reply is believed possible.
+Devices on one serial port, or behind one serial server, take turns. A reply that comes late is told
+from the next one by silence alone, so after a timeout the line stays silent for as long as a late
+reply is believed possible. How fast the line behind a serial server is, and how much an instrument
+says, is not known here: such an exchange counts as its whole timeout.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +14,10 @@ from typing import Final, NamedTuple
 from drivers.modbus_kinds import excluded_of
 from drivers.plan import BIT_FUNCTIONS, FUNCTIONS, Request, plan
 from drivers.points import Area, ModbusPoint
+from drivers.serial_kind import SERIAL
 from gateway.site.load import WATCHDOG_POLL_NS, heartbeat_every
-from gateway.site.model import Device, Line
+from gateway.site.model import SERIAL_DRIVER, Device, Line
+from gateway.site.places import server_of
 
 SECOND_NS: Final = 1_000_000_000
 READ_BYTES: Final = 8  # of a request: unit, function, address, count, crc
@@ -24,6 +28,8 @@ GAP_CHARACTERS: Final = 3.5
 GAP_NS_MIN: Final = 1_750_000  # above 19,200 baud
 GAP_BAUD: Final = 19_200
 LATE_TIMEOUTS: Final = 2  # a reply may be late by so many timeouts; the line is silent for them
+INSTRUMENT_LATE_TIMEOUTS: Final = 1  # of a serial instrument's answer
+SERVER_DRIVER: Final = "modbus-rtu-tcp"  # a serial line behind a serial server
 
 
 class Reply(NamedTuple):
@@ -36,7 +42,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request with its reply that comes again and again."""
+    """A request with its reply that comes again and again. Of an instrument: one of a period."""
 
     device: str
     busy_ns: int  # both, with the gaps around them
@@ -53,6 +59,16 @@ class Bus:
     port: str
     devices: dict[str, Device] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the line's speed is known, and with it how long it is busy."""
+        return all(device.driver == SERIAL_DRIVER for device in self.devices.values())
+
+    @property
+    def shared(self) -> bool:
+        """Whether a device waits here for another's exchange, or for as many as it is known to."""
+        return self.timed or len(self.devices) > 1
 
     @property
     def load(self) -> float:
@@ -75,31 +91,50 @@ class Bus:
 
     def running_ns(self) -> int:
         """The longest that an exchange in progress keeps the line: it times out."""
+        sent = (each.busy_ns if self.timed else 0 for each in self.exchanges)
         return max(
-            (each.busy_ns + given_up_ns(self.devices[each.device]) for each in self.exchanges),
+            (
+                busy_ns + given_up_ns(self.devices[each.device])
+                for busy_ns, each in zip(sent, self.exchanges, strict=True)
+            ),
             default=max(given_up_ns(device) for device in self.devices.values()),
         )
 
 
+def takes_turns(device: Device) -> bool:
+    """Whether a device shares its line, one exchange at a time, with whatever else is there."""
+    asked = device.protocol is not None and device.protocol.request is not None
+    return device.driver in (SERIAL_DRIVER, SERVER_DRIVER) or (device.driver == SERIAL and asked)
+
+
 def given_up_ns(device: Device) -> int:
     """A timeout, and the silence behind it."""
-    return (1 + LATE_TIMEOUTS) * int(device.timeout)
+    late = INSTRUMENT_LATE_TIMEOUTS if device.driver == SERIAL else LATE_TIMEOUTS
+    return (1 + late) * int(device.timeout)
 
 
 def buses_of(
     devices: Mapping[str, Device],
-    points: Mapping[str, Iterable[tuple[int, str, ModbusPoint]]],
+    points: Mapping[str, Iterable[tuple[int, str, ModbusPoint | None]]],
 ) -> dict[str, Bus]:
-    """The serial lines by port. ``points`` has (period, tag, point) of each device's tags."""
+    """The lines by server or port. ``points`` has (period, tag, point) of each device's tags.
+
+    The point is None for an instrument's: one request brings all of them.
+    """
     buses: dict[str, Bus] = {}
     for name, device in devices.items():
-        bus = buses.setdefault(device.address, Bus(device.address))
+        bus = buses.setdefault(server_of(device.address), Bus(device.address))
         bus.devices[name] = device
         by_period: dict[int, list[tuple[str, ModbusPoint]]] = {}
         for period, tag, point in points.get(name, ()):
-            by_period.setdefault(period, []).append((tag, point))
+            members = by_period.setdefault(period, [])
+            if point is not None:
+                members.append((tag, point))
         for period, members in by_period.items():
-            bus.exchanges += _reads(name, device, period, members)
+            if device.driver == SERIAL:
+                bus.exchanges.append(Exchange(name, int(device.timeout), period))
+            else:
+                bus.exchanges += _reads(name, device, period, members)
         one = Request(FUNCTIONS[Area.HOLDING_REGISTER], 0, 1, ())
         bus.exchanges += [
             Exchange(name, read_ns(device, one), WATCHDOG_POLL_NS)
@@ -150,6 +185,8 @@ def _data_bytes(request: Request) -> int:
 
 
 def _busy_ns(device: Device, characters: int) -> int:
+    if device.driver == SERVER_DRIVER:
+        return int(device.timeout) + int(device.request_delay)
     line = device.line or Line()
     bits = 1 + line.bits + (0 if line.parity == "none" else 1) + line.stop
     gap = GAP_NS_MIN if line.baud > GAP_BAUD else GAP_CHARACTERS * bits * SECOND_NS / line.baud

@@ -3,16 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from drivers.kind import Place
+from drivers.registry import DRIVERS
 from drivers.simulated import SIM
 from gateway.logic import tree
-from gateway.logic.bus import Bus
+from gateway.logic.bus import Bus, takes_turns
+from gateway.logic.conditions import Conditions
 from gateway.logic.inputs import shared_votes
 from gateway.logic.timing import Path, hiding_inputs
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
 from gateway.site.draft import Draft
 from gateway.site.durations import format_duration
-from gateway.site.model import SERIAL_DRIVER, Config, Device, Interlock, Output, Tag, by_id
+from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
 from gateway.site.places import server_of
 from gateway.site.uplink_rules import caution_of
 
@@ -22,12 +25,13 @@ WATCHDOG_NS_SHORT: Final = 3_000_000_000
 def cautions(
     draft: Draft,
     config: Config,
-    causes: Mapping[str, Expr],
+    conditions: Conditions,
     paths: list[Path],
     buses: Iterable[Bus] = (),
 ) -> list[str]:
     """The warnings of a site without errors, sorted by line."""
     found = Complaints(draft.file)
+    causes = conditions.causes
     tags: dict[str, Tag] = by_id(config.tag)
     devices: dict[str, Device] = by_id(config.device)
     _uplinks(draft, found)
@@ -45,7 +49,8 @@ def cautions(
             found.add(entry.origin, ("latch",), text)
         for name, text in _inputs(tags, devices, causes[interlock.id]):
             found.add(entry.origin, ("cause",), f"{name} {text}")
-        for text in shared_votes(interlock, causes[interlock.id], tags, devices):
+        measured = conditions.computed.inlined(causes[interlock.id], all_of_them=True)
+        for text in shared_votes(interlock, measured, tags, devices):
             found.add(entry.origin, ("cause",), text)
     for path in paths:
         if path.worst_ns * 2 > path.response_ns:
@@ -99,9 +104,20 @@ def _fallbacks(draft: Draft, devices: Mapping[str, Device], found: Complaints) -
         if entry.item.fallback and not apart:
             text = "found none on another device: what fails this output fails them too"
             found.add(entry.origin, ("fallback",), text)
-        elif not apart and devices[entry.item.device].driver == SERIAL_DRIVER:
+        elif not apart and _on_line(devices, entry.item):
             text = "found none: a serial line that is cut or jammed reaches no output at all"
             found.add(entry.origin, ("fallback",), text)
+
+
+def _on_line(devices: Mapping[str, Device], output: Output) -> bool:
+    """Whether the output hangs on a serial line, behind a gateway of several units too."""
+    own = devices[output.device]
+    units = {
+        device.unit
+        for device in devices.values()
+        if server_of(device.address) == _wire(devices, output)
+    }
+    return takes_turns(own) or (DRIVERS[own.driver].place is Place.ENDPOINT and len(units) > 1)
 
 
 def _wire(devices: Mapping[str, Device], output: Output) -> str:

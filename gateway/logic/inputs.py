@@ -4,7 +4,7 @@ A vote is worth as much as its votes are independent: what can make enough of th
 together hides the cause, whatever M and N say.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from drivers.registry import DRIVERS
@@ -13,7 +13,7 @@ from gateway.logic.computed import ComputedTags
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.durations import format_duration
 from gateway.site.load import tag_times
-from gateway.site.model import Config, Device, Interlock, Tag, by_id
+from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
 from gateway.site.places import server_of
 
 
@@ -80,6 +80,49 @@ def _place(tag: Tag, device: Device) -> str:
     return str(written) if written else DRIVERS[device.driver].describe(device, point)
 
 
+@dataclass(frozen=True, slots=True)
+class CommonLine:
+    """A port or server that carries several devices of one interlock: what ends it ends them all.
+
+    ``inputs`` are tags, ``outputs`` its effects, each with its device.
+    """
+
+    address: str
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """``/dev/ttyS1: a (bus-a), b (bus-b), output siren (bus-c): not independent``."""
+        carried = [f"{tag} ({device})" for tag, device in self.inputs]
+        carried += [f"output {name} ({device})" for name, device in self.outputs]
+        return f"{self.address}: {', '.join(carried)}: not independent"
+
+
+def common_lines(
+    interlock: Interlock,
+    inputs: Iterable[Input],
+    outputs: Mapping[str, Output],
+    devices: Mapping[str, Device],
+) -> list[CommonLine]:
+    """Where several devices of an interlock are reached by one address, in the site's order."""
+    read = [(each.tag, each.device) for each in inputs]
+    effects = dict.fromkeys(effect.output for effect in interlock.effects)
+    written = [(name, outputs[name].device) for name in effects]
+    carried: dict[str, list[str]] = {}
+    for device in dict.fromkeys(device for _, device in (*read, *written)):
+        if devices[device].address:  # a simulated one has none
+            carried.setdefault(server_of(devices[device].address), []).append(device)
+    return [
+        CommonLine(
+            address=devices[members[0]].address,
+            inputs=tuple(each for each in read if each[1] in members),
+            outputs=tuple(each for each in written if each[1] in members),
+        )
+        for members in carried.values()
+        if len(members) > 1
+    ]
+
+
 def shared_votes(
     interlock: Interlock, cause: Expr, tags: Mapping[str, Tag], devices: Mapping[str, Device]
 ) -> Iterator[str]:
@@ -105,11 +148,16 @@ def shared_votes(
                 continue
             told |= behind
             whole = "all" if len(votes) == len(node.votes) else f"{len(votes)} of"
-            where = place if place in devices else f"{' and '.join(sorted(behind))}, one address,"
+            where = place if place in devices else f"{_listed(sorted(behind))} at one address"
             yield (
                 f"{whole} {len(node.votes)} votes of {node.needed}oo{len(node.votes)} come from "
-                f"{where.rstrip(',')}: not independent, what stands still there hides the cause"
+                f"{where}: not independent, what stands still there hides the cause"
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _places(own: Iterable[str], devices: Mapping[str, Device]) -> set[str]:

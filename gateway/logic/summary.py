@@ -7,12 +7,12 @@ from gateway.logic import tree
 from gateway.logic.computed import Computed
 from gateway.logic.conditions import Conditions
 from gateway.logic.infer import canonical
-from gateway.logic.inputs import Input, inputs_of
+from gateway.logic.inputs import CommonLine, Input, common_lines, inputs_of
 from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path
 from gateway.logic.tree import Expr
 from gateway.site.durations import format_duration
-from gateway.site.model import Config, Uplink
+from gateway.site.model import Config, Device, Output, Uplink, by_id
 from gateway.site.uplink_rules import ACKNOWLEDGES
 
 
@@ -30,6 +30,7 @@ class InterlockSummary:
     start_within_ns: int = 0  # how long at most it waits for its inputs after a start
     start_window: str = ""  # the window that makes it longer than the site's
     inputs: tuple[Input, ...] = ()
+    shared: tuple[CommonLine, ...] = ()  # what carries several of its devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,18 @@ def summary_of(
         )
         for item in config.interlock
     }
+    inputs = {
+        item.id: tuple(
+            inputs_of(
+                config,
+                [each[item.id] for each in (causes, permissives) if item.id in each],
+                conditions.computed,
+            )
+        )
+        for item in config.interlock
+    }
+    outputs: dict[str, Output] = by_id(config.output)
+    devices: dict[str, Device] = by_id(config.device)
     return Summary(
         site=config.site.id,
         devices=len(config.device),
@@ -115,13 +128,8 @@ def summary_of(
                 paths=tuple(by_interlock.get(item.id, ())),
                 start_within_ns=max(int(config.site.start_within), windows[item.id][0]),
                 start_window=windows[item.id][1],
-                inputs=tuple(
-                    inputs_of(
-                        config,
-                        [each[item.id] for each in (causes, permissives) if item.id in each],
-                        conditions.computed,
-                    )
-                ),
+                inputs=inputs[item.id],
+                shared=tuple(common_lines(item, inputs[item.id], outputs, devices)),
             )
             for item in config.interlock
         ),
@@ -156,6 +164,7 @@ def _interlock_lines(item: InterlockSummary) -> list[str]:
         within = format_duration(item.start_within_ns)
         lines.append(f"  starts      within {within}: {item.start_window} must be covered first")
     lines.extend(f"  reads       {each.text()}" for each in item.inputs)
+    lines.extend(f"  shared      {each.text()}" for each in item.shared)
     response = format_duration(item.response_ns)
     if not item.paths:
         lines.append(f"  response    {response}: no output to reach")

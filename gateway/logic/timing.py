@@ -14,15 +14,17 @@ from typing import Final
 from drivers.errors import PointError, RequestError
 from drivers.modbus_kinds import point_of
 from drivers.points import Area, ModbusPoint, parse_address
+from drivers.serial_kind import SERIAL
 from gateway.logic import tree
-from gateway.logic.bus import Bus, buses_of, given_up_ns, write_ns
+from gateway.logic.bus import Bus, buses_of, given_up_ns, takes_turns, write_ns
 from gateway.logic.computed import ComputedTags
 from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
 from gateway.logic.tree import Expr
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.load import tag_times
-from gateway.site.model import SERIAL_DRIVER, Device, Interlock, Output, Tag
+from gateway.site.model import Device, Interlock, Output, Tag
+from gateway.site.places import server_of
 
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
@@ -31,6 +33,8 @@ GATEWAY_TELLS_NS: Final = 1_000_000_000  # how often it tells what it makes itse
 GATEWAY_GONE_NS: Final = 15_000_000_000  # what the gateway makes itself is stale after that
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
+
+Points = dict[str, list[tuple[int, str, ModbusPoint | None]]]  # (period, tag, point) by device
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,8 @@ class Timing:
             silent = 3 * poll + int(device.timeout)
             loss = silent if device.fast else max(silent, GATEWAY_GONE_NS)
             self._system[connected_tag(device.id)] = (silent, loss)
-        serial = {
-            name: item for name, item in self._devices.items() if item.driver == SERIAL_DRIVER
-        }
-        self.buses: dict[str, Bus] = buses_of(serial, self._points(draft.tag))
+        lines = {name: item for name, item in self._devices.items() if takes_turns(item)}
+        self.buses: dict[str, Bus] = buses_of(lines, self._points(draft.tag))
         self._writes = {name: self._write_ns(item) for name, item in self._outputs.items()}
         self._system |= self._far(computed)
 
@@ -139,25 +141,30 @@ class Timing:
         tag = self._tags[name]
         device = self._devices[tag.device or ""]
         poll, stale_after = tag_times(tag, device)
-        bus = self.buses.get(device.address)
+        bus = self._bus(device)
         if bus is None:
             return 2 * poll + int(device.timeout) + delay, stale_after + delay
         # Its own poll times out once, and so does the one of another that was just running.
         wait = bus.round_ns + given_up_ns(device) + bus.running_ns()
         return 2 * poll + wait + delay, stale_after + delay
 
-    def _points(self, tags: Iterable[Entry[Tag]]) -> dict[str, list[tuple[int, str, ModbusPoint]]]:
-        """What is read of each serial device; a point that cannot be is left out."""
-        found: dict[str, list[tuple[int, str, ModbusPoint]]] = {}
+    def _bus(self, device: Device) -> Bus | None:
+        """The line on which the device waits for others."""
+        bus = self.buses.get(server_of(device.address)) if takes_turns(device) else None
+        return bus if bus is not None and bus.shared else None
+
+    def _points(self, tags: Iterable[Entry[Tag]]) -> Points:
+        """What is read of each device on a line; a point that cannot be is left out."""
+        found: Points = {}
         for entry in tags:
             tag = self._tags.get(entry.id)
             device = self._devices.get(tag.device or "") if tag is not None else None
             if tag is None or device is None or tag.point is None or not entry.ok("point"):
                 continue
-            if device.driver != SERIAL_DRIVER:
+            if not takes_turns(device):
                 continue
             try:
-                point = point_of(device, tag.point, None)
+                point = None if device.driver == SERIAL else point_of(device, tag.point, None)
             except (PointError, RequestError):
                 continue
             found.setdefault(tag.device or "", []).append(
@@ -168,12 +175,19 @@ class Timing:
     def _write_ns(self, output: Output) -> int:
         """Until this output's device was written: behind all others of the same scan."""
         device = self._devices[output.device]
-        bus = self.buses.get(device.address)
+        bus = self._bus(device)
         if output.via is not None:
             # A poll of the gateway's, on the same connection or line.
             running = int(device.timeout) if bus is None else bus.running_ns()
-            requests = self._requests(output.device, through_gateway=True)
-            return GATEWAY_TURN_NS + running + requests * int(device.timeout)
+            writers = {output.device: device} if bus is None else bus.devices
+            return (
+                GATEWAY_TURN_NS
+                + running
+                + sum(
+                    self._requests(name, through_gateway=True) * int(each.timeout)
+                    for name, each in writers.items()
+                )
+            )
         if bus is None:
             return self._requests(output.device) * WRITE_TIMEOUT_NS
         wait = bus.running_ns()

@@ -163,8 +163,7 @@ class Places:
 
     def _check_via(self, entry: Entry[Output], device: Device) -> None:
         """What the guard does not speak, the gateway alone can write."""
-        told = (Place.URL, Place.NOWHERE)
-        if DRIVERS[device.driver].place in told and entry.item.via is None and entry.ok("via"):
+        if not _native(device) and entry.item.via is None and entry.ok("via"):
             text = (
                 f'found nothing on an output of {device.id}, expected via = "gateway": the guard '
                 f"does not speak {device.driver}"
@@ -186,7 +185,8 @@ class Places:
             elif output.normal == output.trip:
                 text = f"found {shown(output.normal)}, expected another value than trip"
                 self._complain(entry, ("normal",), text)
-        self._claim_place(entry, ("address",), (device.address, output.address), output.address)
+        wire = (server_of(device.address or device.id), output.address)
+        self._claim_place(entry, ("address",), wire, output.address)
 
     def check_listen(self, entry: Entry[View]) -> None:
         """``[view] listen``: host and port, port 0 for any."""
@@ -232,7 +232,7 @@ class Places:
         if place is not Place.ENDPOINT:
             return
         endpoint = parse_endpoint(device.address)
-        if entry.id in self._guard and not endpoint.numeric:
+        if entry.id in self._guard and _native(device) and not endpoint.numeric:
             text = (
                 f"found {shown(device.address)}, expected a numeric address such as "
                 f'"192.168.10.20:{endpoint.port}": the guard speaks to it and looks up no names'
@@ -394,6 +394,11 @@ class Places:
             self._complain(entry, keys, text)
 
 
+def _native(device: Device) -> bool:
+    """Whether the guard speaks to such devices."""
+    return "fast" in DRIVERS[device.driver].device_keys
+
+
 def _errors_of(driver: DriverKind, device: Device) -> list[PointError]:
     """What the driver says against the device."""
     errors: list[PointError] = []
@@ -414,8 +419,12 @@ def _keys_of(error: PointError) -> tuple[str | int, ...]:
 
 def server_of(address: str) -> str:
     """One name for one server or port, however its address is written."""
+    _, scheme, rest = address.partition("://")
     try:
-        endpoint = parse_endpoint(address)
-        return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"
-    except (PointError, ValueError):
+        endpoint = parse_endpoint(rest.partition("/")[0] if scheme else address)
+    except PointError:  # a serial port
         return address
+    try:
+        return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"
+    except ValueError:  # a name
+        return f"{endpoint.host}:{endpoint.port}"

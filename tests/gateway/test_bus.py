@@ -4,7 +4,16 @@ import pytest
 
 from drivers.plan import Request
 from drivers.points import parse_point
-from gateway.logic.bus import Bus, Exchange, buses_of, given_up_ns, read_ns, write_ns
+from drivers.serial_tables import SerialProtocol
+from gateway.logic.bus import (
+    Bus,
+    Exchange,
+    buses_of,
+    given_up_ns,
+    read_ns,
+    takes_turns,
+    write_ns,
+)
 from gateway.site.model import Device, Duration, Heartbeat, Line, WatchdogRegister
 
 MS = 1_000_000
@@ -69,6 +78,35 @@ def test_what_keeps_the_line_longest_is_what_times_out_last() -> None:
     bus = Bus("p", {"q": quick, "s": slow}, [Exchange("q", 40 * MS, 1), Exchange("s", 5 * MS, 1)])
     assert given_up_ns(slow) == 600 * MS  # its timeout, and twice that in silence
     assert bus.running_ns() == 605 * MS
+
+
+def test_behind_a_serial_server_an_exchange_may_take_its_whole_timeout() -> None:
+    keys = {"driver": "modbus-rtu-tcp", "timeout": Duration(100 * MS)}
+    devices = {
+        "a": device(**keys, address="moxa.example:4001"),
+        "b": device(**keys, address="Moxa.Example:4001", unit=2),
+        "c": device(**keys, address="moxa.example:4002"),
+    }
+    points = {name: [(200 * MS, name, parse_point("ir:0"))] for name in devices}
+    shared, alone = buses_of(devices, points).values()
+    assert (list(shared.devices), shared.shared, shared.timed) == (["a", "b"], True, False)
+    assert shared.round_ns == 200 * MS
+    assert shared.running_ns() == 300 * MS  # its timeout, and twice that in silence
+    assert (list(alone.devices), alone.shared) == (["c"], False)
+
+
+def test_an_instrument_that_is_asked_waits_for_the_others_of_its_port() -> None:
+    asked = SerialProtocol(kind="line", delimiter="\r", request="01?")
+    one, other = (
+        device(driver="serial", protocol=asked, timeout=Duration(timeout * MS))
+        for timeout in (100, 400)
+    )
+    sends = device(driver="serial", protocol=SerialProtocol(kind="line", delimiter="\r"))
+    assert (takes_turns(one), takes_turns(sends)) == (True, False)
+    points = {"one": [(MS, "x", None), (MS, "y", None)], "other": [(MS, "z", None)]}
+    [bus] = buses_of({"one": one, "other": other}, points).values()
+    assert bus.round_ns == 500 * MS  # one request brings all fields
+    assert bus.running_ns() == 800 * MS  # the slower one's timeout, and once more in silence
 
 
 @pytest.mark.parametrize(
