@@ -20,7 +20,7 @@ from gateway.build import build_gateway, gateway_name, open_stores
 from gateway.certificate_watch import CertificateWatch
 from gateway.check import check_site
 from gateway.clock_watch import ClockWatch
-from gateway.descriptors import ExceptionLines
+from gateway.descriptors import SPARE_ONES, ExceptionLines
 from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.fast_points import FastPoints
 from gateway.guardlink import GuardLink, LinkState
@@ -168,6 +168,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Start everything; returns when the gateway is ready. Raises GatewayError."""
+        SPARE_ONES.hold()
         self._lives.begin()
         self._warn()
         self._tasks.start("guard", self._supervisor.run)
@@ -288,6 +289,7 @@ class Daemon:
             self._supervisor.release() if keep_guard else self._supervisor.stop(),
         )
         self._view.close()
+        SPARE_ONES.hold(0)
         if not failed:
             self._lives.end()
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from fastpath import messages
 from fastpath.codes import LoadStep, MessageType
 from fastpath.messages import Result, Welcome
+from gateway.descriptors import SPARE_ONES
 from gateway.errors import GuardError
 from gateway.outbox import Outbox
 
@@ -239,10 +240,11 @@ class GuardLink:
     async def _session(self) -> bool:
         """One connection from connect to its end; True when the guard answered."""
         loop = asyncio.get_running_loop()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket = connection
-        connection.setblocking(False)
         try:
+            with SPARE_ONES.lent():
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket = connection
+            connection.setblocking(False)
             connection.connect(os.fspath(self._path))
         except OSError as error:
             self._tell(LinkState(False, True, None, f"guard not reached: {error.strerror}"))

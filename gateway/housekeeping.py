@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from gateway.descriptors import SPARE_ONES, scarce
 from gateway.paths import Endpoints, write_endpoints
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Housekeeper:
                 self._gateway.problems.event("gateway", "loop", text, priority="medium")
             if self._ready:
                 self._keep_endpoints()
+            self._look_at_descriptors()
             self._look_at_link()
             self._look_at_stores()
             self._look_at_damage()
@@ -106,6 +108,15 @@ class Housekeeper:
             self._write_failed = True
             return
         self._written, self._write_failed = endpoints, False
+
+    def _look_at_descriptors(self) -> None:
+        SPARE_ONES.refill()
+        problems = self._gateway.problems
+        if scarce():
+            text = "hardly any descriptors are left: callers of the page wait; raise LimitNOFILE="
+            problems.raised("gateway", "descriptors", text)
+        else:
+            problems.cleared("gateway", "descriptors", "there are descriptors again")
 
     def _look_at_link(self) -> None:
         state = self._gateway.link.state()

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from fastpath.journal import GuardView, JournalError
+from gateway.descriptors import SPARE_ONES
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class SharedView:
 
     def _open(self, identity: tuple[int, int]) -> None:
         try:
-            opened = GuardView(os.fspath(self._path))
+            with SPARE_ONES.lent():
+                opened = GuardView(os.fspath(self._path))
         except JournalError as error:
             if str(error) != self._refused:
                 _LOGGER.warning("%s cannot be read: %s", self._path, error)

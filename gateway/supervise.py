@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastpath.codes import Counter
 from fastpath.cpus import cpu_refusal
+from gateway.descriptors import SPARE_ONES
 from gateway.sd_notify import VARIABLES as NOTIFY_VARIABLES
 
 if TYPE_CHECKING:
@@ -145,10 +146,12 @@ class GuardSupervisor:
             return False
         pid = view.header().pid
         try:
-            handle = os.pidfd_open(pid)
+            with SPARE_ONES.lent():
+                handle = os.pidfd_open(pid)
+                known = is_guard(pid)
         except OSError:
             return False  # not there any more, or not yet in the header
-        if not is_guard(pid):
+        if not known:
             os.close(handle)  # an earlier guard's pid, taken by another process since
             return False
         self._handle = handle
@@ -174,12 +177,13 @@ class GuardSupervisor:
         await asyncio.sleep(RESTART_S[min(max(self._failures - 1, 0), len(RESTART_S) - 1)])
         self._clean_stop_before = self._clean_stop()
         try:
-            self._process = process = self._spawn()
+            with SPARE_ONES.lent():
+                self._process = process = self._spawn()
+                self._handle = os.pidfd_open(process.pid)
         except OSError as error:
             self._missing(f"the guard cannot be started: {error.strerror}")
             self._failures += 1
             return False
-        self._handle = os.pidfd_open(process.pid)
         self._set_running(process.pid, adopted=False)
         _LOGGER.info("guard %d started", process.pid)
         return True

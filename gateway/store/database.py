@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiosqlite import Connection
 
+from gateway.descriptors import SPARE_ONES
 from gateway.errors import StoreError
 from gateway.store.owned_file import REOPEN_NS, NotOpenError, OwnedFile
 from gateway.store.owner import Body, Owner
@@ -299,7 +300,8 @@ class Database:
         """Begin a new file; True. Raises StoreError."""
         await self._file.close()
         try:
-            await self._file.replace(str(error))
+            with SPARE_ONES.lent():
+                await self._file.replace(str(error))
         except (sqlite3.Error, DamagedError) as second:
             raise self._failure(second) from second
         return True
@@ -343,7 +345,8 @@ class Database:
 
     async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
         try:
-            return await asyncio.to_thread(call, *args)
+            with SPARE_ONES.lent():
+                return await asyncio.to_thread(call, *args)
         except OSError as error:
             _LOGGER.debug("%s: reserve: %s", self.path.name, error)
             return False

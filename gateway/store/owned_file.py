@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from aiosqlite import Connection
 
+from gateway.descriptors import SPARE_ONES
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
 from gateway.store.sqlite_file import (
@@ -64,23 +65,8 @@ class OwnedFile:
             msg = f"{self.path.name} is not open"
             raise NotOpenError(msg)
         self.retry(REOPEN_NS)
-        if reason := await asyncio.to_thread(unusable, self.path):
-            return await self.replace(reason)
-        try:
-            await asyncio.to_thread(renew_wal, self.path)
-        except OSError as error:
-            msg = f"{self.path.name}-wal: {error.strerror}"
-            raise NotOpenError(msg) from error
-        try:
-            return await self._open(self._found())
-        except DamagedError as error:
-            return await self.replace(str(error))
-        except sqlite3.Error as error:
-            if is_damage(error) or is_wrong(error):
-                return await self.replace(str(error))
-            if await asyncio.to_thread(is_foreign, error, self.path):
-                return await self.replace(f"{error}: the header asks for a newer SQLite")
-            raise
+        with SPARE_ONES.lent():
+            return await self._get()
 
     def retry(self, after_ns: int) -> None:
         """When to try again to open it."""
@@ -135,6 +121,25 @@ class OwnedFile:
         self.begun_anew = f"{self.path.name} is damaged ({reason}): set aside as {aside.name}"
         _LOGGER.error("%s", self.begun_anew)
         return await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
+
+    async def _get(self) -> Connection:
+        if reason := await asyncio.to_thread(unusable, self.path):
+            return await self.replace(reason)
+        try:
+            await asyncio.to_thread(renew_wal, self.path)
+        except OSError as error:
+            msg = f"{self.path.name}-wal: {error.strerror}"
+            raise NotOpenError(msg) from error
+        try:
+            return await self._open(self._found())
+        except DamagedError as error:
+            return await self.replace(str(error))
+        except sqlite3.Error as error:
+            if is_damage(error) or is_wrong(error):
+                return await self.replace(str(error))
+            if await asyncio.to_thread(is_foreign, error, self.path):
+                return await self.replace(f"{error}: the header asks for a newer SQLite")
+            raise
 
     def _found(self) -> Opened:
         try:

@@ -72,6 +72,16 @@ METRICS: Final = (
         "gauge",
     ),
     MetricSpec(
+        "descriptors_open",
+        "Descriptors that the gateway has open, those in reserve included.",
+        "gauge",
+    ),
+    MetricSpec(
+        "descriptors_max",
+        "How many the gateway may have open; callers of the page wait below 32 free ones.",
+        "gauge",
+    ),
+    MetricSpec(
         "clock_synchronised",
         "1 while the kernel says that the wall clock is synchronised.",
         "gauge",

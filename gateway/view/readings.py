@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import math
+import resource
 import sqlite3
 from collections import Counter as Counted
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from fastpath.codes import (
     Quality,
 )
 from gateway.clock import synchronised
+from gateway.descriptors import opened
 from gateway.guard_board import GuardBoard, output_confirmed
 from gateway.paths import is_tmpfs
 from gateway.proof_tests import due_utc_ns
@@ -115,6 +117,8 @@ def _gateway(sheet: Sheet, moment: Moment) -> None:
     sheet.put("runtime_tmpfs", is_tmpfs(gateway.paths.runtime))
     sheet.put("clock_synchronised", synchronised())
     sheet.put("sqlite_outdated", sqlite_outdated(sqlite3.sqlite_version_info))
+    sheet.put("descriptors_open", opened())
+    sheet.put("descriptors_max", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     for problem in moment.problems:
         sheet.put("problem", 1, problem.kind, problem.ident)
     active = Counted(

@@ -7,28 +7,20 @@ problem that people are told of, tried again until it is free.
 import asyncio
 import contextlib
 import errno
-import grp
-import logging
-import os
-import socket
-import stat
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from gateway.view.api import Api
+from gateway.view.listener import tcp_listeners, unix_listener
 from gateway.view.metrics import Metrics
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.parts import Gateway
     from gateway.view.reactions import Reactions
 
-_LOGGER = logging.getLogger(__name__)
-
-OPERATORS: Final = "sitewarden-operators"
 RETRY_S_FIRST: Final = 1.0
 RETRY_S_MAX: Final = 15.0
 HEADER_S: Final = 5.0  # for a request's head, and for a connection between two requests
@@ -78,7 +70,8 @@ class ViewServer:
     async def _bind_unix(self, runner: web.AppRunner) -> bool:
         path = self._gateway.paths.gateway_sock
         try:
-            await web.SockSite(runner, unix_socket(path), backlog=BACKLOG).start()
+            listener = unix_listener(path, partial(_callers, runner))
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
         except OSError as error:
             text = f"cannot listen on {path}: {error.strerror}"
             self._gateway.problems.raised("view", "gateway.sock", text)
@@ -92,8 +85,9 @@ class ViewServer:
             return True
         host, _, port = listen.rpartition(":")
         try:
-            site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=BACKLOG)
-            await site.start()
+            listeners = await tcp_listeners(host.strip("[]"), int(port), partial(_callers, runner))
+            for listener in listeners:
+                await web.SockSite(runner, listener, backlog=BACKLOG).start()
         except (OSError, ValueError) as error:
             text = f"cannot listen on {listen}: {_why(error)}"
             self._gateway.problems.raised("view", listen, text)
@@ -103,42 +97,11 @@ class ViewServer:
         return True
 
 
-def unix_socket(path: "Path") -> socket.socket:
-    """A bound socket, 0660 for the operators' group where there is one, else 0600. Raises OSError.
-
-    It never exists with more rights than it ends with.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()  # left by a gateway that was killed; the instance lock says it is gone
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(os.fspath(path))
-        _give_to_operators(path)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 def base_url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     """``http://127.0.0.1:9750`` of a bound address; a wildcard reads as loopback."""
     host, port = address[0], address[1]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _give_to_operators(path: "Path") -> None:
-    try:
-        group = grp.getgrnam(OPERATORS).gr_gid
-    except KeyError:
-        return
-    try:
-        os.chown(path, -1, group)
-        path.chmod(0o660)
-    except OSError as error:
-        _LOGGER.warning("%s stays with its owner alone: %s", path, error.strerror)
 
 
 def _runner(application: web.Application) -> web.AppRunner:
@@ -150,6 +113,11 @@ def _runner(application: web.Application) -> web.AppRunner:
         lingering_time=1.0,
         max_headers=64,
     )
+
+
+def _callers(runner: web.AppRunner) -> int:
+    """Connections that are open now."""
+    return len(runner.server.connections) if runner.server else 0
 
 
 def _why(error: OSError | ValueError) -> str:

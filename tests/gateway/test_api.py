@@ -17,8 +17,9 @@ import pytest
 
 from fastpath.codes import InterlockState
 from gateway.parts import Gateway
+from gateway.view.listener import unix_listener
 from gateway.view.reactions import Reactions
-from gateway.view.server import ViewServer, base_url, unix_socket
+from gateway.view.server import ViewServer, base_url
 from tests.helpers.gateway_parts import gateway_of
 from tests.helpers.live_guard import LiveGuard
 from tests.helpers.modbus_server import ModbusServer
@@ -269,8 +270,8 @@ def test_the_sockets_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     path = tmp_path / "gateway.sock"
     for lookup, mode in ((nobody, 0o600), (somebody, 0o660), (nobody, 0o600)):
-        monkeypatch.setattr("gateway.view.server.grp.getgrnam", lookup)
-        with unix_socket(path):  # the one before is left behind, as after a kill
+        monkeypatch.setattr("gateway.view.listener.grp.getgrnam", lookup)
+        with unix_listener(path, lambda: 0):  # the one before is left behind, as after a kill
             status = path.lstat()
             assert stat.S_IMODE(status.st_mode) == mode
             assert status.st_gid == os.getgid()
@@ -280,7 +281,7 @@ def test_a_file_that_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "gateway.sock"
     path.write_text("not ours")
     with pytest.raises(OSError, match="in use"):
-        unix_socket(path)
+        unix_listener(path, lambda: 0)
     assert path.read_text() == "not ours"
 
 

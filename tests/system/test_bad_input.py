@@ -9,7 +9,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -38,7 +37,6 @@ FULL = 'sitewarden_problem{id="disk",kind="store"} 1.0'
 LEDGER_PROBLEM = 'sitewarden_problem{id="ledger",kind="store"} 1.0'
 LEDGER_DOWN = 'sitewarden_store_up{store="ledger"} 0.0'
 GOOD_TAGS = {"gas0": "GOOD", "closed0": "GOOD"}
-FEW_LINES = 40  # while there are no descriptors
 CONNECTIONS = 8  # so often the bad devices are tried before lines are counted
 
 DEVICE = """
@@ -399,40 +397,3 @@ async def test_a_log_that_nobody_reads_holds_nobody(tmp_path: Path, good: Modbus
     finally:
         os.close(reader)
         os.close(writer)
-
-
-async def test_without_descriptors_the_page_waits_and_the_ledger_goes_on(
-    tmp_path: Path, good: ModbusServer
-) -> None:
-    async with Site(tmp_path, site_text([good.address])) as site:
-        await protecting(site)
-        assert site.process is not None
-        pid = site.process.pid
-        had = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        held = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (held + 2, had[1]))
-        callers = []
-        try:
-            for _ in range(20):  # more than can be taken
-                reader, writer = await asyncio.open_unix_connection(
-                    str(site.runtime / "gateway.sock")
-                )
-                callers.append(writer)
-                writer.write(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
-                del reader
-            await trips(site, good)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, had)
-            await until("the page is back", partial(_answers, site))
-        finally:
-            for writer in callers:
-                writer.close()
-        assert len(lines(site, "Too many open files")) <= FEW_LINES
-        assert site.process.returncode is None
-
-
-async def _answers(site: Site) -> bool:
-    try:
-        async with asyncio.timeout(1.0):
-            return await qualities(site) == GOOD_TAGS
-    except TimeoutError:
-        return False
