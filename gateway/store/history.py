@@ -19,7 +19,7 @@ from aiosqlite import Connection
 from msgspec import Struct
 
 from gateway.errors import StoreError
-from gateway.store import packing, shedding, tiers
+from gateway.store import packing, shedding, tier_salvage, tiers
 from gateway.store.chunks import Chunk, Piece
 from gateway.store.cursors import of_another_epoch
 from gateway.store.database import PINCH_BYTES, Database
@@ -271,6 +271,15 @@ class History:
     async def read(self, tag: str, t0_ns: int, t1_ns: int, limit: int = 1_000_000) -> Series:
         """(UTC ns, value, quality byte) of a tag in t0 .. t1, by time, at most ``limit``."""
         return await self._reader.series(tag, t0_ns, t1_ns, limit)
+
+    async def take_over(self) -> bool:
+        """Some more of the five-minute values of a damaged file; False where nothing is left."""
+        if self._pinched:  # the disk is short
+            return False
+        bound = self._max_bytes // tiers.PART_OF_BYTES
+        more, lost = await tier_salvage.take_over(self._db, bound)
+        self._state.damage = "; ".join(filter(None, (self._state.damage, lost)))
+        return more
 
     def take_damage(self) -> str:
         """What was lost with a file that was set aside, once; "" otherwise."""

@@ -139,8 +139,8 @@ class HistoryFile:
         return [
             Place(*row)
             for row in self._rows(
-                f"SELECT t_first, 'summary', id, 0 FROM summary WHERE {where} AND +id < ?4 * "  # noqa: S608
-                "(SELECT ifnull((SELECT min(last_piece) FROM chunk), packed_to + 1) FROM progress) "
+                f"SELECT t_first, 'summary', id, 0 FROM summary WHERE {where} AND NOT EXISTS "  # noqa: S608
+                "(SELECT 1 FROM chunk WHERE last_piece = summary.id / ?4 AND group_id = ?1) "
                 f"UNION ALL SELECT t_first, 'chunk', id, last_piece FROM chunk WHERE {where} "
                 f"UNION ALL SELECT t_first, 'tail', piece, 0 FROM tail WHERE {where} "
                 "AND piece > (SELECT packed_to FROM progress) ORDER BY 1, 2, 3",

@@ -2,7 +2,8 @@
 
 Chunks and messages keep their numbers. Pieces that were not packed become chunks of one message
 each. What an uplink is still owed is numbered from 1 in the new epoch; where that cannot be read
-any more, all that was backfill is owed again: a sample twice is better than none.
+any more, all that was backfill is owed again: a sample twice is better than none. The five-minute
+values follow after the start (``tier_salvage``).
 """
 
 import asyncio
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 from aiosqlite import Connection
 
+from gateway.store import tier_salvage
 from gateway.store.chunks import Chunk, Piece, single
 from gateway.store.lanes import BACKFILL, LIVE, MessageRange, Range
 from gateway.store.old_history import OldHistory, Progress
@@ -53,6 +56,7 @@ async def take_over(connection: Connection, aside: Path, uplinks: Sequence[str])
         ranges = await asyncio.to_thread(old.ranges)
         live = [item for item in ranges[0] if item.lane == LIVE] if ranges else []
         found = await _take_samples(connection, old, live)
+        await tier_salvage.begin(connection, old, aside.name, found.packed_to)
     if ranges:
         owed = ranges[1] + _numbered([i for i in ranges[0] if i.lane == BACKFILL], found, ranges[1])
     else:
@@ -104,6 +108,7 @@ async def _take_samples(connection: Connection, old: OldHistory, live: Sequence[
         for item in unpacked
     ]
     await _insert(connection, singles)
+    await tier_salvage.make(connection, unpacked, await _tags_of(connection))
     return found
 
 
@@ -119,6 +124,14 @@ async def _take_groups(
         sql = "SELECT id FROM poll_group WHERE group_key = ? AND tags = ?"
         found[ident] = await value_of(connection, sql, (key, tags))
     return found
+
+
+async def _tags_of(connection: Connection) -> dict[int, list[str]]:
+    sql = "SELECT id, tags FROM poll_group"
+    return {
+        ident: msgspec.json.decode(tags, type=list[str])
+        for ident, tags in await connection.execute_fetchall(sql)
+    }
 
 
 async def _take_pieces(

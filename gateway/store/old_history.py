@@ -1,8 +1,8 @@
-"""What can still be read of a damaged history: chunks, pieces, and who is owed what.
+"""What can still be read of a damaged history: chunks, pieces, lines, and who is owed what.
 
-The file that was put aside is read, and not written, the newest chunks first, bounded in time and
-bytes; whatever cannot be read, or is not what its checksum says, is left out. Blocking: to be
-called in a thread, a step at a time.
+The file that was put aside is read, and not written, the newest first, bounded in time and bytes;
+whatever cannot be read, or is not what its checksum says, is left out. Blocking: to be called in a
+thread, a step at a time.
 """
 
 import sqlite3
@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+import msgspec
+
 from gateway.store.chunks import Chunk, Piece
 from gateway.store.lanes import BACKFILL, LIVE, MessageRange, Range
+from gateway.store.tiers import Line
 
 SALVAGE_S_MAX: Final = 3.0
 SALVAGE_BYTES_MAX: Final = 64 * 1024 * 1024
-_STEP: Final = 16  # chunks per read; around a damaged page they are read one by one
+_STEP: Final = 16  # chunks or lines per read; around a damaged page they are read one by one
 _PIECES: Final = 512
 
 
@@ -76,7 +79,7 @@ class OldHistory:
         return [
             (ident, key, tags)
             for ident, key, tags in self._rows("SELECT id, group_key, tags FROM poll_group") or []
-            if isinstance(ident, int) and isinstance(key, str) and isinstance(tags, str)
+            if isinstance(ident, int) and isinstance(key, str) and _are_tags(tags)
         ]
 
     def ranges(self) -> tuple[list[Range], list[MessageRange]] | None:
@@ -103,7 +106,7 @@ class OldHistory:
     def pieces(self) -> Iterator[list[Piece]]:
         """Its tail, the oldest first."""
         after: int | None = -1
-        while after is not None and self._may_go_on():
+        while after is not None and self.may_go_on():
             rows = self._rows(
                 "SELECT piece, group_id, members, t_first, t_last, n, codec, crc32, body FROM tail "
                 "WHERE piece > ? ORDER BY piece LIMIT ?",
@@ -122,7 +125,7 @@ class OldHistory:
     def chunks(self) -> Iterator[list[Chunk]]:
         """Its chunks, the newest first."""
         (last,) = (self._rows("SELECT max(id) FROM chunk") or [(None,)])[0]
-        while isinstance(last, int) and last > 0 and self._may_go_on():
+        while isinstance(last, int) and last > 0 and self.may_go_on():
             first = max(1, last - _STEP + 1)
             rows = self._chunk_rows(first, last)
             if rows is None:
@@ -136,6 +139,57 @@ class OldHistory:
             yield found
             last = first - 1
 
+    def buckets(self) -> int | None:
+        """How many five-minute buckets it had, None where that is not known."""
+        rows = self._rows("SELECT buckets FROM tier")
+        numbers = [number for (number,) in rows or () if isinstance(number, int)]
+        return None if rows is None or len(numbers) < len(rows) else sum(numbers)
+
+    def lines(self, below: int) -> tuple[list[Line], int]:
+        """Some lines of five-minute values with smaller ids, the newest first, and where to go on.
+
+        0: that was all.
+        """
+        rows = self._line_rows(below, _STEP)
+        if rows is None:
+            rows = self._line_rows(below, 1)
+        if rows is None:
+            return [], self._readable_below(below)
+        found, after = [], 0
+        for row in rows:
+            if isinstance(row[0], int) and 0 < row[0] < (after or below):
+                after = row[0]
+                if _is_sound(row):
+                    found.append(Line(*row))
+        self._bytes_left -= sum(len(line.body) for line in found)
+        return found, after
+
+    def may_go_on(self) -> bool:
+        """Whether there is time, and bytes may still be taken over."""
+        return self._bytes_left > 0 and time.monotonic() < self._deadline_s
+
+    def _line_rows(self, below: int, limit: int) -> list[Any] | None:
+        return self._rows(
+            "SELECT id, group_id, t_first, t_last, n, crc32, body FROM summary "
+            "WHERE id < ? ORDER BY id DESC LIMIT ?",
+            below,
+            limit,
+        )
+
+    def _readable_below(self, below: int) -> int:
+        """The highest id under which a line can be read, near this one; 0: there is none."""
+        step = 1
+        while step < below and self._line_rows(below - step, 1) is None:
+            step *= 2
+        good, bad = max(0, below - step), below - step // 2
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if self._line_rows(middle, 1) is None:
+                bad = middle
+            else:
+                good = middle
+        return good
+
     def _chunk_rows(self, first: int, last: int) -> list[Any] | None:
         return self._rows(
             "SELECT id, first_piece, last_piece, group_id, members, t_first, t_last, n, "
@@ -144,9 +198,6 @@ class OldHistory:
             first,
             last,
         )
-
-    def _may_go_on(self) -> bool:
-        return self._bytes_left > 0 and time.monotonic() < self._deadline_s
 
     def _rows(self, sql: str, *parameters: Any) -> list[Any] | None:
         if self._connection is None:
@@ -165,6 +216,14 @@ def _is_sound(row: tuple[Any, ...]) -> bool:
         and all(isinstance(item, int | bytes) for item in numbers)
         and zlib.crc32(body) == crc32
     )
+
+
+def _are_tags(text: Any) -> bool:
+    try:
+        msgspec.json.decode(text, type=list[str])
+    except (TypeError, ValueError):
+        return False
+    return isinstance(text, str)
 
 
 def _owed_pieces(ranges: list[Range], sent: dict[tuple[str, str], int]) -> list[Range]:

@@ -210,6 +210,7 @@ class Recorder:
         try:
             await self._history.pack()
             await self._history.shed()
+            await self._history.take_over()
         finally:
             give_back()
             self._tell_shed()

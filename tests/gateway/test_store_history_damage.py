@@ -6,15 +6,20 @@ import sqlite3
 import time
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastpath.columns import ABSENT
-from gateway.store import packing
+from gateway.five_minutes import summaries, together
+from gateway.store import packing, tier_salvage
 from gateway.store.history import History
+from gateway.store.history_file import HistoryFile
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.reserve import Mark
+from gateway.store.tiers import Bucket
 from tests.gateway.samples import samples_of
+from tests.gateway.test_store_tiers import same
 
 GROUPS = (PollGroup("plc/1s", ("a", "b"), (0, 1)), PollGroup("slow/1s", ("c",), (2,)))
 TAGS = ("a", "b", "c")
@@ -33,13 +38,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "WINDOW_SAMPLES", 40)
 
 
-async def opened(directory: Path) -> History:
+async def opened(directory: Path, **options: Any) -> History:
     return await History.open(
         directory / "history.db",
         groups=GROUPS,
         uplinks=UPLINKS,
         reserve_bytes=0,
-        utc_ns=lambda: 1_000 * 10**9,
+        **({"utc_ns": lambda: 1_000 * 10**9} | options),
     )
 
 
@@ -192,6 +197,122 @@ async def test_a_chunk_that_is_not_what_its_checksum_says_is_left_out(tmp_path: 
         await history.close()
 
 
+async def five_minutes(history: History) -> dict[str, list[Bucket]]:
+    return {tag: await history.buckets(tag, 0, 2**62) for tag in TAGS}
+
+
+async def fill_hours(directory: Path) -> dict[str, list[Bucket]]:
+    """A history of 80 windows of five minutes, half of which have no raw samples any more."""
+    history = await opened(directory, max_age_ns=1, utc_ns=lambda: 10**15)
+    for at in range(-85 * 12, 0):
+        points = [(tag, at % 7 + tag / 4, 100_000_000 + at * 25_000 + tag) for tag in range(3)]
+        if at % 3:  # some have not all of a group's tags
+            del points[0]
+        history.add(samples_of(points))
+        if at % 4 == 3:
+            await history.commit((JOURNAL, 2_000 + at))
+        if at % 12 == 11 and at < -60:
+            await pack_everything(history)
+            if at < -40 * 12:
+                await history.move_cursor("up", "backfill", history.lane_head("up", "backfill"))
+                for uplink in UPLINKS[1:]:
+                    await history.forget(uplink)
+                await history.shed()
+    assert history.stats().shed_samples > 400
+    assert history.stats().unpacked_samples > 100, history.stats()
+    found = await five_minutes(history)
+    await history.close()
+    return found
+
+
+def told(path: Path) -> dict[str, list[tuple[int, int]]]:
+    """What another process reads: (begin, samples)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    with HistoryFile(path / "history.db") as file:
+        for groups in together(file.groups(), frozenset(TAGS)):
+            for rows, _ in summaries(file, groups, frozenset(TAGS), 0, 2**62):
+                for row in rows:
+                    found.setdefault(row.tag, []).append((row.time_ns, row.n))
+    return found
+
+
+async def test_the_five_minute_values_follow_after_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some at a time, also over a restart; new ones come in between."""
+    monkeypatch.setattr(tier_salvage, "STEP_BYTES", 1_000)
+    monkeypatch.setattr(tier_salvage, "STEPS_PER_CALL", 1)
+    wanted = await fill_hours(tmp_path)
+    assert min(map(len, wanted.values())) >= 84
+    behind(tmp_path)
+    history = await opened(tmp_path)
+    try:
+        assert "samples were taken over" in history.take_damage()
+        steps = 0
+        while await history.take_over():
+            steps += 1
+            if steps == 2:
+                history.add(samples_of([(0, -1.0, 200_000_000)]))
+                await history.commit((JOURNAL, 3_000))
+                await pack_everything(history)
+                await history.close()
+                history = await opened(tmp_path)
+        assert steps > 3
+        assert not history.take_damage(), "nothing was lost"
+        found = await five_minutes(history)
+        assert found["a"].pop().minimum == -1.0
+        for tag in TAGS:
+            same(found[tag], wanted[tag])
+        other = told(tmp_path)
+        assert other["a"].pop()[1] == 1
+        assert other == {tag: [(b.t_ns, b.samples) for b in own] for tag, own in wanted.items()}
+        assert not await history.take_over()
+    finally:
+        await history.close()
+
+
+async def test_of_damaged_five_minute_values_the_others_are_taken_over(tmp_path: Path) -> None:
+    wanted = await fill_hours(tmp_path)
+    path = tmp_path / "history.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sql = "SELECT pageno FROM dbstat WHERE name = 'summary' AND pagetype = 'leaf'"
+    pages = [page for (page,) in connection.execute(sql)]
+    connection.execute("UPDATE summary SET body = x'00' WHERE id = (SELECT max(id) FROM summary)")
+    connection.commit()
+    connection.close()
+    assert len(pages) > 4
+    with path.open("r+b") as file:
+        file.seek((pages[len(pages) // 2] - 1) * 4096)
+        file.write(bytes(4096))
+    behind(tmp_path)
+    history = await opened(tmp_path)
+    try:
+        history.take_damage()
+        assert not await history.take_over()
+        found = await five_minutes(history)
+        assert 60 <= len(found["a"]) < len(wanted["a"])
+        assert {b.t_ns for b in found["a"]} < {b.t_ns for b in wanted["a"]}
+        assert found["a"][0] == wanted["a"][0]
+        assert "five-minute values" in history.take_damage()
+    finally:
+        await history.close()
+
+
+async def test_a_group_whose_tags_are_none_is_left_out(tmp_path: Path) -> None:
+    committed = await fill(tmp_path)
+    connection = sqlite3.connect(tmp_path / "history.db")
+    connection.execute("UPDATE poll_group SET tags = '[' WHERE id = 1")
+    connection.commit()
+    connection.close()
+    history = await opened(tmp_path)
+    try:
+        assert history.ok
+        assert await stored(history) == {sample for sample in committed if sample[0] == "c"}
+    finally:
+        await history.close()
+
+
 def hurt(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     parts = [directory / "history.db", directory / "history.db-wal"]
@@ -230,6 +351,10 @@ async def test_random_damage(tmp_path: Path) -> None:
             await history.commit((JOURNAL, 1_000))
             assert time.monotonic() - started_s < START_S_MAX
             assert kept <= committed
+            while await history.take_over():
+                pass
+            for tag, found in (await five_minutes(history)).items():
+                assert sum(bucket.samples for bucket in found) <= SECONDS + (tag == "a"), tag
             for samples in (await owed(history)).values():
                 assert samples <= committed | {("a", 900_000, -1.0)}
             await pack_everything(history)
