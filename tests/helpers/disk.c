@@ -34,7 +34,7 @@ struct record {
     uint64_t ns; /* CLOCK_MONOTONIC */
     uint64_t inode;
     uint64_t a; /* WRITE: offset. SIZE: bytes. SYNC: 1 kept, 0 failed */
-    uint64_t b; /* SYNC: how many records there were when it began */
+    uint64_t b; /* SYNC: bytes of the log when it began; a count could be lost in a kill */
     uint32_t op;
     uint32_t data_bytes;
     uint32_t path_bytes;
@@ -346,7 +346,8 @@ static int synced(int fd, long call)
     if (!file)
         return syscall(call, fd);
     int chosen = matches(file->name);
-    uint32_t began = control->records, failed = chosen ? control->sync_errno : 0;
+    uint64_t began = syscall(SYS_lseek, out, 0, SEEK_END);
+    uint32_t failed = chosen ? control->sync_errno : 0;
     if (chosen && control->sync_ms) {
         struct timespec span = {control->sync_ms / 1000, control->sync_ms % 1000 * 1000000L};
         __atomic_add_fetch(&control->syncs_slow, 1, __ATOMIC_SEQ_CST);

@@ -34,9 +34,9 @@ _FIELDS = (
 
 
 class Record(NamedTuple):
-    """One thing that was done; times are CLOCK_MONOTONIC ns."""
+    """One thing that was done, ``at`` a place of the log (bytes); times are CLOCK_MONOTONIC ns."""
 
-    number: int
+    at: int
     ns: int
     inode: int
     a: int
@@ -61,7 +61,6 @@ class Recorded:
         self._file = self._page.open("r+b")
         self._map = mmap.mmap(self._file.fileno(), _CONTROL.size)
         self._read = 0
-        self._index = 0
 
     def __enter__(self) -> Self:
         return self
@@ -99,13 +98,12 @@ class Recorded:
         with self.log.open("rb") as file:
             file.seek(self._read)
             raw = file.read()
-        found = list(_records(raw, self._index))
-        self._index += len(found)
+        found = list(_records(raw, self._read))
         self._read += len(raw)
         return found
 
 
-def _records(raw: bytes, index: int) -> Iterator[Record]:
+def _records(raw: bytes, began: int) -> Iterator[Record]:
     at = 0
     while at < len(raw):
         ns, inode, a, b, op, data_bytes, path_bytes, to_bytes = _RECORD.unpack_from(raw, at)
@@ -113,8 +111,8 @@ def _records(raw: bytes, index: int) -> Iterator[Record]:
         for size in (path_bytes, to_bytes, data_bytes):
             ends.append(ends[-1] + size)
         path, to = (raw[ends[i] : ends[i + 1]].decode() for i in (0, 1))
-        yield Record(index, ns, inode, a, b, op, path, to, raw[ends[2] : ends[3]])
-        at, index = ends[3], index + 1
+        yield Record(began + at, ns, inode, a, b, op, path, to, raw[ends[2] : ends[3]])
+        at = ends[3]
 
 
 @dataclass
@@ -125,7 +123,7 @@ class _File:
     durable: bytearray = field(default_factory=bytearray)
     size: int = 0
     durable_size: int = 0
-    pages: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)  # versions, by record
+    pages: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)  # versions
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
     def write(self, index: int, at: int, data: bytes) -> None:
@@ -240,9 +238,9 @@ class Disk:
                 directory = self._directories[record.inode]
                 self._names = _applied(self._names, self._changes.pop(directory, []))
         elif file is not None and record.op == WRITE:
-            file.write(record.number, record.a, record.data)
+            file.write(record.at, record.a, record.data)
         elif file is not None and record.op == SIZE:
-            file.resize(record.number, record.a)
+            file.resize(record.at, record.a)
         elif file is not None and record.op == SYNC:
             file.sync(record.b, kept=bool(record.a))
 
