@@ -25,6 +25,7 @@ from drivers.errors import LinkError
 from drivers.kind import Secrets
 from drivers.modbus_frames import Framing, RtuFraming, SocketFraming
 from drivers.resolve import error_text, resolve
+from drivers.serial_port import open_trouble
 
 RECEIVED_MAX: Final = 1 << 20  # pymodbus throws more than this away unseen; we end at one reply
 NEVER_S: Final = 3600.0  # pymodbus's own deadlines: ours are shorter, and for each request
@@ -35,6 +36,8 @@ PARITIES: Final = {"none": "N", "even": "E", "odd": "O"}
 
 # Every failed request is an ERROR line there; the session counts them and logs once.
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
+
+ALERTS_ON_CERTIFICATES: Final = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
 
 OnPacket = Callable[[bool, bytes], bytes]
 OnConnect = Callable[[bool], None]
@@ -303,7 +306,7 @@ def refusal_text(error: OSError | ValueError) -> str:
     if isinstance(error, ssl.SSLError):
         return _tls_text(error)
     if isinstance(error, SerialException):
-        return str(error)
+        return open_trouble(error)
     return error_text(error) if isinstance(error, OSError) else str(error)
 
 
@@ -312,6 +315,10 @@ def _tls_text(error: Exception) -> str:
         return f"the device's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or str(error)
-        return f"the device refuses our certificate: {reason}" if "ALERT" in reason else reason
+        if any(word in reason for word in ALERTS_ON_CERTIFICATES) and "ALERT" in reason:
+            return f"the device refuses our certificate: {reason}"
+        if "ALERT" in reason:
+            return f"the device refuses our TLS: {reason}"
+        return f"it speaks no TLS, or another one: {reason}"
     filename, strerror = getattr(error, "filename", None), getattr(error, "strerror", None)
     return f"{filename}: {strerror}" if filename else str(strerror or error)

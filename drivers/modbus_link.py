@@ -6,6 +6,7 @@ open (``modbus_line`` keeps late replies apart there).
 """
 
 import asyncio
+import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -17,7 +18,7 @@ from drivers.modbus_dial import Dial, drop, refusal_text
 from drivers.modbus_frames import EXCEPTION_BIT, RtuFraming
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 EXCEPTION_NAMES: Final = {
     1: "illegal function",
@@ -97,6 +98,8 @@ class ModbusLink:
         client = await self._dial.client(address, self._on_packet, self._on_connect)
         why: list[OSError | ValueError] = []
         client.ctx.call_create = _noting(client.ctx.call_create, why)
+        context: Any = client.ctx
+        context.connection_lost = self._telling(context.connection_lost)
         self._client = client
         self._framing = self._dial.framing()
         self._ended = asyncio.get_running_loop().create_future()
@@ -106,6 +109,9 @@ class ModbusLink:
             async with asyncio.timeout(share_s):
                 connected = await client.connect()
                 await asyncio.sleep(0)  # a serial port begins to listen one turn later
+            if connected and self._ended.done():  # a TLS device that does not like us
+                connected = False
+                return str(self._ended.result())
             if connected:
                 self._dial.connected(client)
         except TimeoutError:
@@ -225,6 +231,18 @@ class ModbusLink:
             self._end(error)
         elif self._odd is not None and not self._odd.done():
             self._odd.set_result(error)
+
+    def _telling(
+        self, lost: "Callable[[Exception | None], None]"
+    ) -> "Callable[[Exception | None], None]":
+        """Keep a TLS device's own word for ending it: TLS 1.3 says no after the handshake."""
+
+        def told(reason: Exception | None) -> None:
+            if isinstance(reason, ssl.SSLError):
+                self._end(LinkError(refusal_text(reason)))
+            lost(reason)
+
+        return told
 
     def _on_connect(self, connected: bool) -> None:
         if not connected:

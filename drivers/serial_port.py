@@ -6,6 +6,7 @@ it hangs in is left behind, and no second one is begun for the same port before 
 
 import asyncio
 import contextlib
+import errno
 import os
 import termios
 import threading
@@ -219,7 +220,7 @@ async def open_port(
         text = f"{path}: cannot be opened within {timeout_s:g} s"
         raise LinkError(text) from None
     except (OSError, ValueError, termios.error) as error:
-        text = f"{path}: {_why(error)}"
+        text = f"{path}: {open_trouble(error)}"
         raise LinkError(text) from None
     return SerialPort(port, heard, lost)
 
@@ -252,15 +253,15 @@ def _opened(path: str, settings: Settings) -> serial.Serial:
     return port
 
 
-def _why(error: BaseException) -> str:
-    """For people; pyserial wraps the system's own words."""
-    number = getattr(error, "errno", None)
-    if number:
-        busy = number in {11, 16}
-        return "another program has it open" if busy else os.strerror(number)
-    text = str(error)
-    if "exclusively lock" in text:
+def open_trouble(error: BaseException) -> str:
+    """Why a port could not be opened, for people; pyserial wraps the system's own words."""
+    number, text = getattr(error, "errno", None), str(error)
+    if number in {errno.EAGAIN, errno.EBUSY} or "exclusively lock" in text:
         return "another program has it open"
+    if number == errno.ENOTTY or "Inappropriate ioctl" in text:
+        return "it is no serial port"
+    if number:
+        return os.strerror(number)
     if "RS485" in text:
         return "its driver has no RS-485 mode (line.rs485 = true)"
     return text or type(error).__name__

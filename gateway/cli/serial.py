@@ -20,6 +20,7 @@ from drivers.kind import parse_tty
 from drivers.serial_port import Settings, open_port
 from gateway.cli.options import add_json
 from gateway.cli.table import complain, plain, show_json_line
+from gateway.commission.hints import port_hint
 from gateway.commission.serial_guess import DELIMITERS, Guess, guess
 from gateway.outcome import Exit
 from gateway.site.durations import parse_duration
@@ -69,7 +70,7 @@ def listen(args: argparse.Namespace) -> int:
     try:
         return asyncio.run(_listen(path, line, args))
     except LinkError as error:
-        complain(str(error))
+        complain("; ".join(part for part in (str(error), port_hint(path)) if part))
         return Exit.FAILED
 
 

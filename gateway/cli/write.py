@@ -156,12 +156,20 @@ def _outcome(target: Target, before: Value | None, value: float, written: Writte
     if written.took(value) and written.acknowledged:
         text += f", read back {after}"
         return Outcome(exit_code=Exit.DONE, code=0, text=text, confirmed=True, details=details)
+    if written.refused:
+        text += f": the device refuses it: {written.trouble}; it shows {after}"
+        return Outcome(exit_code=Exit.FAILED, code=0, text=text, details=details)
     if not written.acknowledged:
         text += f": the device did not acknowledge it ({written.trouble}); it shows {after}"
         left = before is not None and written.took(before.value) and not written.took(value)
         code = Exit.FAILED if left else Exit.UNCONFIRMED
         return Outcome(exit_code=code, code=0, text=text, details=details)
-    text += f", but it reads back {after}: something else writes it, or the device refuses it"
+    back = written.back
+    if back is not None and back.value == back.value:
+        text += f", but it reads back {after}: something else writes it, or the device refuses it"
+    else:
+        text += ", acknowledged, but it cannot be read back"
+        text += f": {back.note}" if back is not None and back.note else ""
     if written.trouble:
         text += f" ({written.trouble})"
     return Outcome(exit_code=Exit.UNCONFIRMED, code=0, text=text, details=details)

@@ -12,6 +12,7 @@ from drivers.base import Subscribing
 from drivers.errors import DriverError
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
+from gateway.commission.hints import hint
 from gateway.commission.target import Target, TargetPoint
 
 if TYPE_CHECKING:
@@ -103,9 +104,10 @@ async def read_once(target: Target, around: "Surroundings") -> list[Value]:
 
 
 def said(target: Target, error: DriverError) -> str:
-    """A driver's failure with the device's name, once."""
+    """A driver's failure with the device's name, once, and what to look at next."""
     text = str(error)
-    return text if target.device.address in text else f"{target.name}: {text}"
+    text = text if target.device.address in text else f"{target.name}: {text}"
+    return "; ".join(part for part in (text, hint(target, error)) if part)
 
 
 def _value(reading: "Reading | None", fault: str, mono_ns: int, utc_ns: int) -> Value:

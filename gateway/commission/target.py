@@ -144,11 +144,12 @@ def _bare(url: str, points: Sequence[str]) -> Target:
     if unit is not None:
         table["unit"] = unit
     lines: dict[str, Any] = {}
+    _check_options([key for key, _ in query], kind)
     for key, value in query:
         if key in table:
             text = f"found {shown(key)} behind the ?, but the address itself says it"
             raise PointError(key="", text=text)
-        into = lines if key in Line.__struct_fields__ and "line" in kind.device_keys else table
+        into = lines if key in Line.__struct_fields__ else table
         into[key] = _value(value)
     if lines:
         table["line"] = lines
@@ -162,6 +163,22 @@ def _bare(url: str, points: Sequence[str]) -> Target:
     return Target(name, device, tuple(found))
 
 
+def _check_options(keys: Sequence[str], kind: DriverKind) -> None:
+    """Words behind the ? that are no keys of this driver, nor of a line. Raises ConfigError."""
+    lines = Line.__struct_fields__ if "line" in kind.device_keys else ()
+    others = {*Device.__struct_fields__, *Line.__struct_fields__}
+    taken = {*kind.device_keys, *lines}
+    told = [
+        f"found {shown(key)}, which {kind.name} does not take"
+        if key in others
+        else f"found {shown(key)}, expected a known key{did_you_mean(key, taken)}"
+        for key in keys
+        if key not in taken
+    ]
+    if told:
+        raise ConfigError(told)
+
+
 def _parts(url: str, scheme: str) -> tuple[str, int | None, str, list[tuple[str, str]]]:
     """(the device's address, unit, point, options) of a bare address. Raises PointError."""
     try:
@@ -171,14 +188,15 @@ def _parts(url: str, scheme: str) -> tuple[str, int | None, str, list[tuple[str,
         raise PointError(key="", text=f"cannot be read: {error}, expected {EXAMPLE}") from None
     if scheme == "opc.tcp":
         return f"{scheme}://{split.netloc}{split.path}", None, split.fragment, query
-    segments = split.path.rstrip("/").split("/")
+    port = _port(split.netloc, split.path) if scheme == "rtu" else ""
+    segments = split.path.removeprefix(port).rstrip("/").split("/")
     point = ""
     numbers = all(segment.isdecimal() for segment in segments[-2:]) and len(segments) > 2
     if numbers or _POINT_SEGMENT.fullmatch(segments[-1]):
         point = segments.pop()
     unit = int(segments.pop()) if segments[-1].isdecimal() else None
     if scheme == "rtu":
-        return "/".join(segments), unit, point, query
+        return port + "/".join(segments), unit, point, query
     if any(segments):
         text = f"found {shown(split.path)}, expected /UNIT/POINT such as {EXAMPLE}"
         raise PointError(key="", text=text)
@@ -188,14 +206,23 @@ def _parts(url: str, scheme: str) -> tuple[str, int | None, str, list[tuple[str,
     return place, unit, point, query
 
 
+def _port(host: str, path: str) -> str:
+    """The part of a path that is a serial port here; "" where it is not plugged in.
+
+    Raises PointError.
+    """
+    if host:
+        text = f"found rtu://{host}{path}, expected three slashes such as rtu:///dev/ttyUSB0/1/hr:0"
+        raise PointError(key="", text=text)
+    whole = Path(path)
+    found = next((each for each in (whole, *whole.parents) if each.is_char_device()), None)
+    return str(found or "")
+
+
 def _device(table: dict[str, Any], kind: DriverKind) -> Device:
     """The device as a site file's table would be, checked. Raises ConfigError, PointError."""
     complaints = Complaints("")
-    origin = Origin("", "")
-    for key in table:
-        if key in Device.__struct_fields__ and key not in kind.device_keys:
-            complaints.add(origin, (), f"found {shown(key)}, which {kind.name} does not take")
-    entry = convert(Device, table, origin, complaints, later=LATER_KEYS["device"])
+    entry = convert(Device, table, Origin("", ""), complaints, later=LATER_KEYS["device"])
     if complaints:
         raise ConfigError([line.partition(":0: ")[2] for line in complaints.lines()])
     kind.check_device(entry.item)

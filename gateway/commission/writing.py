@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from drivers.errors import DriverError, PointError, RequestError
+from drivers.modbus_link import ExceptionReply
 from drivers.points import describe, encode_registers, parse_point
 from fastpath.codes import Quality
 from gateway.commission.devices import Value, opened, read_once
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from drivers.kind import Surroundings
 
 RELATIVE: Final = 2.0**-24  # what rounding to a float32 may change
+REFUSALS: Final = (1, 2, 3)  # illegal function, address, value: nothing was written
 WORDS: Final = {
     "true": 1.0, "on": 1.0, "yes": 1.0, "false": 0.0, "off": 0.0, "no": 0.0,
 }  # fmt: skip
@@ -25,6 +27,7 @@ class Written(NamedTuple):
     acknowledged: bool
     back: Value | None
     trouble: str = ""  # of the write itself
+    refused: bool = False  # the device answered that it does not write this
 
     def took(self, value: float) -> bool:
         """Whether the device shows the value now."""
@@ -98,17 +101,20 @@ async def write_and_read_back(target: Target, value: float, around: "Surrounding
     Raises DriverError only where nothing was sent: no connection.
     """
     async with opened(target, around) as device:
+        refused = False
         try:
             await device.write(value)
             acknowledged, trouble = True, ""
         except DriverError as error:
             acknowledged, trouble = False, str(error)
+            refused = isinstance(error, ExceptionReply) and error.code in REFUSALS
         if acknowledged:
             try:
                 return Written(acknowledged, (await device.read())[0])
             except DriverError as error:
                 trouble = f"not read back: {error}"
     try:
-        return Written(acknowledged, (await read_once(target, around))[0], trouble)
+        back = (await read_once(target, around))[0]
+        return Written(acknowledged, back, trouble, refused=refused)
     except DriverError as error:
-        return Written(acknowledged, None, trouble or str(error))
+        return Written(acknowledged, None, trouble or str(error), refused=refused)

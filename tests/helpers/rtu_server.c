@@ -1,6 +1,6 @@
 /* A Modbus RTU device that is not ours: Debian's libmodbus answers on a tty.
  *
- *   rtu_server TTY UNIT BAUD
+ *   rtu_server TTY UNIT BAUD CELLS     CELLS of each table, beyond them is an illegal address
  *
  * Standard input carries one command per line, its end ends the server:
  *   hr|ir|c|di ADDRESS VALUE...     set
@@ -17,13 +17,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CELLS 65536
+#define CELLS_MAX 65536
 #define LINKS_MAX 16
 
 static modbus_t *context;
 static modbus_mapping_t *map;
 static int link_coil[LINKS_MAX], link_input[LINKS_MAX], link_count;
-static unsigned written[CELLS];
+static unsigned written[CELLS_MAX];
+static int cells;
 
 static void follow(void)
 {
@@ -38,7 +39,7 @@ static void note_writes(const uint8_t *pdu)
         count = pdu[3] << 8 | pdu[4];
     else if (pdu[0] != MODBUS_FC_WRITE_SINGLE_COIL)
         return;
-    for (int i = address; i < address + count && i < CELLS; i++)
+    for (int i = address; i < address + count && i < cells; i++)
         written[i]++;
 }
 
@@ -57,7 +58,7 @@ static void serve(void)
 
 static void set(const char *area, int address, char *values)
 {
-    for (char *v = strtok(values, " "); v && address < CELLS; v = strtok(NULL, " "), address++) {
+    for (char *v = strtok(values, " "); v && address < cells; v = strtok(NULL, " "), address++) {
         int value = atoi(v);
         if (strcmp(area, "c") == 0)
             map->tab_bits[address] = value != 0;
@@ -74,7 +75,7 @@ static void set(const char *area, int address, char *values)
 static void get(const char *area, int address, int count)
 {
     printf("got");
-    for (int i = address; i < address + count && i < CELLS; i++)
+    for (int i = address; i < address + count && i < cells; i++)
         printf(" %d", strcmp(area, "c") == 0    ? map->tab_bits[i]
                       : strcmp(area, "di") == 0 ? map->tab_input_bits[i]
                       : strcmp(area, "ir") == 0 ? map->tab_input_registers[i]
@@ -105,10 +106,10 @@ static void command(char *line)
 int main(int argc, char **argv)
 {
     char line[4096];
-    if (argc != 4)
+    if (argc != 5 || (cells = atoi(argv[4])) < 1 || cells > CELLS_MAX)
         return 2;
     context = modbus_new_rtu(argv[1], atoi(argv[3]), 'N', 8, 1);
-    map = modbus_mapping_new(CELLS, CELLS, CELLS, CELLS);
+    map = modbus_mapping_new(cells, cells, cells, cells);
     if (context == NULL || map == NULL || modbus_set_slave(context, atoi(argv[2])) < 0 ||
         modbus_connect(context) < 0) {
         fprintf(stderr, "rtu_server: %s\n", modbus_strerror(errno));

@@ -54,10 +54,12 @@ async def running(*command: str | Path) -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def rtu_server(tty: str, *, unit: int = 1, baud: int = 115_200) -> AsyncIterator[Peer]:
-    """libmodbus as a device; its commands are in rtu_server.c."""
+async def rtu_server(
+    tty: str, *, unit: int = 1, baud: int = 115_200, cells: int = 65_536
+) -> AsyncIterator[Peer]:
+    """libmodbus as a device with so many cells; its commands are in rtu_server.c."""
     program = await asyncio.to_thread(build, "rtu_server")
-    async with running(program, tty, str(unit), str(baud)) as server:
+    async with running(program, tty, str(unit), str(baud), str(cells)) as server:
         assert await server.answer() == ["ready"]
         yield server
 
