@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from aiosqlite import Connection
 
+from gateway.store.active import STORED, is_sound, mended, seqs_of
 from gateway.store.alert import ActiveAlert, AlertDraft, Source
 from gateway.store.audit import NOTE, AuditEntry
 from gateway.store.audit_memory import AuditMemory
@@ -83,14 +84,32 @@ class LedgerState:
         ):
             self.audit_seq, self.audit_hash = seq, digest
         await self.audit.load(connection)
-        for subject, ident, body in await connection.execute_fetchall("SELECT * FROM active"):
-            self.active[subject] = ActiveAlert(subject, ident, body)
+        await self._load_active(connection)
         for journal_id, stream, seq in await connection.execute_fetchall(
             "SELECT journal_id, stream, next_seq FROM journal"
         ):
             self.positions[journal_id % (1 << 64), stream] = seq
         self.cursors = await read_cursors(connection, self.epoch)
         await self.letters.load(connection)
+
+    async def _load_active(self, connection: Connection) -> None:
+        """One that is damaged is mended, or ends unheard: its maker raises it again."""
+        for row in await connection.execute_fetchall("SELECT subject, id, body FROM active"):
+            item: ActiveAlert | None = ActiveAlert(*row)
+            if item and not is_sound(item):
+                stored = {
+                    seq: tuple(found)
+                    for seq in seqs_of(item)
+                    for found in await connection.execute_fetchall(STORED, (seq,))
+                }
+                item = mended(item, stored.get)
+                await connection.execute_fetchall("DELETE FROM active WHERE subject = ?", row[:1])
+                if item:
+                    await connection.execute_fetchall(
+                        "INSERT INTO active VALUES (?, ?, ?)", (item.subject, item.id, item.body)
+                    )
+            if item:
+                self.active[item.subject] = item
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest alerts that every uplink has; None where none may go.

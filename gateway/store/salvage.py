@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
+from gateway.store.active import STORED, mended
 from gateway.store.alert import ActiveAlert
 from gateway.store.salvage_audit import AuditFound, read_audit
 
@@ -90,7 +91,8 @@ class Salvage:
         self.audit = read_audit(connection, version, time.monotonic() + AUDIT_S_MAX)
         for row in _both_ends(connection, "SELECT * FROM active ORDER BY subject {}"):
             if all(map(isinstance, row, (str, str, bytes))):
-                self.active.append(ActiveAlert(*row))
+                item = mended(ActiveAlert(*row), lambda seq: next(iter(rows(STORED, seq)), None))
+                self.active += [item] if item else []
         self.letters = list(_letters(connection, version))
         for journal_id, stream, seq in rows("SELECT journal_id, stream, next_seq FROM journal"):
             if isinstance(journal_id, int) and isinstance(seq, int):

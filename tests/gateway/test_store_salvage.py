@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.audit import LeftHead, verdict_of
-from gateway.store.alert import AlertDraft, LegNote, OutputNote, Source
+from gateway.store.alert import ActiveAlert, AlertDraft, LegNote, OutputNote, Source
 from gateway.store.ledger import Ledger
 from gateway.store.ledger_reader import LedgerReader
 
@@ -122,6 +122,39 @@ async def test_everything_comes_over_where_one_entry_was_edited(tmp_path: Path) 
     ledger = await open_ledger(tmp_path)
     assert ledger.head == count
     await ledger.close()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_raises_are_what_their_alerts_say_or_are_left_out(tmp_path: Path, anew: bool) -> None:
+    """A bit in a row of them is found by nothing else, and everybody reads them."""
+    await fill(tmp_path, commands=1)
+    edit(
+        tmp_path / "ledger.db",
+        "UPDATE active SET body = CAST('{' || body AS BLOB) WHERE subject = 'interlock:3'",
+        "UPDATE active SET id = id || '7' WHERE subject = 'interlock:4'",
+        "UPDATE active SET body = x'00', id = 'x' WHERE subject = 'interlock:5'",
+        *(["DROP TABLE journal"] if anew else []),
+    )
+    ledger = await open_ledger(tmp_path)
+    try:
+        for active in (ledger.active(), await again(ledger, tmp_path)):
+            found = {item.subject: json.loads(item.body) for item in active}
+            assert found.keys() == {f"interlock:{i}" for i in range(20) if i != 5}
+            assert [item.id for item in active] == [body["id"] for body in found.values()]
+            assert found["interlock:3"]["cause"].startswith("trip 3")
+            assert found["interlock:4"]["cause"].startswith("trip 4")
+        ledger = await open_ledger(tmp_path)
+        assert all(await ledger.append([alert(5, subject="interlock:5")]))
+    finally:
+        await ledger.close()
+
+
+async def again(ledger: Ledger, directory: Path) -> list[ActiveAlert]:
+    """What is active after another start."""
+    await ledger.close()
+    ledger = await open_ledger(directory)
+    await ledger.close()
+    return ledger.active()
 
 
 @pytest.mark.parametrize("table", ["audit", "letter", "active"])
