@@ -102,9 +102,12 @@ class Lane:
 
         ``fresh_after``: alerts up to this sequence are historical.
         """
-        await self.follow()
-        head = self._source.head()  # before the rows: what is above it may still come
-        rows = await self._source.fetch(self.cursor, limit + len(self._done))
+        while True:
+            await self.follow()
+            head = self._source.head()  # before the rows: what is above it may still come
+            rows = await self._source.fetch(self.cursor, limit + len(self._done))
+            if self._source.epoch() == self._epoch:
+                break  # else the read found damage: these are another store's rows, or none
         items = [item for item in self._with_gaps(rows, head, utc_ns) if not self._has(item)]
         outs = [
             Outgoing(

@@ -101,3 +101,26 @@ async def test_a_cursor_is_not_taken_into_the_epoch_after_it(
     assert len(await lane.next(100, utc_ns=0)) >= COUNT - 1
     await source.save(2, source.epoch())
     assert await source.load() == 2
+
+
+async def test_no_item_leaves_with_the_epoch_before_it(
+    store: tuple[Database, LaneSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very read of the items finds the damage; they are those of the new file then."""
+    database, source = store
+    lane = Lane("up", "x", source)
+    for out in await lane.next(SENT, utc_ns=0):
+        lane.done(out.item)
+    epoch, query = source.epoch(), database.query
+
+    async def replaced_before(body: Callable[[Connection], object]) -> object:
+        monkeypatch.undo()
+        await query(once(damaged))  # type: ignore[arg-type]
+        return await query(body)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "query", replaced_before)
+    outs = await lane.next(100, utc_ns=0)
+    assert source.epoch() > epoch
+    assert {out.epoch for out in outs} == {source.epoch()}
+    assert [out.item.seq for out in outs] == list(range(1, len(outs) + 1))
+    assert len(outs) >= COUNT - 1
