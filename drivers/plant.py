@@ -126,6 +126,12 @@ class Element:
             self.wanted = value
             self.moves_at_ns = now_ns + self.text.follow_ns
 
+    def go_on(self, before: "Element") -> None:
+        """As it was, where its values mean the same."""
+        if (before.text.trip, before.text.normal) == (self.text.trip, self.text.normal):
+            self.wanted, self.shown = before.wanted, before.shown
+            self.moves_at_ns, self.stuck = before.moves_at_ns, before.stuck
+
     def closed(self, now_ns: int) -> bool:
         """What the read-back tag shows, before any ``not``: the trip value's truth when tripped."""
         if now_ns >= self.moves_at_ns and not self.stuck:
@@ -154,12 +160,33 @@ class Plant:
     """All tags and outputs of a site. ``seed`` makes one run like another."""
 
     def __init__(self, text: PlantText, now_ns: int, seed: int = 1) -> None:
+        self._seed = seed
         self._tags: dict[str, _Quantity] = {}
         self._elements: dict[str, Element] = {}
         self._watchdogs: dict[tuple[str, int, int], _Watchdog] = {}
+        self._build(text, now_ns)
+
+    def become(self, text: PlantText, now_ns: int) -> None:
+        """Be another plant: what is driven, moved or watched in both goes on as it was."""
+        tags, elements, watchdogs = self._tags, self._elements, self._watchdogs
+        self._tags, self._elements, self._watchdogs = {}, {}, {}
+        self._build(text, now_ns)
+        for ident in self._tags.keys() & tags.keys():
+            own, before = self._tags[ident], tags[ident]
+            if own.text.place.boolean == before.text.place.boolean:
+                own.drive = before.drive
+            if own.text.signal == before.text.signal:
+                own.wave = before.wave
+        for name in self._elements.keys() & elements.keys():
+            self._elements[name].go_on(elements[name])
+        for key in self._watchdogs.keys() & watchdogs.keys():
+            own_dog, dog = self._watchdogs[key], watchdogs[key]
+            own_dog.seen, own_dog.moved_ns = dog.seen, dog.moved_ns
+
+    def _build(self, text: PlantText, now_ns: int) -> None:
         for server in text.servers:
             for tag in server.tags:
-                own = seed ^ zlib.crc32(tag.id.encode())
+                own = self._seed ^ zlib.crc32(tag.id.encode())
                 self._tags[tag.id] = _Quantity(tag, Wave(tag.signal, own, now_ns))
             for output in server.outputs:
                 self._elements[output.id] = Element(output, output.normal, output.normal)

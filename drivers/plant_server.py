@@ -6,9 +6,11 @@ it go, stop a final element, make a device silent, busy or cut off.
 
 import asyncio
 import contextlib
+import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -34,7 +36,7 @@ _MBAP: Final = struct.Struct(">HHHB")  # transaction, protocol, length, unit
 class Command(Struct, frozen=True, forbid_unknown_fields=True):
     """One line to a plant. What a command does not need is left out."""
 
-    do: Literal["drive", "bad", "end", "driven", "value", "stick", "fault"]
+    do: Literal["drive", "bad", "end", "driven", "value", "stick", "fault", "become"]
     tag: str = ""
     value: float = 0.0
     over_s: float = 0.0  # how long a drive takes to get there
@@ -42,6 +44,7 @@ class Command(Struct, frozen=True, forbid_unknown_fields=True):
     stuck: bool = True
     device: str = ""
     fault: Fault = "none"
+    description: str = ""  # become: the file of another plant
 
 
 class Units:
@@ -53,6 +56,11 @@ class Units:
         numbers |= {register.unit for register in text.registers}
         self._units = {number: Unit(number, text, plant) for number in numbers}
         self._monotonic_ns = monotonic_ns
+
+    def go_on(self, before: "Units") -> None:
+        """Keep what was written into the units of both."""
+        for number in self._units.keys() & before._units.keys():  # noqa: SLF001  of its own kind
+            self._units[number].go_on(before._units[number])  # noqa: SLF001
 
     def answer(self, unit: int, request: bytes) -> bytes | None:
         """The reply's PDU; None where there is no such unit."""
@@ -67,21 +75,37 @@ class TcpServer:
         self.fault: Fault = "none"
         self._port = port
         self._units = units
+        self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
+    def bind(self) -> int:
+        """Take a port, which it gives; who connects waits for ``start``. Raises LinkError."""
+        if self._socket is None:
+            try:
+                self._socket = socket.create_server((HOST, self._port))
+            except OSError as error:
+                text = f"{HOST}:{self._port}: cannot listen: {error.strerror}"
+                raise LinkError(text) from error
+            self._port = self._socket.getsockname()[1]
+        return self._port
+
     async def start(self) -> int:
         """Listen; the port. Raises LinkError."""
-        try:
-            self._server = await asyncio.start_server(self._serve, HOST, self._port)
-        except OSError as error:
-            text = f"{HOST}:{self._port}: cannot listen: {error.strerror}"
-            raise LinkError(text) from error
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        self.bind()
+        self._server = await asyncio.start_server(self._serve, sock=self._socket)
+        return self._port
+
+    def become(self, units: Units) -> int:
+        """Be another device behind the same connections; the port."""
+        units.go_on(self._units)
+        self._units = units
+        return self._port
 
     async def close(self) -> None:
         """End every connection and listen no more."""
+        if self._server is None and self._socket is not None:
+            self._socket.close()
         if self._server is not None:
             self._server.close()
             self.cut()
@@ -135,6 +159,7 @@ class PlantServers:
         self._monotonic_ns = monotonic_ns
         self._plant = Plant(text, monotonic_ns())
         self._servers = {server.name: self._made(server) for server in text.servers}
+        self._turning: set[asyncio.Task[Any]] = set()  # servers that begin or end
 
     def _made(self, text: ServerText) -> "TcpServer | SerialLine | NodeServer":
         """Raises PointError for an instrument that cannot be simulated."""
@@ -155,8 +180,40 @@ class PlantServers:
         """Listen everywhere; by device its port, its line's path or its URL. Raises LinkError."""
         return {name: await server.start() for name, server in self._servers.items()}
 
+    def become(self, text: PlantText) -> dict[str, int]:
+        """Be another plant, of TCP devices alone; by device its port. Raises DriverError.
+
+        Devices of the same name keep their port and connections, tags and outputs their state.
+        """
+        if any(not isinstance(server, TcpServer) for server in self._servers.values()) or any(
+            server.kind != "tcp" for server in text.servers
+        ):
+            told = "a plant with other devices than Modbus TCP stays as it is"
+            raise RequestError(told)
+        self._plant.become(text, self._monotonic_ns())
+        ports: dict[str, int] = {}
+        names = {server.name for server in text.servers}
+        for name in self._servers.keys() - names:
+            self._turn(self._servers.pop(name).close())
+        for each in text.servers:
+            known = self._servers.get(each.name)
+            units = Units(each, self._plant, self._monotonic_ns)
+            if isinstance(known, TcpServer):
+                ports[each.name] = known.become(units)
+                continue
+            fresh = self._servers[each.name] = TcpServer(each.port, units)
+            ports[each.name] = fresh.bind()
+            self._turn(fresh.start())
+        return ports
+
+    def _turn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._turning.add(task)
+        task.add_done_callback(self._turning.discard)
+
     async def close(self) -> None:
         """End everything."""
+        await asyncio.gather(*self._turning)
         for server in self._servers.values():
             await server.close()
 
@@ -182,6 +239,8 @@ class PlantServers:
                 text = plant.stick(command.output, stuck=command.stuck)
             case "fault":
                 text = self._fault(command.device, command.fault)
+            case "become":
+                return {"ports": self.become(_described(command.description))}
             case "value":
                 return {"value": plant.shown(command.tag, now_ns)}
             case "driven":
@@ -197,3 +256,12 @@ class PlantServers:
         if fault == "cut":
             server.cut()
         return f"{name}: {'as it should be' if fault == 'none' else fault}"
+
+
+def _described(path: str) -> PlantText:
+    """Raises RequestError for a file that describes no plant."""
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=PlantText)
+    except (OSError, msgspec.MsgspecError) as error:
+        text = f"{path}: no description of a plant: {error}"
+        raise RequestError(text) from error

@@ -60,6 +60,10 @@ class Unit:
             if beat.unit == unit:
                 self._beats.append(((server.name, unit, beat.address), beat))
 
+    def go_on(self, before: "Unit") -> None:
+        """Keep what was written there."""
+        self._memory |= before._memory  # noqa: SLF001  of its own kind
+
     def answer(self, request: bytes, now_ns: int) -> bytes:
         """The reply's PDU, an exception's where the request cannot be served."""
         function = request[0] if request else 0

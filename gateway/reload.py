@@ -13,7 +13,7 @@ from fastpath import blob
 from fastpath.codes import LoadFlag, LoadStep, ResultCode, ResultDetail
 from gateway.apply import program_blob, refusal_text, store_program
 from gateway.check import check_site
-from gateway.errors import ConfigError, GuardError, StoreError
+from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.outcome import Exit, Outcome, not_reached
 from gateway.parted_uplinks import PartedUplinks
 from gateway.weakening import weakening_text, weakenings
@@ -56,8 +56,6 @@ class Reloader:
         """
         if self._busy.locked():
             return _failed("another reload is under way; look with 'sitewarden status'")
-        if self._gateway().simulation is not None:
-            return _failed("a simulated run takes another site file when it is started again")
         async with self._busy:
             outcome = await self._reload(Path(site) if site else self._path, weakens, who)
         problems = self._gateway().problems
@@ -79,13 +77,18 @@ class Reloader:
             text = f"{path} is of the site {checked.config.site.id}, here runs {before.id}"
             return _failed(text)
         gateway = self._gateway()
-        if lines := PartedUplinks(checked.config, gateway.ledger, gateway.history).refusals():
-            return Outcome(exit_code=Exit.USAGE, code=0, text="\n".join(lines))
+        simulation = gateway.simulation
         try:
+            if simulation is not None:
+                checked = await asyncio.to_thread(simulation.prepare, checked)
+            elif lines := PartedUplinks(checked.config, gateway.ledger, gateway.history).refusals():
+                return Outcome(exit_code=Exit.USAGE, code=0, text="\n".join(lines))
             refused = await self._to_the_guard(checked, path, weakens, who)
+            if simulation is not None:
+                await asyncio.to_thread(simulation.settle, taken=refused is None)
         except GuardError as error:
             return not_reached(str(error))
-        except (StoreError, OSError) as error:
+        except (GatewayError, OSError) as error:
             return _failed(f"not done: {error}; the old site runs on")
         if refused is not None:
             return refused

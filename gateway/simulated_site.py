@@ -120,6 +120,13 @@ def at_ports(site: SimulatedSite, ports: Mapping[str, int], checked: Checked) ->
     )
 
 
+def joined(plant: PlantText, other: PlantText) -> PlantText:
+    """Both at once: what both have is as in ``other``, but where a tag was it is shown too."""
+    before = {server.name: server for server in plant.servers}
+    servers = [_joined(before.pop(server.name, None), server) for server in other.servers]
+    return structs.replace(other, servers=(*before.values(), *servers))
+
+
 def encoded(plant: PlantText) -> bytes:
     """The description that ``python -m drivers.sim plant`` takes."""
     return msgspec.json.format(msgspec.json.encode(plant), indent=1) + b"\n"
@@ -191,6 +198,24 @@ def _device(device: Device) -> Device:
     kept = {key: getattr(device, key) for key in DEVICE_KEYS}
     kept["max_registers"] = max(device.max_registers, FLOAT64_REGISTERS)
     return Device(driver=DRIVER, address=f"{HOST}:1", **kept)
+
+
+def _joined(own: ServerText | None, other: ServerText) -> ServerText:
+    if own is None:
+        return other
+    places = {(tag.id, tag.unit, tag.place) for tag in other.tags}
+    outputs = {output.id for output in other.outputs}
+    beats = {(beat.unit, beat.address) for beat in other.heartbeats}
+    tags = (tag for tag in own.tags if (tag.id, tag.unit, tag.place) not in places)
+    own_beats = (beat for beat in own.heartbeats if (beat.unit, beat.address) not in beats)
+    return structs.replace(
+        other,
+        port=own.port,
+        tags=(*tags, *other.tags),
+        outputs=(*(each for each in own.outputs if each.id not in outputs), *other.outputs),
+        heartbeats=(*own_beats, *other.heartbeats),
+        registers=(*own.registers, *other.registers),
+    )
 
 
 # ---- the plant ------------------------------------------------------------------------------

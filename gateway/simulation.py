@@ -26,7 +26,7 @@ from gateway.check import Checked
 from gateway.errors import GatewayError, StoreError
 from gateway.outcome import Exit, Outcome
 from gateway.paths import SIMULATED, Paths
-from gateway.simulated_site import at_ports, encoded, simulated_site
+from gateway.simulated_site import at_ports, encoded, joined, simulated_site
 from gateway.supervise import is_guard
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ AGAIN_S: Final = 1.0
 GUARD_END_S: Final = 3.0
 LINE_BYTES_MAX: Final = 1 << 20
 DESCRIPTION: Final = "plant.json"
+NEXT_DESCRIPTION: Final = "plant-next.json"
 _ENDED: Final = "it has ended"
 _SILENT: Final = "no answer in time"
 
@@ -53,6 +54,7 @@ class Simulation:
         self._paths = paths
         self._uplinks = uplinks
         self._plant = PlantText()
+        self._before = self._next = self._plant  # between prepare and settle
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._asking = threading.Lock()  # one question, one answer
@@ -62,14 +64,29 @@ class Simulation:
         self._empty_directories()
         site = simulated_site(checked.config, uplinks=self._uplinks)
         ports = self._start(site.plant)
-        servers = tuple(
-            structs.replace(server, port=ports[server.name]) for server in site.plant.servers
-        )
-        self._plant = structs.replace(site.plant, servers=servers)  # it comes back where it was
+        self._plant = _at_ports(site.plant, ports)  # it comes back where it was
         _LOGGER.info("%d simulated devices; no device of the site file is opened", len(ports))
         directories = f"--runtime-dir {self._paths.runtime} --state-dir {self._paths.state}"
         _LOGGER.info("in a second terminal: sitewarden status %s", directories)
         return at_ports(site, ports, checked)
+
+    def prepare(self, checked: Checked) -> Checked:
+        """Let the plant be that of another site file too; that site over it. Blocks.
+
+        Its own devices go on, and ``settle`` ends what is only of one of them. Raises GatewayError.
+        """
+        site = simulated_site(checked.config, uplinks=self._uplinks)
+        both = joined(self._plant, site.plant)
+        ports = self._become(both)
+        self._next = _at_ports(site.plant, ports)
+        self._before, self._plant = self._plant, _at_ports(both, ports)
+        return at_ports(site, ports, checked)
+
+    def settle(self, *, taken: bool) -> None:
+        """The guard runs the new site (or the old one): the plant is that one's alone."""
+        self._plant = self._next if taken else self._before
+        with contextlib.suppress(GatewayError):  # a plant that has ended is started again as this
+            self._become(self._plant)
 
     async def watch(self, problems: "Problems") -> None:
         """Start the plant again where it dies, with nothing driven; ends by cancellation alone."""
@@ -156,6 +173,20 @@ class Simulation:
             raise GatewayError(msg) from error
         return ports
 
+    def _become(self, plant: PlantText) -> dict[str, int]:
+        """The running plant as another one; the ports by device. Raises GatewayError."""
+        description = self._paths.runtime / NEXT_DESCRIPTION
+        try:
+            description.write_bytes(encoded(plant))
+            answer = self._ask({"do": "become", "description": os.fspath(description)})
+        except OSError as error:
+            msg = f"the simulated plant does not answer: {error}"
+            raise GatewayError(msg) from error
+        if "error" in answer:
+            raise GatewayError(str(answer["error"]))
+        ports: dict[str, int] = answer["ports"]
+        return ports
+
     def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Raises OSError where the plant has gone or says nothing in time."""
         with self._asking:
@@ -239,6 +270,12 @@ async def simulate(
             seq = await gateway.ledger.command(who, "simulate", tag, command)
             await gateway.ledger.command_result(seq, 0, outcome.text)
     return outcome
+
+
+def _at_ports(plant: PlantText, ports: Mapping[str, int]) -> PlantText:
+    """The plant where it listens by now."""
+    servers = tuple(structs.replace(server, port=ports[server.name]) for server in plant.servers)
+    return structs.replace(plant, servers=servers)
 
 
 def _end_guard(paths: Paths) -> None:

@@ -304,6 +304,40 @@ async def test_mbpoll_reads_the_process(tmp_path: Path) -> None:
     assert await asyncio.wait_for(process.wait(), 5) == 0, "it ends with whoever holds its stdin"
 
 
+async def test_it_becomes_another_plant_behind_the_same_connection(tmp_path: Path) -> None:
+    before = plant().servers[0]
+    moved = tag("level", "ir:202", "uint16", "constant 12.5", scale=0.1, limits=(0.0, 100.0))
+    changed = msgspec.structs.replace(
+        before,
+        tags=(*(each for each in before.tags if each.id not in ("run", "level")), moved),
+        registers=(),
+    )
+    other = ServerText(name="pump", tags=(tag("flow", "ir:0", "uint16", "constant 7"),))
+    file = tmp_path / "next.json"
+    file.write_bytes(msgspec.json.encode(PlantText(site="test", servers=(changed, other))))
+    async with running() as bench:
+        bench.do(do="drive", tag="level", value=50.0)
+        bench.do(do="stick", output="siren")
+        await bench.client.write_coil(16, value=False, device_id=1)
+        bench.clock.now_ns += 50 * MS
+        ports = bench.do(do="become", description=str(file))["ports"]
+        assert ports["plc"] == bench.port
+        assert await bench.registers(202, 1) == [500], "it is still driven, in its new place"
+        assert await bench.registers(102, 1) == [0]
+        assert await bench.contact(1) is False, "the final element stays where it was put"
+        assert await bench.contact(3) is False, "a tag that is gone is 0"
+        fresh = AsyncModbusTcpClient("127.0.0.1", port=ports["pump"], timeout=2, retries=0)
+        assert await fresh.connect()
+        assert (await fresh.read_input_registers(0, count=1, device_id=1)).registers == [7]
+        file.write_bytes(msgspec.json.encode(plant()))
+        assert bench.do(do="become", description=str(file))["ports"] == {"plc": bench.port}
+        fresh.close()
+        assert await bench.registers(102, 1) == [500]
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", ports["pump"])
+        assert "no description" in bench.do(do="become", description=str(tmp_path))["error"]
+
+
 async def test_a_description_that_is_none_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "plant.json"
     broken.write_text('{"servers": [{"tags": 5}]}')

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -324,10 +325,73 @@ async def test_it_is_driven_and_says_so_everywhere(tmp_path: Path) -> None:
         await until("every tag GOOD again", every_tag_good(site))
         nobody = await site.cli("simulate", "nobody", "1")
         assert (nobody.code, "no measured tag nobody" in nobody.err) == (2, True)
-        _, reload = await site.post("/reload", {})
-        assert "when it is started again" in reload["text"]
         await site.kill_gateway()
         assert (await site.cli("status")).out.startswith("SIMULATED"), "with the gateway dead too"
+
+
+PUMP = """
+[[device]]
+id = "pump"
+driver = "modbus-tcp"
+address = "192.0.2.2:502"
+fast = true
+poll = "20ms"
+timeout = "100ms"
+
+[[tag]]
+id = "flow"
+device = "pump"
+point = { address = "ir:5", type = "float32" }
+unit = "m3/h"
+range = [0, 100]
+
+[[interlock]]
+id = "dry"
+cause = "flow < 5"
+effects = ["power0"]
+response = "2s"
+armed = true
+"""
+
+
+def loaded_anew(site: Site) -> int:
+    return sum("loaded anew" in str(alert.get("cause")) for alert in site.alerts())
+
+
+async def test_another_site_file_is_simulated_in_the_same_way(tmp_path: Path) -> None:
+    """No trip by it, what is driven stays so, and a device more has a place in the plant."""
+    text = site_text(["192.0.2.1:502"])
+    async with simulated(tmp_path, text) as site:
+        await until("every tag GOOD", every_tag_good(site))
+        await site.protecting()
+        await drive(site, "gas0", value=0.75)
+        site.file.write_text(text + PUMP)
+        assert site.process is not None
+        os.kill(site.process.pid, signal.SIGHUP)
+        await until("the exchange", lambda: loaded_anew(site) == 1)
+        await until("every tag GOOD", every_tag_good(site))
+        tags = await rows(site, "/tags")
+        assert tags["gas0"]["value"] == 0.75
+        assert {row["state"] for row in await site.get("/interlocks")} == {"NORMAL"}
+        await drive(site, "flow", value=2.0)
+        await until("the new trip", in_state(site, "dry", "TRIPPED"))
+
+        site.file.write_text(text.replace("armed = true", "armed = false"))
+        answer = await site.cli("reload")
+        assert answer.code == 4, "gone while it is tripped, and weaker"
+        assert "dry" in await rows(site, "/interlocks")
+        await drive(site, "flow", value=50.0)
+        await until("ready", in_state(site, "dry", "READY_TO_RESET"))
+        _, reset = await site.post("/reset", {"id": "dry", "reason": "test"})
+        assert reset["exit_code"] == 0, reset
+        site.file.write_text(text)
+        answer = await site.cli("reload", "--weakens", "the pump is gone again")
+        assert answer.code == 0, answer
+        await until("the exchange", lambda: loaded_anew(site) == 2)
+        assert set(await rows(site, "/tags")) == set(tags) - {"flow"}
+        await until("every tag GOOD", every_tag_good(site))
+        assert await drive(site, "") == "gas0"
+        assert all(alert["exercise"] for alert in site.alerts())
 
 
 def _processes() -> list[int]:
