@@ -68,11 +68,15 @@ class Retry(Struct, frozen=True):
 
     ``denied``: this lane is not allowed or not known there (rights, address). It is retried slowly
     and told once, and the other lanes go on. Else the whole link pauses.
+
+    ``fault``: what the item would be refused for (``Refused.reason``) if it alone were answered so;
+    "" where the other end has asked to wait, whatever is sent.
     """
 
     after_s: float = 0.0
     reason: str = ""
     denied: bool = False
+    fault: str = ""
 
 
 class Refused(Struct, frozen=True):
@@ -95,6 +99,12 @@ class LinkRefusedError(UplinkError):
 
 class TakenOverError(LinkRefusedError):
     """Another client uses our name there. Retried slowly, told by the uplink's ``notice``."""
+
+
+class UnansweredError(UplinkError):
+    """Something was sent, and the link ended over it or fell silent: it may be the item's fault."""
+
+    fault = "no_answer"  # what it would be refused for
 
 
 class SuspectError(UplinkError):

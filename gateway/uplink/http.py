@@ -11,15 +11,19 @@ answer                                  verdict
 2xx                                     accepted
 207 or 2xx with {"errors": [{"id" or    those items are refused, all others accepted
 "seq", "reason"}]}
-2xx with an error that names no item    the link pauses: nobody said that it is stored
+2xx with an error that names no item    the link pauses: nobody said that it is stored (1)
 400, 413, 422                           the batch is halved until the one is found: refused
 401, 403, 404, 405 and any other 4xx    lane denied: slow retry, the other lanes go on,
                                         nothing delivered
-408, 425, 429, 5xx                      the link pauses, for Retry-After where that is given
-3xx, a page (HTML), other               the link pauses: nobody said that it is stored
-no connection, no answer in time        nothing known: reconnect
+408, 425, 429                           the link pauses, for Retry-After where that is given
+5xx                                     likewise (1)
+3xx, a page (HTML), other               the link pauses: nobody said that it is stored (1)
+no connection                           nothing known: reconnect
+closed without an answer, none in time  nothing known: reconnect (1)
 certificates (TLS), the proxy's 407     link refused: slow retry, one alert
 ======================================  ====================================================
+
+(1) Every time for one item, while others are taken: the item's fault after all (``doubts``).
 
 A connection that the server had closed while it was idle is no failed link: it is opened again.
 """
@@ -47,6 +51,7 @@ from gateway.uplink.base import (
     Outgoing,
     Refused,
     Retry,
+    UnansweredError,
     Verdict,
 )
 from gateway.uplink.http_answer import REFUSED_ITEM, Answer, ItemError, answer_of
@@ -180,15 +185,16 @@ class HttpUplink:
             body = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
             headers["Content-Encoding"] = "gzip"
         await self._rate.pay(lane, len(body))
+        known = Reuse()
         try:
             for _ in range(_STALE_MAX):
                 known = Reuse()
                 with contextlib.suppress(StaleError):
                     return await self._exchange(url, body, headers, known)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise link_error(url, error) from error
+            raise link_error(url, error, sent=known.connected) from error
         msg = f"{url}: every connection was closed by the server"
-        raise UplinkError(msg)
+        raise UnansweredError(msg)
 
     async def _exchange(
         self, url: str, body: bytes, headers: Mapping[str, str], known: "Reuse"

@@ -42,7 +42,7 @@ def answer_of(status: int, headers: Mapping[str, str], body: bytes, url: str) ->
     Raises LinkRefusedError where a server in front refuses our certificate by a page.
     """
     if status < 400 and _is_page(headers, body):
-        return Retry(reason=f"{url}: a page came, not an answer (status {status})")
+        return _failed(status, f"{url}: a page came, not an answer (status {status})")
     if 200 <= status < 300:
         return _taken(status, body, url)
     reason = f"{url}: status {status}"
@@ -51,17 +51,24 @@ def answer_of(status: int, headers: Mapping[str, str], body: bytes, url: str) ->
             msg = f"{reason}: the server does not accept our certificate, or we showed none"
             raise LinkRefusedError(msg)
         return Refused(f"http_{status}", body[:_DETAIL_CHARS].decode("utf-8", "replace"))
-    if status in _LATER or status >= 500:
+    if status in _LATER:
         return Retry(_retry_after_s(headers), reason)
+    if status >= 500:
+        return _failed(status, reason, _retry_after_s(headers))
     if status >= 400:
         return Retry(DENIED_RETRY_S, reason, denied=True)
-    return Retry(reason=reason)
+    return _failed(status, reason)
+
+
+def _failed(status: int, reason: str, after_s: float = 0.0) -> Retry:
+    """Nobody has stored it, and nobody says whose fault that is."""
+    return Retry(after_s, reason, fault=f"http_{status}")
 
 
 def _taken(status: int, body: bytes, url: str) -> Answer:
     """A status of success, and what the body says beside it."""
     if len(body) > ANSWER_BYTES_MAX:
-        return Retry(reason=f"{url}: status {status} with an answer that does not end")
+        return _failed(status, f"{url}: status {status} with an answer that does not end")
     said = _object(body)
     errors = None if said is None else said.get("errors")
     if errors and isinstance(errors, list):
@@ -71,12 +78,12 @@ def _taken(status: int, body: bytes, url: str) -> Answer:
             named = ()
         if named and all(each.id or each.seq for each in named):
             return named
-        return Retry(reason=f"{url}: status {status} with errors that name no item")
+        return _failed(status, f"{url}: status {status} with errors that name no item")
     if said is not None and _tells_failure(said):
         detail = body[:_DETAIL_CHARS].decode("utf-8", "replace")
-        return Retry(reason=f"{url}: status {status} with an error: {detail}")
+        return _failed(status, f"{url}: status {status} with an error: {detail}")
     if status == _MULTI_STATUS and errors != []:
-        return Retry(reason=f"{url}: status {status} without a list of errors")
+        return _failed(status, f"{url}: status {status} without a list of errors")
     return ACCEPTED
 
 

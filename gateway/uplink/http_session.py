@@ -7,7 +7,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import UplinkError
-from gateway.uplink.base import LinkRefusedError
+from gateway.uplink.base import LinkRefusedError, UnansweredError
 from gateway.uplink.http_answer import ANSWER_BYTES_MAX
 from gateway.uplink.stream import addresses_of
 from gateway.uplink.tls import refusal_of
@@ -45,9 +45,10 @@ class Resolver(AbstractResolver):
 
 
 class Reuse:
-    """Whether a request went over a connection that was there already."""
+    """Whether a request went over a connection, and over one that was there already."""
 
     def __init__(self) -> None:
+        self.connected = False
         self.reused = False
 
 
@@ -64,9 +65,17 @@ def telling_reuse() -> aiohttp.TraceConfig:
         context: "SimpleNamespace",
         _params: aiohttp.TraceConnectionReuseconnParams,
     ) -> None:
-        context.trace_request_ctx.reused = True
+        context.trace_request_ctx.connected = context.trace_request_ctx.reused = True
+
+    async def created(
+        _session: aiohttp.ClientSession,
+        context: "SimpleNamespace",
+        _params: aiohttp.TraceConnectionCreateEndParams,
+    ) -> None:
+        context.trace_request_ctx.connected = True
 
     tracing.on_connection_reuseconn.append(reused)
+    tracing.on_connection_create_end.append(created)
     return tracing
 
 
@@ -83,8 +92,8 @@ async def read_answer(content: aiohttp.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-def link_error(url: str, error: BaseException) -> UplinkError:
-    """What a POST without an answer means."""
+def link_error(url: str, error: BaseException, *, sent: bool) -> UplinkError:
+    """What a POST without an answer means. ``sent``: there was a connection for it."""
     causes = (getattr(error, "certificate_error", None), getattr(error, "os_error", None))
     for cause in (*causes, error.__cause__, error):
         refusal = refusal_of(cause) if cause else None
@@ -93,6 +102,7 @@ def link_error(url: str, error: BaseException) -> UplinkError:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         text = f"{url}: the proxy answers with status {error.status}"
         return LinkRefusedError(text) if error.status == _PROXY_DENIED else UplinkError(text)
+    kind = UnansweredError if sent else UplinkError
     if isinstance(error, TimeoutError):
-        return UplinkError(f"{url}: no answer in time")
-    return UplinkError(f"{url}: {error or type(error).__name__}")
+        return kind(f"{url}: no answer in time")
+    return kind(f"{url}: {str(error) or type(error).__name__}")

@@ -4,6 +4,7 @@ Constraints:
 - the cursor is the highest contiguous sequence that needs no sending any more; it only grows;
 - it is moved in memory first and in the store after: a store that refuses (a full disk) costs
   doubles after a restart, never an item, and never stops the sending;
+- what the other end may fail over is passed by the items behind it (``doubts``), not by the cursor;
 - sequences that the store no longer has (rows shed unsent) are one numbered gap marker;
 - with a grace (``keep_after_ack``) the stored cursor follows that much later, and when a session
   ends in the meantime what it has not passed yet is sent once more: the other end may have had it
@@ -15,13 +16,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.errors import StoreError
-from gateway.store.alert import AlertItem
-from gateway.store.items import SampleItem
 from gateway.uplink import message
-from gateway.uplink.base import ALERT, AlertSource, GapItem, Item, Outgoing, Refused, SampleSource
+from gateway.uplink.base import ALERT, GapItem, Item, Outgoing, Refused
+from gateway.uplink.doubts import PASSED_MAX, Doubts
+from gateway.uplink.lane_source import LaneSource
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +32,7 @@ SHED: Final = "shed"  # a gap's reason: the history was full before the link cam
 class Lane:
     """What a pump knows of one lane. ``keep_s``: the grace after an acknowledgement."""
 
-    def __init__(
-        self, uplink: str, name: str, source: "LaneSource", *, keep_s: float = 0.0
-    ) -> None:
+    def __init__(self, uplink: str, name: str, source: LaneSource, *, keep_s: float = 0.0) -> None:
         self.uplink = uplink
         self.name = name
         self.cursor = 0
@@ -41,6 +40,7 @@ class Lane:
         self.denied = ""  # why the other end does not take this lane at all
         self.doubted = False  # it refused whatever was sent: who is at fault is not known
         self.refused: dict[int, Refused] = {}  # not yet set aside, by sequence
+        self.doubts = Doubts()
         self.sent = 0
         self.retried = 0
         self._source = source
@@ -48,6 +48,7 @@ class Lane:
         self._saved = 0
         self.saved_s = 0.0  # loop time of the last try to store it
         self._done: dict[int, int] = {}  # first -> last, above the cursor
+        self._front = (0, 0)  # up to where all are done or parked, and how many of _done those are
         self._keep_s = keep_s
         self._settled = 0  # the cursor of so long ago
         self._again = 0  # up to here it was acknowledged before a session ended
@@ -73,10 +74,28 @@ class Lane:
         """Of the store that numbers the items."""
         return self._source.epoch()
 
+    @property
+    def waiting(self) -> int:
+        """Pending items that may be sent in their turn: what is parked has its own time."""
+        if len(self._done) > PASSED_MAX and self.doubts.parked:
+            return 0
+        return max(0, self.pending - len(self.doubts.parked))
+
+    def ready(self, now_s: float) -> bool:
+        """Whether there is something to send."""
+        free = now_s >= self.hold_until_s
+        return free and (self.waiting > 0 or self.doubts.due(now_s) > 0)
+
     def oldest_utc_ns(self) -> int:
         """When the oldest pending item came into being; 0: none, or not known."""
+        stamps = [parked.utc_ns for parked in self.doubts.parked.values()]
+        stamps.append(self.oldest_waiting_utc_ns())
+        return min((stamp_ns for stamp_ns in stamps if stamp_ns), default=0)
+
+    def oldest_waiting_utc_ns(self) -> int:
+        """The same of those that wait for their turn."""
         seq, stamp_ns = self._oldest
-        return stamp_ns if self.pending and seq > self.cursor else 0
+        return stamp_ns if self.waiting and seq > self.cursor and seq not in self._done else 0
 
     async def follow(self) -> None:
         """Read the cursor where the store is another one than before. Raises StoreError.
@@ -92,35 +111,45 @@ class Lane:
         self._taken.clear()
         self._done.clear()
         self.refused.clear()
+        self.doubts.clear()
         self._oldest = (0, 0)
         self._epoch = epoch
 
     async def next(
         self, limit: int, *, utc_ns: int, fresh_after: int = 0, audit_head: str = ""
     ) -> list[Outgoing]:
-        """The oldest pending items, at most ``limit``. Raises StoreError.
+        """The oldest items that wait, at most ``limit``. Raises StoreError.
 
         ``fresh_after``: alerts up to this sequence are historical.
         """
         while True:
             await self.follow()
             head = self._source.head()  # before the rows: what is above it may still come
-            rows = await self._source.fetch(self.cursor, limit + len(self._done))
+            front = self._look_front()
+            known = len(self._done) - self._front[1] + len(self.doubts.parked)
+            rows = await self._source.fetch(front, limit + known)
             if self._source.epoch() == self._epoch:
                 break  # else the read found damage: these are another store's rows, or none
-        items = [item for item in self._with_gaps(rows, head, utc_ns) if not self._has(item)]
-        outs = [
-            Outgoing(
-                item,
-                epoch=self._epoch,
-                historical=self.name == ALERT and item.seq <= fresh_after,
-                audit_head=audit_head,
-            )
-            for item in items[:limit]
-        ]
+        items = [item for item in self._with_gaps(front, rows, head, utc_ns) if not self._has(item)]
+        outs = [self._out(item, fresh_after, audit_head) for item in items[:limit]]
         if outs:
             self._oldest = (outs[0].item.seq, message.stamp_ns(outs[0]))
         return outs
+
+    async def only(
+        self, seq: int, *, fresh_after: int = 0, audit_head: str = ""
+    ) -> Outgoing | None:
+        """A parked item; None, and it is parked no more, where the store has it no longer.
+
+        Raises StoreError.
+        """
+        await self.follow()
+        for item in await self._source.fetch(seq - 1, 1):
+            if item.seq == seq > self.cursor and self._source.epoch() == self._epoch:
+                return self._out(item, fresh_after, audit_head)
+        self.doubts.forget(seq)
+        self._front = (0, 0)
+        return None
 
     async def weigh(self) -> tuple[int, int] | None:
         """Bytes that wait and bytes at which the oldest would go; None where that is not known."""
@@ -146,6 +175,8 @@ class Lane:
         first = item.first if isinstance(item, GapItem) else item.seq
         self._done[first] = item.seq
         self.refused.pop(item.seq, None)
+        self.doubts.forget(item.seq)
+        self._front = (0, 0) if first <= self._front[0] else self._front
         if first > self.cursor + 1:
             return
         before = self.cursor
@@ -163,6 +194,7 @@ class Lane:
         twice |= self._done.keys() & self._again_above
         once = self._done.keys() - twice
         self._again, self.cursor = max(self._again, self.cursor), settled
+        self._front = (0, 0)
         self._again_above = {first for first in self._again_above | once if first > self._again}
         self._done = {first: self._done[first] for first in twice}
         self._taken.clear()
@@ -204,9 +236,26 @@ class Lane:
         self._settled = max(self._settled, min(self.cursor, self._again))
         return self._settled
 
-    def _with_gaps(self, rows: Sequence[Item], head: int, utc_ns: int) -> list[Item]:
+    def _out(self, item: Item, fresh_after: int, audit_head: str) -> Outgoing:
+        historical = self.name == ALERT and item.seq <= fresh_after
+        return Outgoing(item, epoch=self._epoch, historical=historical, audit_head=audit_head)
+
+    def _look_front(self) -> int:
+        """The last of those behind the cursor that are all done or parked: nothing to fetch."""
+        front, known = self._front if self._front[0] > self.cursor else (self.cursor, 0)
+        while True:
+            if front + 1 in self._done:
+                front, known = self._done[front + 1], known + 1
+            elif front + 1 in self.doubts.parked:
+                front += 1
+            else:
+                break
+        self._front = (front, known)
+        return front
+
+    def _with_gaps(self, after: int, rows: Sequence[Item], head: int, utc_ns: int) -> list[Item]:
         items: list[Item] = []
-        expected = self.cursor + 1
+        expected = after + 1
         for row in rows:
             if row.seq > expected and expected not in self._done:
                 items.append(GapItem(expected, row.seq - 1, SHED, utc_ns))
@@ -217,111 +266,9 @@ class Lane:
         return items
 
     def _has(self, item: Item) -> bool:
-        first = item.first if isinstance(item, GapItem) else item.seq
-        return first in self._done
-
-
-class LaneSource(Protocol):
-    """One lane of a store."""
-
-    def epoch(self) -> int:
-        """Of the store; 0 while it is not open."""
-
-    def head(self) -> int:
-        """The last sequence."""
-
-    def unnumbered(self) -> int:
-        """Items that have no sequence yet."""
-
-    async def fetch(self, after: int, limit: int) -> Sequence[AlertItem] | Sequence[SampleItem]:
-        """The oldest items above ``after``."""
-
-    async def load(self) -> int:
-        """The stored cursor."""
-
-    async def save(self, seq: int, epoch: int) -> None:
-        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
-
-    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
-        """Stored bytes that are as new as the oldest item above ``after``, and how many may be so.
-
-        ``oldest_utc_ns``: that item's stamp. Raises StoreError.
-        """
-
-
-class AlertLane:
-    """The alert lane of the ledger."""
-
-    def __init__(self, ledger: AlertSource, uplink: str) -> None:
-        self._ledger = ledger
-        self._uplink = uplink
-
-    def epoch(self) -> int:
-        """Of the ledger."""
-        return self._ledger.epoch
-
-    def head(self) -> int:
-        """The last alert."""
-        return self._ledger.head
-
-    def unnumbered(self) -> int:
-        """None: an alert is numbered as it is stored."""
-        return 0
-
-    async def fetch(self, after: int, limit: int) -> Sequence[AlertItem]:
-        """The oldest alerts above ``after``."""
-        return await self._ledger.alerts(after, limit)
-
-    async def load(self) -> int:
-        """The stored cursor."""
-        return await self._ledger.cursor(self._uplink, ALERT)
-
-    async def save(self, seq: int, epoch: int) -> None:
-        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
-        await self._ledger.move_cursor(self._uplink, ALERT, seq, epoch=epoch)
-
-    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
-        """The alerts above ``after``, the ledger's room."""
-        del oldest_utc_ns
-        return await self._ledger.bytes_after(after), self._ledger.bound_bytes
-
-
-class SampleLane:
-    """The live or the backfill lane of the history."""
-
-    def __init__(self, history: SampleSource, uplink: str, lane: str) -> None:
-        self._history = history
-        self._uplink = uplink
-        self._lane = lane
-
-    def epoch(self) -> int:
-        """Of the history."""
-        return self._history.epoch
-
-    def head(self) -> int:
-        """The last row of the lane."""
-        return self._history.lane_head(self._uplink, self._lane)
-
-    def unnumbered(self) -> int:
-        """Samples that are not packed yet."""
-        return self._history.unnumbered(self._uplink, self._lane)
-
-    async def fetch(self, after: int, limit: int) -> Sequence[SampleItem]:
-        """The oldest rows above ``after``."""
-        return await self._history.items(self._uplink, self._lane, after, limit)
-
-    async def load(self) -> int:
-        """The stored cursor."""
-        return await self._history.cursor(self._uplink, self._lane)
-
-    async def save(self, seq: int, epoch: int) -> None:
-        """Store the cursor, of this epoch. Raises StoreError, also where that is over."""
-        await self._history.move_cursor(self._uplink, self._lane, seq, epoch=epoch)
-
-    async def weigh(self, after: int, oldest_utc_ns: int) -> tuple[int, int]:
-        """Everything from the oldest on, whose ever it is; the history's bound."""
-        del after
-        return await self._history.bytes_since(oldest_utc_ns), self._history.bound_bytes
+        if isinstance(item, GapItem):
+            return item.first in self._done
+        return item.seq in self._done or item.seq in self.doubts.parked
 
 
 def _now_s() -> float:

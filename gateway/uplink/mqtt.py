@@ -149,7 +149,7 @@ class MqttUplink:
             return [result or Retry(reason=str(ended)) for result in results]
         if len(items) == 1 and (refusal := suspected(ended)):
             return [refusal]
-        raise link_error(ended) from ended
+        raise link_error(ended, under_way=True) from ended
 
     async def lost(self) -> None:
         """Raises UplinkError when the session ends."""

@@ -15,7 +15,9 @@ CONNACK, DISCONNECT    0x84 0x85 0x86 0x87 0x8A 0x8C 0x9B        link refused: s
 DISCONNECT             0x8E session taken over                   slow retry, told by the uplink
 DISCONNECT             0x81 0x82 0x90 0x94 0x95 0x99             one of the items did that: sent one
                                                                  by one, then that one is refused
-any                    anything else, silence, a lost link       nothing known: reconnect
+any                    anything else, silence, a lost link       nothing known: reconnect; each time
+                                                                 over one item, while others are
+                                                                 taken: its fault (``doubts``)
 =====================  ========================================  ==================================
 """
 
@@ -29,6 +31,7 @@ from gateway.uplink.base import (
     Retry,
     SuspectError,
     TakenOverError,
+    UnansweredError,
     Verdict,
 )
 from gateway.uplink.mqtt_client import Disconnected
@@ -63,6 +66,7 @@ _SUSPECT: Final = {
     0x95: "packet_too_large",
     0x99: "payload_format_invalid",
 }
+_UNSAID: Final = {0, 0x80, 0x83}  # no reason, an unspecified one, one of its own
 
 
 def verdict_of(code: int, topic: str) -> Verdict:
@@ -86,8 +90,13 @@ def suspected(ended: Disconnected) -> Refused | None:
     return Refused(_SUSPECT[ended.code], str(ended)) if ended.code in _SUSPECT else None
 
 
-def link_error(ended: Disconnected | None, *, sent: bool = True) -> UplinkError:
-    """What the session's end says of the link. ``sent``: it may have ended over an item."""
+def link_error(
+    ended: Disconnected | None, *, sent: bool = True, under_way: bool = False
+) -> UplinkError:
+    """What the session's end says of the link.
+
+    ``sent``: it may have ended over an item. ``under_way``: there was one at its end.
+    """
     if ended is None:
         return UplinkError("not connected")
     cause = refusal_of(ended.cause) if ended.cause else None
@@ -99,4 +108,6 @@ def link_error(ended: Disconnected | None, *, sent: bool = True) -> UplinkError:
         return LinkRefusedError(f"the broker refuses us: {_LINK_REFUSED[ended.code]}")
     if sent and ended.code in _SUSPECT:
         return SuspectError(str(ended))
+    if under_way and ended.code in _UNSAID:
+        return UnansweredError(str(ended))
     return UplinkError(str(ended))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.errors import StoreError, UplinkError
-from gateway.uplink import backlog, settling
+from gateway.uplink import backlog, batch, settling
 from gateway.uplink.backlog import Backlog, Waiting
 from gateway.uplink.base import (
     ALERT,
@@ -28,14 +28,20 @@ from gateway.uplink.base import (
     LinkRefusedError,
     Outgoing,
     Problems,
+    Refused,
+    Retry,
     SampleSource,
     SuspectError,
+    UnansweredError,
     Uplink,
     Verdict,
     Watched,
 )
+from gateway.uplink.batch import Batch
 from gateway.uplink.faults import session_error
-from gateway.uplink.lane import AlertLane, Lane, SampleLane
+from gateway.uplink.gate import Gate
+from gateway.uplink.lane import Lane
+from gateway.uplink.lane_source import AlertLane, SampleLane
 from gateway.uplink.letters import Letters
 from gateway.uplink.link_state import LinkState
 from gateway.uplink.resending import Resending
@@ -49,8 +55,6 @@ _LOGGER = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 QUIET_S: Final = 1.0  # sends under way end at once when the session does; no longer than this
-BARREN_SESSIONS: Final = 2  # then singly: a broker may end the session after refusing one item
-BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
 SAVE_S: Final = 0.2  # a cursor lags no longer; a synced write for each send halves the rate
 LIVE_ITEMS_MAX: Final = 10_000  # that wait; beyond, or older than this, new ones are backlog
 LIVE_AGE_NS_MAX: Final = 60_000_000_000
@@ -97,8 +101,7 @@ class Pump:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._id = config.id
-        self._window = config.window
-        self._alerts = config.window * config.group  # that are sent at once
+        self._batch = Batch(config.window, config.group)
         self._uplink = uplink
         self._ledger = ledger
         self._utc_ns = utc_ns
@@ -120,12 +123,7 @@ class Pump:
         self._resend = asyncio.Event()
         self._backlog = Backlog(config.id, self._lanes, problems, utc_ns)
         self._fresh_after = 0  # alerts up to here are historical
-        self._one_by_one = 0  # items to send singly, after one of them cost a session
-        self._alone = asyncio.Lock()
-        self._chunk = 1  # of the backlog
-        self._sending = 0
-        self._quiet = asyncio.Event()  # nothing is being sent
-        self._quiet.set()
+        self._gate = Gate()
         self._connects = 0
         self._store_failed = False
 
@@ -135,7 +133,7 @@ class Pump:
         weighing = asyncio.create_task(self._look_after(), name=f"{self._id}/backlog")
         try:
             while True:
-                error = await self._session()
+                error = await self._one_session()
                 self._settling.barren += self._settling.fruitless
                 self._link.went_down(error)
                 await self._wait_out(error)
@@ -169,6 +167,16 @@ class Pump:
 
     # One session
 
+    async def _one_session(self) -> UplinkError:
+        """In a task of its own: a group that fails hides from its task that it was cancelled."""
+        session = asyncio.create_task(self._session(), name=f"{self._id}/session")
+        try:
+            await asyncio.wait((session,))
+            return session.result()
+        finally:
+            session.cancel()
+            await asyncio.wait((session,))
+
     async def _session(self) -> UplinkError:
         """Connect and send until the link fails; gives what it failed of."""
         self._settling.fruitless = False
@@ -198,15 +206,15 @@ class Pump:
         except UplinkError:
             try:
                 async with asyncio.timeout(QUIET_S):
-                    await self._quiet.wait()
+                    await self._gate.empty()
             except TimeoutError:
                 _LOGGER.debug("%s: a send goes on after the session", self._id)
             raise
 
     async def _wait_out(self, error: UplinkError) -> None:
         """Between two sessions."""
-        if isinstance(error, SuspectError) or self._settling.barren >= BARREN_SESSIONS:
-            self._one_by_one = self._alerts
+        if isinstance(error, SuspectError) or self._settling.barren >= batch.BARREN:
+            self._batch.search()
         self._link.notice(self._uplink)
         for lane in self._lanes:
             lane.rewind()
@@ -247,7 +255,7 @@ class Pump:
         while True:
             self._resend.clear()
             now_s = _now_s()
-            busy = now_s < self._link.hold_until_s or any(_ready(lane, now_s) for lane in first)
+            busy = now_s < self._link.hold_until_s or any(lane.ready(now_s) for lane in first)
             if self._resending.pending and not busy and await self._send_letters():
                 continue
             with contextlib.suppress(TimeoutError):
@@ -259,11 +267,13 @@ class Pump:
         now_s = _now_s()
         held = {lane.name for lane in self._lanes if now_s < lane.hold_until_s}
         try:
-            name, outs = await self._resending.next(1 if self._one_by_one else self._window, held)
+            name, outs = await self._resending.next(
+                1 if self._batch.singly else self._batch.window, held
+            )
             if not outs:
                 return False
             (lane,) = (lane for lane in self._lanes if lane.name == name)
-            verdicts = await self._send(lane, outs)
+            verdicts = await self._send(lane, outs, alone=self._batch.singly)
             retry = await self._resending.settle(name, outs, verdicts)
         except StoreError as error:
             self._store_trouble(error)
@@ -278,10 +288,10 @@ class Pump:
 
     def _may_send(self, lane: Lane) -> bool:
         now_s = _now_s()
-        if now_s < self._link.hold_until_s or not _ready(lane, now_s):
+        if now_s < self._link.hold_until_s or not lane.ready(now_s):
             return False
         before = self._lanes[: self._lanes.index(lane)]
-        return not any(_ready(other, now_s) for other in before)
+        return not any(other.ready(now_s) for other in before)
 
     def _until_next_try_s(self, lane: Lane) -> float:
         held_s = max(self._link.hold_until_s, lane.hold_until_s) - _now_s()
@@ -289,65 +299,88 @@ class Pump:
 
     async def _send_some(self, lane: Lane) -> None:
         try:
-            outs = await lane.next(
-                self._limit(lane),
-                utc_ns=self._utc_ns(),
-                fresh_after=self._fresh_after,
-                audit_head=self._ledger.audit_head,
-            )
-        except StoreError as error:
-            self._store_trouble(error)
-            outs = []
-        if not outs:
-            lane.hold_until_s = _now_s() + settling.STORE_RETRY_S
-            return
-        self._store_failed = False
-        known = [(out, lane.refused[out.item.seq]) for out in outs if out.item.seq in lane.refused]
-        try:
-            if known:
-                await self._settling.set_aside(lane, known, proven=False)
+            if seq := lane.doubts.due(_now_s()):
+                await self._try_parked(lane, seq)
             else:
-                await self._send_and_settle(lane, outs)
+                await self._send_next(lane)
+            self._store_failed = False
         except StoreError as error:
             self._store_trouble(error)
+            lane.hold_until_s = max(lane.hold_until_s, _now_s() + settling.STORE_RETRY_S)
         if not lane.pending or _now_s() - lane.saved_s >= SAVE_S:
             await lane.save()
 
-    async def _send_and_settle(self, lane: Lane, outs: Sequence[Outgoing]) -> None:
+    async def _send_next(self, lane: Lane) -> None:
+        """Those whose turn it is. Raises StoreError."""
+        place = self._probe(lane)
+        outs = await lane.next(
+            self._batch.limit(lane) + place,
+            utc_ns=self._utc_ns(),
+            fresh_after=self._fresh_after,
+            audit_head=self._ledger.audit_head,
+        )
+        if not outs:
+            lane.hold_until_s = _now_s() + settling.STORE_RETRY_S
+            return
+        if place:
+            outs = outs[-1:]
+        known = [(out, lane.refused[out.item.seq]) for out in outs if out.item.seq in lane.refused]
+        if known:
+            await self._settling.set_aside(lane, known, proven=False)
+        else:
+            alone = self._batch.singly or lane.doubts.troubled
+            await self._send_and_settle(lane, outs, alone=alone)
+
+    async def _try_parked(self, lane: Lane, seq: int) -> None:
+        """An item that others pass: once more, or it is set aside. Raises StoreError."""
+        out = await lane.only(
+            seq, fresh_after=self._fresh_after, audit_head=self._ledger.audit_head
+        )
+        if out is None:
+            return
+        why = lane.doubts.condemned(seq)
+        if why is None:
+            await self._send_and_settle(lane, [out], alone=True)
+            return
+        lane.doubts.postpone(seq, _now_s() + settling.REFUSED_RETRY_S)
+        if self._settling.may_set_aside():
+            refused = Refused(why.fault, why.detail)
+            await self._settling.set_aside(lane, [(out, refused)], proven=True)
+
+    async def _send_and_settle(self, lane: Lane, outs: Sequence[Outgoing], *, alone: bool) -> None:
         started_s = _now_s()
-        verdicts = await self._send(lane, outs)
+        try:
+            verdicts = await self._send(lane, outs, alone=alone)
+        except UnansweredError as error:
+            if len(outs) == 1:
+                self._settling.failed(lane, outs[0], Retry(0.0, str(error), fault=error.fault))
+            raise
         if lane.name == BACKFILL:
-            self._pace(_now_s() - started_s)
-        self._one_by_one = max(0, self._one_by_one - len(outs))
+            self._batch.pace(_now_s() - started_s)
+        open_ = [verdict for verdict in verdicts if isinstance(verdict, Retry)]
+        if len(open_) < len(outs):
+            self._batch.known(len(outs) - len(open_))
+        elif len(outs) > 1 and any(retry.fault for retry in open_):
+            self._batch.failed(len(outs))
         await self._settling.settle(lane, outs, verdicts)
 
-    async def _send(self, lane: Lane, outs: Sequence[Outgoing]) -> list[Verdict]:
-        self._sending += 1
-        self._quiet.clear()
-        self._settling.fruitless = True
-        try:
-            if not self._one_by_one:
-                return await self._uplink.send(lane.name, outs)
-            async with self._alone:
-                return await self._uplink.send(lane.name, outs)
-        finally:
-            self._sending -= 1
-            if not self._sending:
-                self._quiet.set()
+    async def _send(
+        self, lane: Lane, outs: Sequence[Outgoing], *, alone: bool = False
+    ) -> list[Verdict]:
+        async with self._gate.passing(alone=alone):
+            self._settling.fruitless = True
+            return await self._uplink.send(lane.name, outs)
 
-    def _limit(self, lane: Lane) -> int:
-        asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order
-        if self._one_by_one or asking:
-            return 1
-        if lane.name == ALERT:
-            return self._alerts
-        return self._chunk if lane.name == BACKFILL else self._window
+    def _probe(self, lane: Lane) -> int:
+        """How many places behind its oldest item the lane tries: the platform may take others.
 
-    def _pace(self, took_s: float) -> None:
-        if took_s < BACKFILL_SEND_S / 2:
-            self._chunk = min(self._window, self._chunk * 2)
-        elif took_s > BACKFILL_SEND_S:
-            self._chunk = max(1, self._chunk // 2)
+        Another lane is the better probe, where there is one: it keeps this one's order.
+        """
+        place = lane.doubts.probe()
+        others = any(other.waiting for other in self._lanes if other is not lane)
+        if others and self._settling.taken_s < lane.doubts.since_s:
+            return 0
+        return min(place, lane.waiting - 1)
 
     async def _look_after(self) -> None:
         """What is to be seen and told whether or not there is a session."""
@@ -358,12 +391,12 @@ class Pump:
 
     def _keep_live(self, live: Lane) -> None:
         """A link that is too slow for the live rows gets them as backlog until it has caught up."""
-        if not live.pending:
+        if not live.waiting:
             self._link.keep_up(behind=False)
             return
-        oldest_ns = live.oldest_utc_ns()
+        oldest_ns = live.oldest_waiting_utc_ns()
         old = bool(oldest_ns) and self._utc_ns() - oldest_ns > LIVE_AGE_NS_MAX
-        if old or live.pending > LIVE_ITEMS_MAX:
+        if old or live.waiting > LIVE_ITEMS_MAX:
             self._link.keep_up(behind=True)
 
     def _went_up(self) -> None:
@@ -388,10 +421,6 @@ def _lanes(config: "UplinkConfig", ledger: AlertSource, history: SampleSource) -
         for name in LANES
         if name in config.lanes
     ]
-
-
-def _ready(lane: Lane, now_s: float) -> bool:
-    return now_s >= lane.hold_until_s and lane.pending > 0
 
 
 def _now_s() -> float:

@@ -11,7 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.errors import StoreError, UplinkError
-from gateway.uplink.base import Accepted, Outgoing, Problems, Refused, Retry, Verdict
+from gateway.uplink import message
+from gateway.uplink.base import (
+    Accepted,
+    GapItem,
+    Outgoing,
+    Problems,
+    Refused,
+    Retry,
+    Verdict,
+)
 from gateway.uplink.lane import Lane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
 from gateway.uplink.link_state import LinkState
@@ -48,6 +57,7 @@ class Settling:
         self._went_up = went_up
         self._utc_ns = utc_ns
         self.refused = 0
+        self.taken_s = float("-inf")  # loop time at which something was accepted last
         self.fruitless = False  # something was sent in this session, nothing was accepted
         self.barren = 0  # such sessions in a row
 
@@ -60,6 +70,7 @@ class Settling:
         retry: Retry | None = None
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
+                lane.doubts.accepted(out.item.seq, _now_s())
                 lane.done(out.item)
                 accepted += 1
             elif isinstance(verdict, Refused):
@@ -77,8 +88,26 @@ class Settling:
             if refused:
                 await self.set_aside(lane, refused, proven=accepted > 0)
         finally:
-            if retry:
+            if retry and not (len(outs) == 1 and self.failed(lane, outs[0], retry)):
                 self.pause(lane, retry, accepted)
+
+    def failed(self, lane: Lane, out: Outgoing, why: Retry) -> bool:
+        """It was sent alone and nobody says whose fault it is. True: no other lane need wait."""
+        if not why.fault or isinstance(out.item, GapItem):
+            return False
+        now_s, doubts, seq = _now_s(), lane.doubts, out.item.seq
+        doubts.failed(seq, why.fault, why.reason, message.stamp_ns(out), now_s)
+        if seq in doubts.parked:
+            doubts.postpone(seq, now_s + why.after_s)
+            return True
+        if doubts.stuck:
+            lane.hold_until_s = now_s + why.after_s + doubts.hold_s()
+            self._link.hold_until_s = max(self._link.hold_until_s, now_s + why.after_s)
+        return doubts.stuck
+
+    def may_set_aside(self) -> bool:
+        """Whether there is a letter left."""
+        return self._letters.left(_now_s()) > 0
 
     async def set_aside(
         self, lane: Lane, refused: Sequence[tuple[Outgoing, Refused]], *, proven: bool
@@ -97,7 +126,9 @@ class Settling:
             if isinstance(verdict, Retry):
                 self.pause(lane, verdict)
                 return
-        if not proven and not any(isinstance(verdict, Accepted) for verdict in verdicts):
+        if any(isinstance(verdict, Accepted) for verdict in verdicts):
+            lane.doubts.accepted(0, _now_s())
+        elif not proven:
             lane.refused.clear()  # they are tried again, in company: one that passes is a proof
             lane.doubted = True
             why = refused[0][1]
@@ -131,6 +162,10 @@ class Settling:
 
     def _taken(self, lane: Lane) -> None:
         """The other end takes what this lane has."""
+        self.taken_s = _now_s()
+        for other in self._lanes:
+            if other is not lane and other.doubts.stuck and other.waiting <= 1:
+                other.doubts.park(self.taken_s, proven=False)
         self.fruitless = False
         self.barren = 0
         self._link.progress()

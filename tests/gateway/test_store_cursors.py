@@ -14,7 +14,8 @@ from gateway.store.database import Database
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
-from gateway.uplink.lane import AlertLane, Lane, LaneSource, SampleLane
+from gateway.uplink.lane import Lane
+from gateway.uplink.lane_source import AlertLane, LaneSource, SampleLane
 from tests.gateway.samples import samples_of
 
 COUNT = 8

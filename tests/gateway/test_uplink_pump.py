@@ -23,7 +23,8 @@ from gateway.uplink.base import (
     SuspectError,
     Verdict,
 )
-from gateway.uplink.lane import AlertLane, Lane, SampleLane
+from gateway.uplink.lane import Lane
+from gateway.uplink.lane_source import AlertLane, SampleLane
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
     SENDER,
@@ -549,6 +550,30 @@ async def test_at_the_end_the_session_is_closed_and_the_cursor_kept(bench: Bench
         await until(lambda: made.stats().sent["alert"] == 3)
     assert bench.uplink.closed >= 1
     assert bench.ledger.cursors["platform", "alert"] == 3
+
+
+async def test_an_end_that_meets_a_failure_is_an_end(bench: Bench) -> None:
+    """A session that fails in the moment in which the pump is to end hides that from nobody."""
+
+    class Late(MemoryUplink):
+        async def send(self, lane: str, items: Any) -> list[Verdict]:
+            self.sent.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                msg = "closed"
+                raise UplinkError(msg) from None
+            return []
+
+    bench.uplink = Late()
+    bench.ledger.put(1)
+    task = asyncio.create_task(bench.make().run())
+    await bench.uplink.sent.wait()
+    task.cancel()
+    done, _pending = await asyncio.wait([task], timeout=2)
+    task.cancel()
+    assert done
+    assert task.cancelled()
 
 
 async def test_each_step_of_the_room_is_told_once_and_over_well_below_it(bench: Bench) -> None:

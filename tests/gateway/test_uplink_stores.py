@@ -19,7 +19,8 @@ from gateway.store.items import PollGroup, SampleItem
 from gateway.store.ledger import Ledger
 from gateway.uplink import link_state, message, pump, settling
 from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Refused, Verdict
-from gateway.uplink.lane import Lane, SampleLane
+from gateway.uplink.lane import Lane
+from gateway.uplink.lane_source import SampleLane
 from gateway.uplink.pump import Pump
 from tests.helpers.uplinks import (
     GOOD,

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 12, 13, 14
 
-# The answer to a publish: a PUBACK's code; None is silence; ("disconnect", code) ends the session.
+# The answer to a publish: a PUBACK's code; None is silence; ("disconnect", code) ends the session,
+# ("cut", 0) without a word.
 Answer = int | None | tuple[str, int]
 
 
@@ -100,7 +101,8 @@ class ScriptedBroker:
             self.published.append((topic, payload))
             answer = self.answer(topic, payload)
         if isinstance(answer, tuple):
-            writer.write(_packet(DISCONNECT, bytes((answer[1], 0))))
+            if answer[0] == "disconnect":
+                writer.write(_packet(DISCONNECT, bytes((answer[1], 0))))
             return False
         if answer is not None:
             writer.write(_packet(PUBACK, struct.pack(">HBB", mid, answer, 0)))

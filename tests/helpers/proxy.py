@@ -36,6 +36,7 @@ class Faults:
     limit: int | None = None  # then break so many of them; None: all
     truncate_to: int | None = None  # only the first n bytes of a message pass
     cut_at: int | None = None  # end the connection after byte n of what passed on it
+    cut_on: bytes | None = None  # end it at a message that has this in it, which does not pass
     cut_how: End = "rst"
     dribble_s: float | None = None  # byte by byte, so far apart
     bytes_per_s: float | None = None  # a slow line: 1 KB at a time
@@ -170,6 +171,8 @@ class FaultProxy:
                 parts = await self._broken(message, faults)
                 for part in parts:
                     room = None if faults.cut_at is None else max(faults.cut_at - passed, 0)
+                    if faults.cut_on is not None and faults.cut_on in part:
+                        room = 0
                     await self._write(writer, part[:room], faults)
                     passed += len(part[:room])
                     self.passed[name] += len(part[:room])

@@ -1,0 +1,56 @@
+"""How many items an uplink sends at once: a window, or one by one where one of them is at fault."""
+
+from typing import Final
+
+from gateway.uplink.base import ALERT, BACKFILL
+from gateway.uplink.lane import Lane
+
+BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
+BARREN: Final = 2  # sends, or sessions, in a row that nothing came of: then singly
+
+
+class Batch:
+    """``window``: messages under way at most; ``group``: alerts in one of them."""
+
+    def __init__(self, window: int, group: int) -> None:
+        self.window = window
+        self._alerts = window * group
+        self._chunk = 1  # of the backlog
+        self._singly = 0  # items to send singly, after one of them cost an answer
+        self._failed = 0  # sends in a row
+
+    @property
+    def singly(self) -> bool:
+        """Whether items are sent one by one, with nothing else under way."""
+        return self._singly > 0
+
+    def limit(self, lane: Lane) -> int:
+        """For the lane's next send."""
+        asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order
+        if self.singly or asking or lane.doubts.troubled:
+            return 1
+        if lane.name == ALERT:
+            return self._alerts
+        return self._chunk if lane.name == BACKFILL else self.window
+
+    def pace(self, took_s: float) -> None:
+        """A send of the backlog took so long."""
+        if took_s < BACKFILL_SEND_S / 2:
+            self._chunk = min(self.window, self._chunk * 2)
+        elif took_s > BACKFILL_SEND_S:
+            self._chunk = max(1, self._chunk // 2)
+
+    def search(self) -> None:
+        """One of the next items cost a session."""
+        self._singly = self._alerts
+
+    def known(self, count: int) -> None:
+        """So many have their verdicts."""
+        self._failed = 0
+        self._singly = max(0, self._singly - count)
+
+    def failed(self, count: int) -> None:
+        """Nothing is known of any of so many, and it may be the fault of one."""
+        self._failed += 1
+        if self._failed >= BARREN:
+            self._singly = max(self._singly, count)

@@ -1,0 +1,375 @@
+"""An item over which the other end fails each time, while it takes all others."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from gateway.site.model import Duration
+from gateway.uplink import doubts, link_state, pump, settling
+from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Retry, UnansweredError, Verdict
+from gateway.uplink.doubts import Doubts
+from gateway.uplink.pump import Pump
+from gateway.uplink.registry import make_uplink
+from tests.helpers.http_script import Script
+from tests.helpers.mosquitto import Mosquitto, Subscriber
+from tests.helpers.mqtt_script import Answer, ScriptedBroker
+from tests.helpers.nginx import nginx
+from tests.helpers.proxy import FaultProxy
+from tests.helpers.uplinks import (
+    SENDER,
+    MemoryHistory,
+    MemoryLedger,
+    MemoryProblems,
+    MemoryUplink,
+    config_of,
+    until,
+)
+
+POISON = 4
+FAULT = Retry(reason="status 500", fault="http_500")
+
+
+class Bench:
+    """A pump between stores in memory and a platform."""
+
+    def __init__(self) -> None:
+        self.ledger = MemoryLedger()
+        self.history = MemoryHistory()
+        self.problems = MemoryProblems()
+
+    @asynccontextmanager
+    async def running(
+        self, uplink: Any = None, url: str = "", **changes: Any
+    ) -> AsyncIterator[Pump]:
+        kind = "http" if url.startswith("http") else "mqtt"
+        config = config_of(url or "mqtt://127.0.0.1", kind=kind, **changes)
+        uplink = uplink or make_uplink(config, SENDER)
+        made = Pump(
+            config, uplink, self.ledger, self.history, self.problems, SENDER, jitter=lambda: 0.5
+        )
+        task = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def cursor(self) -> int:
+        return self.ledger.cursors.get(("platform", "alert"), 0)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
+    monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.05)
+    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+    monkeypatch.setattr(doubts, "HOLD_S", 0.01)
+    monkeypatch.setattr(doubts, "HOLD_S_MAX", 0.04)
+    monkeypatch.setattr(doubts, "EVERY_S", 0.05)
+
+
+class Failing(MemoryUplink):
+    """Gives no verdict on ``bad`` items, nor on their company; ``cut`` ends the session."""
+
+    def __init__(self, *bad: int, lane: str = "alert", cut: bool = False) -> None:
+        super().__init__()
+        self.bad = set(bad)
+        self.lane = lane
+        self.cut = cut
+        self.down = False
+        self.tried: list[tuple[int, float]] = []  # alone: which, when
+        self.under_way = 0
+
+    async def send(self, lane: str, items: list[Outgoing]) -> list[Verdict]:  # type: ignore[override]
+        self.under_way += 1
+        try:
+            if not self.down and not any(self._is_bad(lane, out) for out in items):
+                return await super().send(lane, items)
+            self.sends.append((lane, list(items)))
+            if len(items) == 1 and len(self.tried) > 2:
+                assert self.under_way == 1, "what is doubted is sent with nothing beside it"
+            if len(items) == 1:
+                self.tried.append((items[0].item.seq, asyncio.get_running_loop().time()))
+            await asyncio.sleep(0)
+            if self.cut:
+                msg = "closed"
+                raise UnansweredError(msg)
+            return [FAULT] * len(items)
+        finally:
+            self.under_way -= 1
+
+    def _is_bad(self, lane: str, out: Outgoing) -> bool:
+        return lane == self.lane and out.item.seq in self.bad and not isinstance(out.item, GapItem)
+
+
+async def _feed(bench: Bench, made: Pump, true: Callable[[], object], lane: str = "alert") -> None:
+    """Go on recording until it is true: a platform that takes others is what proves anything."""
+    async with asyncio.timeout(10):
+        while not true():
+            if lane == "alert":
+                bench.ledger.put()
+            else:
+                bench.history.put(lane)
+            made.nudge()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_one_that_it_fails_over_each_time_is_set_aside_and_holds_nobody(
+    bench: Bench, cut: bool
+) -> None:
+    uplink = Failing(POISON, cut=cut)
+    bench.ledger.put(30)
+    bench.history.put("backfill", 10)
+    async with bench.running(uplink) as made:
+        await until(lambda: set(uplink.of("alert")) == set(range(1, 31)) - {POISON})
+        await until(lambda: made.stats().sent["backfill"] == 10)  # nor does it hold another lane
+        assert not bench.ledger.letters
+        assert bench.cursor() == POISON - 1
+        assert made.stats().backlog["alert"] == 1
+        moves = len(bench.ledger.moves)
+        await _feed(bench, made, lambda: bench.ledger.letters)
+        assert all(seq < POISON for _lane, seq in bench.ledger.moves[:moves])
+        await until(lambda: made.stats().backlog["alert"] == 0)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    reason, body = bench.ledger.letters["platform", "alert", POISON]
+    assert reason == ("no_answer" if cut else "http_500")
+    assert body == bench.ledger.bodies[POISON - 1]
+    (told,) = bench.ledger.drafts
+    assert f"alert item {POISON} was refused" in told.cause
+    taken = uplink.of("alert")
+    assert [seq for seq in taken if seq < 0] == [-POISON]
+    others = [seq for seq in taken if seq > 0]
+    assert sorted(others) == [seq for seq in range(1, bench.ledger.head + 1) if seq != POISON]
+    tried_s = [at_s for seq, at_s in uplink.tried if seq == POISON]
+    assert tried_s[-1] - tried_s[-doubts.TRIES] >= (doubts.TRIES - 1) * doubts.EVERY_S
+
+
+async def test_a_row_too(bench: Bench) -> None:
+    uplink = Failing(POISON, lane="live")
+    bench.history.put("live", 12)
+    async with bench.running(uplink) as made:
+        await _feed(bench, made, lambda: bench.ledger.letters, "live")
+        await until(lambda: bench.history.cursors.get("live") == bench.history.heads["live"])
+        assert made.stats().up
+        assert bench.history.lane == "live"
+    assert list(bench.ledger.letters) == [("platform", "live", POISON)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_platform_that_fails_over_everything_gets_nothing_set_aside(
+    bench: Bench, cut: bool
+) -> None:
+    uplink = Failing(cut=cut)
+    uplink.down = True
+    bench.ledger.put(5)
+    bench.history.put("backfill", 5)
+    async with bench.running(uplink) as made:
+        await until(lambda: len(uplink.tried) >= 30)
+        assert not bench.ledger.letters
+        uplink.down = False
+        await until(lambda: not any(made.stats().backlog.values()))
+    assert not bench.ledger.letters
+    assert sorted(uplink.of("alert")) == [1, 2, 3, 4, 5]
+
+
+async def test_a_lane_whose_every_item_fails_gets_nothing_set_aside(bench: Bench) -> None:
+    """Its address is broken there, while that of the others is well."""
+    uplink = Failing(*range(1, 200))
+    bench.ledger.put(5)
+    async with bench.running(uplink) as made:
+        await _feed(bench, made, lambda: len(uplink.tried) >= 40, "live")
+        assert made.stats().sent["live"] > 10
+        assert not bench.ledger.letters
+        uplink.bad.clear()
+        await until(lambda: not any(made.stats().backlog.values()))
+    assert not bench.ledger.letters
+    assert sorted(uplink.of("alert")) == [1, 2, 3, 4, 5]
+
+
+async def test_one_that_fails_now_and_then_arrives_once(bench: Bench) -> None:
+    uplink = Failing(POISON)
+    bench.ledger.put(10)
+    async with bench.running(uplink) as made:
+        await until(lambda: len(uplink.of("alert")) == 9)
+        uplink.bad.clear()
+        await until(lambda: bench.cursor() == 10)
+        assert made.stats().backlog["alert"] == 0
+    assert sorted(uplink.of("alert")) == list(range(1, 11))
+    assert not bench.ledger.letters
+
+
+async def test_several_in_a_row_are_found(bench: Bench) -> None:
+    uplink = Failing(3, 4, 5)
+    bench.ledger.put(12)
+    async with bench.running(uplink) as made:
+        await until(lambda: set(uplink.of("alert")) == set(range(1, 13)) - {3, 4, 5})
+        await _feed(bench, made, lambda: len(bench.ledger.letters) == 3)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert sorted(-seq for seq in uplink.of("alert") if seq < 0) == [3, 4, 5]
+
+
+async def test_a_lonely_one_waits_for_company_and_holds_no_other_lane(bench: Bench) -> None:
+    uplink = Failing(1)
+    bench.ledger.put(1)
+    bench.history.put("live", 3)
+    async with bench.running(uplink) as made:
+        await until(lambda: made.stats().sent["live"] == 3)
+        await until(lambda: len(uplink.tried) >= 10)
+        assert not bench.ledger.letters  # nothing shows that the lane takes anything
+        assert made.stats().up
+        bench.ledger.put()
+        made.nudge()
+        await until(lambda: uplink.of("alert") == [2])
+        await _feed(bench, made, lambda: bench.ledger.letters)
+
+
+async def test_a_letter_that_the_ledger_does_not_take_is_kept_later(bench: Bench) -> None:
+    uplink = Failing(POISON)
+    broke: list[int] = []
+
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        if isinstance(out.item, GapItem) and not broke:
+            broke.append(out.item.seq)
+            bench.ledger.broken = True
+        return ACCEPTED
+
+    uplink.answer = answer
+    bench.ledger.put(8)
+    async with bench.running(uplink) as made:
+        await _feed(bench, made, lambda: broke)
+        await until(lambda: -POISON in uplink.of("alert"))
+        assert not bench.ledger.letters
+        assert bench.cursor() == POISON - 1
+        bench.ledger.broken = False
+        await _feed(bench, made, lambda: bench.ledger.letters)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+
+
+def test_a_try_counts_only_after_the_lane_has_taken_something() -> None:
+    lane = Doubts()
+    for now_s in (0.0, 1.0):
+        lane.failed(7, "http_500", "", 0, now_s)
+    assert lane.stuck
+    lane.accepted(8, 2.0)
+    now_s = 2.0
+    for _ in range(20):
+        assert lane.due(now_s) == 7
+        lane.failed(7, "http_500", "", 0, now_s)
+        assert not lane.due(now_s)
+        now_s += doubts.EVERY_S
+    assert lane.parked[7].tries == 1
+    for _ in range(doubts.TRIES - 1):
+        assert lane.condemned(7) is None
+        lane.accepted(9, now_s)
+        lane.failed(7, "http_500", "", 0, now_s)
+        now_s += doubts.EVERY_S
+    assert lane.condemned(7) is None  # and once more afterwards
+    lane.accepted(9, now_s)
+    assert lane.due(now_s) == 7
+    assert lane.condemned(7) is not None
+
+
+def test_a_lane_that_takes_what_it_had_failed_over_begins_every_count_anew() -> None:
+    lane = Doubts()
+    for now_s in (0.0, 1.0):
+        lane.failed(7, "http_500", "", 0, now_s)
+    lane.accepted(8, 2.0)
+    lane.failed(7, "http_500", "", 0, 2.0)
+    assert lane.parked[7].tries == 1
+    lane.failed(9, "http_500", "", 0, 3.0)
+    lane.accepted(9, 4.0)
+    assert lane.parked[7].tries == 0
+
+
+def _poisoned(sent: list[dict[str, Any]]) -> bool:
+    return any(alert["seq"] == POISON and "gap" not in alert for alert in sent)
+
+
+@pytest.mark.parametrize("how", ["500", "closed", "502 of a proxy"])
+async def test_a_platform_whose_parser_dies_of_one_item(
+    bench: Bench, tmp_path: Path, how: str
+) -> None:
+    arrived: list[int] = []
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        sent = [event["data"] for event in json.loads(await request.read())["alerts"]]
+        if not _poisoned(sent):
+            arrived.extend(alert["seq"] for alert in sent if "gap" not in alert)
+            return web.Response()
+        if how != "500":
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(status=500)
+
+    bench.ledger.put(20)
+    async with Script(take).serving() as server:
+        if how == "502 of a proxy":
+            passing = f"location / {{ proxy_pass {server.url.removesuffix('/in')}; }}"
+            async with nginx(tmp_path, passing) as front:
+                await _set_aside(bench, f"{front}/in", "http_502", arrived)
+        else:
+            reason = "http_500" if how == "500" else "no_answer"
+            await _set_aside(bench, server.url, reason, arrived)
+
+
+async def _set_aside(bench: Bench, url: str, reason: str, arrived: list[int]) -> None:
+    async with bench.running(url=url) as made:
+        await until(lambda: len(arrived) == 19, 10)
+        await _feed(bench, made, lambda: bench.ledger.letters)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert bench.ledger.letters["platform", "alert", POISON][0] == reason
+    assert sorted(arrived) == [n for n in range(1, bench.ledger.head + 1) if n != POISON]
+
+
+async def test_a_broker_that_cuts_the_session_at_one_publish(bench: Bench) -> None:
+    def answer(_topic: str, payload: dict[str, Any]) -> Answer:
+        return ("cut", 0) if _poisoned([payload]) else 0
+
+    bench.ledger.put(20)
+    async with (
+        ScriptedBroker(answer) as broker,
+        bench.running(url=broker.url) as made,
+    ):
+        await _feed(bench, made, lambda: bench.ledger.letters)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert bench.ledger.letters["platform", "alert", POISON][0] == "no_answer"
+    ids = {payload["id"].split("/", 2)[-1] for _topic, payload in broker.published}
+    assert ids >= {str(seq) for seq in range(1, bench.ledger.head + 1)} | {f"{POISON}/gap"}
+
+
+async def test_a_middlebox_that_resets_mosquittos_session_at_one_payload(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.ledger.put(3)
+    bench.ledger.put(cause="' OR 1=1; DROP TABLE")
+    bench.ledger.put(9)
+    async with (
+        Mosquitto(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        FaultProxy("127.0.0.1", broker.port, framed=False) as proxy,
+    ):
+        proxy.up.cut_on = b"DROP TABLE"
+        url = f"mqtt://127.0.0.1:{proxy.port}"
+        async with bench.running(url=url, timeout=Duration(1_000_000_000)) as made:
+            await _feed(bench, made, lambda: bench.ledger.letters)
+            await until(lambda: bench.cursor() == bench.ledger.head)
+        await subscriber.until(lambda: len(subscriber.of("alerts")) >= bench.ledger.head)
+    ids = [message["id"].split("/", 2)[-1] for message in subscriber.of("alerts")]
+    assert set(ids) >= {str(n) for n in range(1, bench.ledger.head + 1) if n != POISON}
+    assert f"{POISON}/gap" in ids
+    assert str(POISON) not in ids
+    assert list(bench.ledger.letters) == [("platform", "alert", POISON)]
