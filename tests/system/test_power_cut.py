@@ -47,6 +47,8 @@ async def _run(tmp_path: Path, cuts: int, papers: int) -> None:
         assert max(lost) <= SAMPLES_S + LATE_S, told
         assert sorted(lost)[len(lost) // 2] <= SAMPLES_S, told
         assert machine.moments >= share, told
+        starts_s = max(machine.starts_s)
+        print(f"{machine.moments} cuts: {max(lost):.2f} s lost, {starts_s:.1f} s to start at most")
         promised = machine.promised
         loads = (len(promised.alerts), len(promised.commands), len(promised.trips))
         # Of trips those count that the guard was told of just before a cut: few when busy.
