@@ -110,6 +110,7 @@ class Lane:
         self._again_above.clear()
         self._taken.clear()
         self._done.clear()
+        self._front = (0, 0)
         self.refused.clear()
         self.doubts.clear()
         self._oldest = (0, 0)
