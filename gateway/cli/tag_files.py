@@ -104,16 +104,34 @@ def _show(args: argparse.Namespace, found: "TagImport") -> None:
         print(plain(f"note: {note}"))
     if len(notes) > NOTES_MAX:
         print(f"note: {len(notes) - NOTES_MAX} more translations of this kind (--json has them)")
+    silent = [str(c.row.number) for c in found.changes if c.kind != "same" and _orderless(c)]
+    if silent:
+        print(
+            f"note: {len(silent)} of two or four registers name no byte order (row {silent[0]}"
+            f"{' ...' if len(silent) > 1 else ''}): the device's is taken; compare one value, "
+            "'sitewarden read' shows a register in every order"
+        )
     if found.left_out:
         print(plain(f"note: columns that mean nothing here: {', '.join(found.left_out)}"))
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     print(f"{words or 'no rows'}" + ("" if args.write else "; nothing is written without --write"))
 
 
+def _orderless(change: "Change") -> bool:
+    """A Modbus point of several registers that leaves their order to the device."""
+    cells = change.row.cells
+    wide = cells.get("type", "")[-2:] in ("32", "64")
+    return wide and not cells.get("order") and cells.get("address", "")[:3] in ("hr:", "ir:")
+
+
 def _words(change: "Change") -> str:
     if change.kind == "added":
         cells = change.row.cells
-        return " ".join(cells[name] for name in ("device", "address", "type") if cells.get(name))
+        names = ("device", "address", "type", "order", "unit")
+        words = [cells[name] for name in names if cells.get(name)]
+        if cells.get("low") or cells.get("high"):
+            words.append(f"{cells.get('low', '')}..{cells.get('high', '')}")
+        return " ".join(words)
     return "; ".join(f"{name}: {old or '-'} -> {new or '-'}" for name, old, new in change.columns)
 
 

@@ -16,10 +16,10 @@ from gateway.commission.words import address_of, column_of, order_of, type_of
 from gateway.site.complaints import Complaints, shown
 from gateway.site.formulas import guarded
 from gateway.site.model import IDENT_PATTERN
+from gateway.site.spreadsheet import text_of_csv
 from gateway.site.tags_csv import HEADINGS, TEXTS, text_of
 
 SEPARATORS: Final = ",;\t|"
-ENCODINGS: Final = ("utf-8-sig", "gb18030")
 TITLE_ROWS_MAX: Final = 10  # above the headings
 ROWS_MAX: Final = 100_000
 
@@ -51,7 +51,9 @@ class TagTable:
 
 def read_table(file: str, data: bytes, complaints: Complaints) -> TagTable:
     """Every row as it stands, under the columns of ``tags_csv``."""
-    text = _decoded(file, data, complaints)
+    text = text_of_csv(file, data, complaints)
+    if text is None:
+        return TagTable(file)
     separator = _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, list[str]]] = []
@@ -63,7 +65,7 @@ def read_table(file: str, data: bytes, complaints: Complaints) -> TagTable:
                 rows.append((number, row))
     except csv.Error as error:
         complaints.at_line(file, line, "", f"found a broken row ({error}), expected CSV")
-    return _table(file, rows, complaints)
+    return _table(file, rows, separator, complaints)
 
 
 def translated(row: TagRow, *, modbus: Callable[[str], int | None], device: str = "") -> TagRow:
@@ -78,9 +80,10 @@ def translated(row: TagRow, *, modbus: Callable[[str], int | None], device: str 
         _part_range(cells)
     ident = _ident(cells.get("id", ""))
     changes = {"id": ident}
+    numeric = type_of(cells.get("type", "")) not in ("", "bool")
     base = modbus(cells.get("device", ""))
     if base is not None:
-        changes["address"] = address_of(cells.get("address", ""), base)
+        changes["address"] = address_of(cells.get("address", ""), base, numeric=numeric)
     changes["type"] = type_of(cells.get("type", ""))
     changes["order"] = order_of(cells.get("order", ""))
     for name, good in changes.items():
@@ -109,18 +112,6 @@ def _cell(column: str, text: str) -> str:
     return guarded(text) if column in TEXTS else text
 
 
-def _decoded(file: str, data: bytes, complaints: Complaints) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", "replace")
-    for encoding in ENCODINGS:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    complaints.at_line(file, 1, "", "found an unknown encoding, expected UTF-8 or GBK")
-    return ""
-
-
 def _separator(text: str) -> str:
     """Whichever gives the most known headings in one of the first rows."""
 
@@ -136,12 +127,14 @@ def _column(cell: str) -> str | None:
     return column_of(cell.strip().strip('"'))
 
 
-def _table(file: str, rows: list[tuple[int, list[str]]], complaints: Complaints) -> TagTable:
+def _table(
+    file: str, rows: list[tuple[int, list[str]]], separator: str, complaints: Complaints
+) -> TagTable:
     """The rows below the first that has headings; a title may stand above."""
     for at in range(min(TITLE_ROWS_MAX, len(rows))):
         columns = _columns(rows[at][1])
         if "id" in columns.values() and len(columns) > 1:
-            return _below(TagTable(file), columns, rows[at:], complaints)
+            return _below(TagTable(file), columns, rows[at:], separator, complaints)
     first = shown(", ".join(rows[0][1])) if rows else "nothing"
     text = f"found {first}, expected headings such as id, device, address (位号, 设备, 地址)"
     complaints.at_line(file, 1, "", text)
@@ -156,6 +149,7 @@ def _below(
     table: TagTable,
     columns: dict[int, str],
     rows: list[tuple[int, list[str]]],
+    separator: str,
     complaints: Complaints,
 ) -> TagTable:
     number, heading = rows[0]
@@ -170,7 +164,10 @@ def _below(
         cell.strip() for at, cell in enumerate(heading) if at not in columns and cell.strip()
     )
     for row_number, row in rows[1:]:
-        cells = {name: text_of(name, "".join(row[at : at + 1])) for at, name in columns.items()}
+        cells = {
+            name: text_of(name, "".join(row[at : at + 1]), separator)
+            for at, name in columns.items()
+        }
         if any(cell.strip() for cell in row[len(heading) :]):
             text = "found more cells than headings, expected one per heading"
             complaints.at_line(table.file, row_number, "", text)

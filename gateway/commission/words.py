@@ -43,7 +43,7 @@ COLUMN_WORDS: Final = {
         "range": "span measuring-range 量程 量程范围 测量范围",
         "low": "min minimum range-low eu-low low-limit 量程下限 最小值 下量程",
         "high": "max maximum range-high eu-high high-limit 量程上限 最大值 上量程",
-        "scale": "factor gain multiplier k 系数 比例 缩放",
+        "scale": "scaling factor gain multiplier k 系数 比例 缩放",
         "offset": "bias b 偏置 偏移量",
         "poll": "period interval scan-rate cycle 采集周期 轮询周期 扫描周期",
         "stale_after": "stale timeout 超时 失效",
@@ -79,14 +79,17 @@ def column_of(heading: str) -> str | None:
     return known or COLUMN_WORDS.get(plain.translate(_OUTER))
 
 
-def address_of(text: str, base: int) -> str:
+def address_of(text: str, base: int, *, numeric: bool = False) -> str:
     """``40101`` or ``4x0101`` as the site file writes it; any other text as it is.
 
-    The traditional form counts from 1, whatever the device's ``base`` is.
+    The traditional form counts from 1, whatever the device's ``base`` is. Of a ``numeric`` point
+    ``0x0064`` is no coil but a register in hexadecimal digits, of a table that it does not name.
     """
     plain = text.strip()
     match = _TRADITIONAL.fullmatch(plain) or _LONG.fullmatch(plain)
     if match is None or int(match["number"]) == 0:
+        return plain
+    if numeric and plain[:2] in ("0x", "0X"):
         return plain
     bit = match["bit"].replace("/", ".") if match["bit"] else ""
     return f"{_AREAS[match['table']]}:{int(match['number']) - 1 + base}{bit}"

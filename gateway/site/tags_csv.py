@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from gateway.site.complaints import Complaints, Origin, did_you_mean, shown
 from gateway.site.formulas import unguarded
+from gateway.site.spreadsheet import text_of_csv
 
 HEADINGS: Final = {
     "id": "位号",
@@ -26,9 +28,9 @@ HEADINGS: Final = {
 NUMBERS: Final = ("low", "high", "scale", "offset")
 TEXTS: Final = ("address", "unit", "description")  # of foreign origin: guarded in a CSV
 POINT: Final = ("address", "type", "order", "scale", "offset")
-ENCODINGS: Final = ("utf-8-sig", "gb18030")  # what spreadsheets write here
 SEPARATORS: Final = ",;\t"
 
+_COMMA_NUMBER: Final = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _COLUMNS: Final = {word: name for name, chinese in HEADINGS.items() for word in (name, chinese)}
 
 
@@ -42,7 +44,9 @@ class Row(NamedTuple):
 
 def read(file: str, data: bytes, complaints: Complaints) -> Iterator[Row]:
     """Every tag of a CSV, the heading being row 1."""
-    text = _decode(file, data, complaints)
+    text = text_of_csv(file, data, complaints)
+    if text is None:
+        return
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
     rows = _rows(file, text, separator, complaints)
     columns = _columns(file, next(rows, []), complaints)
@@ -51,22 +55,14 @@ def read(file: str, data: bytes, complaints: Complaints) -> Iterator[Row]:
     for number, row in enumerate(rows, start=2):
         if not any(cell.strip() for cell in row):
             continue
-        cells = {name: text_of(name, row[at]) for at, name in columns.items() if at < len(row)}
+        cells = {
+            name: text_of(name, row[at], separator) for at, name in columns.items() if at < len(row)
+        }
         where = f"tag[{cells.get('id') or f'#{number}'}]"
         origin = Origin(file, where, row=number)
         if any(cell.strip() for cell in row[max(columns) + 1 :]):
             complaints.add(origin, (), "found more cells than headings, expected one per heading")
         yield row_of(cells, origin, complaints)
-
-
-def _decode(file: str, data: bytes, complaints: Complaints) -> str:
-    for encoding in ENCODINGS:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    complaints.at_line(file, 1, "", "found an unknown encoding, expected UTF-8 or GB 18030")
-    return ""
 
 
 def _rows(file: str, text: str, separator: str, complaints: Complaints) -> Iterator[list[str]]:
@@ -100,9 +96,14 @@ def _columns(file: str, heading: list[str], complaints: Complaints) -> dict[int,
     return columns
 
 
-def text_of(column: str, cell: str) -> str:
-    """What a cell says, without the blanks around it and what guards it."""
+def text_of(column: str, cell: str, separator: str = ",") -> str:
+    """What a cell says, without the blanks around it and what guards it.
+
+    Where commas do not part the cells, a number's comma is its decimal one.
+    """
     text = cell.strip()
+    if column in NUMBERS and separator != "," and _COMMA_NUMBER.fullmatch(text):
+        return text.replace(",", ".")
     return unguarded(text) if column in TEXTS else text
 
 

@@ -116,6 +116,44 @@ def test_a_vendors_list_becomes_tags(desk: Desk, encoding: str, separator: str) 
     assert (code, out.splitlines()[-1]) == (0, "5 same")
 
 
+WESTERN = """Name;Register;Type;Units;Min;Max;Scaling
+Füllstand;40001;REAL;m;0;12,5;
+Temperatur;40003;REAL;°C;-50;150;
+Durchfluß;40005;INT;m³/h;0;100;0,1
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_a_western_spreadsheets_letters_and_commas(desk: Desk, encoding: str) -> None:
+    data = WESTERN.replace("ü", "ue").replace("ß", "ss").encode(encoding)
+    code, out, err = desk.imported(data, "--device", "plc", "--write")
+    assert code == 0, err
+    assert "added  plc hr:0 float32 m 0..12.5" in out
+    assert "note: 2 of two or four registers name no byte order (row 2 ...)" in out
+    tags = desk.tags()
+    assert [tags[name].unit for name in ("fuellstand", "temperatur", "durchfluss")] == [
+        "m", "°C", "m³/h",
+    ]  # fmt: skip
+    assert tags["fuellstand"].range == (0.0, 12.5)
+    assert tags["durchfluss"].point == Point(address="hr:4", type="int16", scale=0.1)
+    # The site's own CSV, saved by such a spreadsheet, says the same.
+    desk.csv.write_bytes(WESTERN_SITE.encode(encoding))
+    assert desk.tags()["t"].unit == "°C"
+    assert desk.tags()["t"].range == (0.5, 99.5)
+
+
+WESTERN_SITE = """id;device;address;type;unit;low;high
+t;plc;hr:1;float32;°C;0,5;99,5
+"""
+
+
+def test_hexadecimal_digits_are_no_coil(desk: Desk) -> None:
+    code, _, err = desk.imported("id,device,address,type\nx,plc,0x0064,uint16\n")
+    assert (code, 'found "0x0064", expected an address such as "hr:100"' in err) == (2, True)
+    code, out, _ = desk.imported("id,device,address,type\nx,plc,0x0064,BOOL\n")
+    assert (code, "0x0064 is c:63" in out) == (0, True)
+
+
 BAD = """id,device,address,type,low,high,poll
 Ä,plc,hr:1,,,,
 x,plx,hr:1,,,,
@@ -157,7 +195,8 @@ def test_every_error_of_every_row_at_once_and_nothing_written(desk: Desk) -> Non
     [
         (b"", "expected headings"),
         (b"a,b\n1,2\n", "expected headings"),
-        (b"\x81\xff\xff,\n", "expected headings"),
+        (b"\x81\xff\xff,\n", "unknown encoding"),
+        (b"PK\x03\x04,\n", "found a workbook, expected CSV"),
         (b'id,address\nx,"hr:1\n', "broken row"),
         (b"id,tag,address\nx,y,hr:1\n", "a second heading for id"),
         (b"id,address\nx,hr:1,7\n", "more cells than headings"),

@@ -1,0 +1,37 @@
+"""The text of a CSV as spreadsheets save it: UTF-8, UTF-16, GB 18030 or the Western code page.
+
+Nothing in a file says which of the last two it is. A Chinese character is two bytes beyond ASCII,
+nearly always; a Western letter or degree sign is one, and stands alone nearly always.
+"""
+
+import codecs
+import re
+from typing import Final
+
+from gateway.site.complaints import Complaints
+
+WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
+CHINESE: Final = "gb18030"
+WESTERN: Final = "cp1252"
+_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]+")
+
+
+def text_of_csv(file: str, data: bytes, complaints: Complaints) -> str | None:
+    """What the file says; None where it is told that it is no CSV."""
+    if data.startswith(WORKBOOKS):
+        text = "found a workbook, expected CSV: save the sheet as CSV UTF-8"
+        complaints.at_line(file, 1, "", text)
+        return None
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", _code_page(data)):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    complaints.at_line(file, 1, "", "found an unknown encoding, expected UTF-8 or GB 18030")
+    return None
+
+
+def _code_page(data: bytes) -> str:
+    lengths = [len(run) for run in _BEYOND_ASCII.findall(data)]
+    return WESTERN if 2 * lengths.count(1) > len(lengths) else CHINESE
