@@ -19,6 +19,7 @@ from gateway.store.owner import Opened
 from gateway.store.sqlite_file import EPOCH, Schema, value_of
 
 _SIGN: Final = 1 << 63
+_PARTED: Final = "SELECT value FROM meta WHERE key = ?"
 
 
 @dataclass(slots=True)
@@ -155,6 +156,11 @@ class HistoryState:
             ],
             self.cursors,
         )
+        for uplink in self.lanes.uplinks:
+            for lane in (LIVE, BACKFILL):
+                parted = await value_of(connection, _PARTED, (_parted_key(uplink, lane),))
+                if parted is not None:  # what it never had between there and its head is a gap
+                    self.cursors[uplink, lane] = min(parted, self.cursors[uplink, lane])
 
     async def _load_lanes(self, connection: Connection) -> None:
         closed = self.lanes.orphans()
@@ -248,6 +254,9 @@ class HistoryState:
         await connection.execute_fetchall(
             "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)", (uplink, lane, self.epoch, seq)
         )
+        await connection.execute_fetchall(
+            "DELETE FROM meta WHERE key = ?", (_parted_key(uplink, lane),)
+        )
         sql = {
             LIVE: f"DELETE FROM lane_range WHERE uplink = ? AND lane = '{LIVE}' "  # noqa: S608
             "AND first_piece = ?",
@@ -261,7 +270,16 @@ class HistoryState:
 
         Its cursors stay, at the last messages: one that comes back under the name within the epoch
         must not give their numbers to other messages, which a receiver would take for doubles.
+        How far it had come is written down: what was given up is a gap then, and told as one.
         """
+        await connection.executemany(
+            "INSERT OR IGNORE INTO meta VALUES (?, ?)",
+            [
+                (_parted_key(uplink, lane), self.cursors.get((uplink, lane), 0))
+                for lane in (LIVE, BACKFILL)
+                if self.lanes.head(uplink, lane) > self.cursors.get((uplink, lane), 0)
+            ],
+        )
         for table in ("lane_range", "message_range", "shed"):
             sql = f"DELETE FROM {table} WHERE uplink = ?"  # noqa: S608
             await connection.execute_fetchall(sql, (uplink,))
@@ -292,6 +310,10 @@ class HistoryState:
             sql = f"SELECT ifnull(sum(length(body)), 0) FROM {table} WHERE t_last >= ?"  # noqa: S608
             total += await value_of(connection, sql, (utc_ns,))
         return total
+
+
+def _parted_key(uplink: str, lane: str) -> str:
+    return f"parted/{uplink}/{lane}"
 
 
 async def _store_ranges(connection: Connection, ranges: Sequence[Range]) -> None:

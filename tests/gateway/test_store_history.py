@@ -19,6 +19,9 @@ from gateway.store import packing, waiting
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.shedding import Shed
+from gateway.uplink.base import GapItem
+from gateway.uplink.lane import Lane
+from gateway.uplink.lane_source import SampleLane
 from tests.gateway.samples import samples_of
 
 GROUPS = (PollGroup("plc/50ms", ("a", "b", "c"), (0, 1, 2)), PollGroup("slow/1s", ("d",), (3,)))
@@ -186,7 +189,12 @@ async def test_an_uplink_that_comes_back_goes_on_behind_its_numbers(tmp_path: Pa
     await history.close()
     history = await open_history(tmp_path)
     try:
-        assert {lane: await history.cursor("up", lane) for lane in LANES} == heads
+        # What it never had is a gap: the cursor is where it was, and no row of it is there.
+        assert await history.cursor("up", "live") == 1
+        assert await history.cursor("up", "backfill") == 0
+        for lane in LANES:
+            assert history.lane_head("up", lane) == heads[lane]
+            assert await history.items("up", lane, 0, 100) == []
         for at, lane in enumerate(("backfill", "live"), start=3):
             history.set_lane("up", lane)
             await second(history, at)
@@ -195,6 +203,43 @@ async def test_an_uplink_that_comes_back_goes_on_behind_its_numbers(tmp_path: Pa
             items = await history.items("up", lane, 0, 100)
             assert [item.seq for item in items] == [heads[lane] + 1, heads[lane] + 2]
             assert {t // 10**9 for _, t, _, _ in points(items)} == {at}
+        for lane in LANES:
+            await history.move_cursor("up", lane, heads[lane])
+    finally:
+        await history.close()
+    history = await open_history(tmp_path)
+    assert {lane: await history.cursor("up", lane) for lane in LANES} == heads  # told once
+    await history.close()
+
+
+async def test_an_uplink_that_comes_back_is_told_what_it_will_not_get(tmp_path: Path) -> None:
+    """By the pump's own lane, as the other end would get it."""
+    history = await open_history(tmp_path)
+    history.set_lane("up", "live")
+    for at in range(3):
+        await second(history, at)
+    await history.move_cursor("up", "live", 1)
+    head = history.lane_head("up", "live")
+    await history.close()
+    for _ in range(2):  # parted with twice before it could be told
+        history = await open_history(tmp_path, uplinks=("other",))
+        await history.forget("up")
+        await history.close()
+        history = await open_history(tmp_path)
+        await history.close()
+    history = await open_history(tmp_path)
+    try:
+        lane = Lane("up", "live", SampleLane(history, "up", "live"))
+        (out,) = await lane.next(10, utc_ns=1)
+        assert out.item == GapItem(2, head, "shed", 1)
+        history.set_lane("up", "live")
+        await second(history, 9)
+        first, *rest = await lane.next(10, utc_ns=1)
+        assert first.item == GapItem(2, head, "shed", 1)
+        assert [out.item.seq for out in rest] == [head + 1, head + 2]
+        lane.done(first.item)
+        await lane.save()
+        assert await history.cursor("up", "live") == head
     finally:
         await history.close()
 
