@@ -43,6 +43,7 @@ _T = TypeVar("_T")
 
 QUEUE_MAX: Final = 256
 HOUSEKEEPING_S: Final = 2.0
+START_S: Final = 8.0  # that a start waits: ten seconds are what the whole of it may take
 RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
 PINCH_BYTES: Final = 16 * 1024 * 1024  # of the reserve: for the -wal and its checkpoint alone
 TRIES_MAX: Final = 64
@@ -116,11 +117,15 @@ class Database:
     async def start(self) -> None:
         """Start the task and try to open the file; one that cannot be opened is tried for ever.
 
+        Where it takes long (a large file of an older version) jobs wait for it, and nobody else.
         Raises StoreError only where trying does not help: the file is of a newer version.
         """
         self._task = asyncio.create_task(self._work(), name=f"store {self.path.name}")
         try:
-            await self.query(self._look)
+            async with asyncio.timeout(START_S):
+                await self.query(self._look)
+        except TimeoutError:
+            self._failure(StoreError("it is still being opened, or brought to this version"))
         except StoreError as error:
             if isinstance(error.__cause__, NewerError):
                 await self.close()

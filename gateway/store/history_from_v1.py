@@ -3,10 +3,14 @@
 There a row was a message in every lane and kept its boundaries when it was packed. What an uplink
 is still owed keeps its number and its content: a row of backfill becomes a chunk of one message
 with the row's number, a row owed live stays in the tail. The rest is merged.
+
+All of it is written once more before the old tables can go. Where the disk has no room for that,
+the oldest windows are left behind, counted as shed: a history that never opens would lose them all.
 """
 
 import asyncio
 import logging
+import shutil
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,13 +19,21 @@ from typing import Final, NamedTuple
 import msgspec
 from aiosqlite import Connection
 
+from gateway.store import migration
 from gateway.store.chunks import Chunk, Piece, merged, single
 from gateway.store.lanes import BACKFILL, LIVE
 from gateway.store.migration import statements
+from gateway.store.sqlite_file import value_of
 
 _LOGGER = logging.getLogger(__name__)
 
 _ROWS: Final = 1_000  # of the tail, in one window
+LEFT_BEHIND: Final = "left behind"  # of meta: what is to be told
+_UNSENT: Final = (  # ?2: the next row
+    "SELECT uplink, lane, max(first_row, first_row + ifnull(seq, 0) + 1 - first_seq) AS first, "
+    "ifnull(last_row, ?2 - 1) AS last FROM old_lane_range LEFT JOIN cursor USING (uplink, lane)"
+)
+_DROPPED_PART: Final = 3  # of the old file, at most: the rest is not written when it is freed
 _RENAMED: Final = ("progress", "tail", "chunk", "lane_range")
 
 
@@ -58,12 +70,15 @@ async def forward(connection: Connection) -> None:
         (next_row, next_row, next_row - 1, *counts),
     )
     owed = await _owed(connection, next_row)
+    begin = await _first_that_fits(connection)
+    if begin:
+        await _leave_behind(connection, begin, next_row)
     await _move_ranges(connection, next_row)
     groups = {
         ident: msgspec.json.decode(tags, type=list[str])
         for ident, tags in await connection.execute_fetchall("SELECT id, tags FROM poll_group")
     }
-    async for rows in _windows(connection):
+    async for rows in _windows(connection, begin):
         chunks = await asyncio.to_thread(_chunks, rows, owed, groups)
         await connection.executemany(
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", chunks
@@ -96,11 +111,7 @@ async def _rename(connection: Connection) -> None:
 
 async def _owed(connection: Connection, next_row: int) -> _Owed:
     found = _Owed([], [])
-    for lane, first, last in await connection.execute_fetchall(
-        "SELECT lane, max(first_row, first_row + ifnull(seq, 0) + 1 - first_seq), "
-        "ifnull(last_row, ? - 1) FROM old_lane_range LEFT JOIN cursor USING (uplink, lane)",
-        (next_row,),
-    ):
+    for _, lane, first, last in await connection.execute_fetchall(_UNSENT, (0, next_row)):
         if first <= last:
             (found.live if lane == LIVE else found.backfill).append((first, last))
     return found
@@ -124,10 +135,61 @@ async def _move_ranges(connection: Connection, next_row: int) -> None:
     )
 
 
-async def _windows(connection: Connection) -> AsyncIterator[list[Piece]]:
-    """All rows, the oldest first, by the windows in which they were packed."""
+async def _first_that_fits(connection: Connection) -> int:
+    """The first row of the oldest window for which the disk has room; 0: it has for all.
+
+    What is written stands in the -wal first and makes the file longer when it is brought there; the
+    old tables' own pages are written once more when they go.
+    """
+    name = await value_of(connection, "SELECT file FROM pragma_database_list WHERE name = 'main'")
+    free_bytes = shutil.disk_usage(Path(name).parent).free - migration.SPARE_BYTES
+    left_bytes = (free_bytes - Path(name).stat().st_size // _DROPPED_PART) // 2
+    left_bytes -= await value_of(connection, "SELECT ifnull(sum(length(body)), 0) FROM old_tail")
+    begin = None
+    for first, size in await connection.execute_fetchall(
+        "SELECT first_row, sum(length(body)) FROM old_chunk GROUP BY first_row "
+        "ORDER BY first_row DESC"
+    ):
+        left_bytes -= size + size // 8  # with what SQLite adds to it
+        if left_bytes < 0:
+            if begin is None:
+                begin = await value_of(connection, "SELECT max(last_row) + 1 FROM old_chunk")
+            return int(begin)
+        begin = first
+    return 0
+
+
+async def _leave_behind(connection: Connection, begin: int, next_row: int) -> None:
+    """Count the packed rows before this one as shed, and note it for people."""
+    ((rows, samples),) = await connection.execute_fetchall(
+        "SELECT count(*), ifnull(sum(n), 0) FROM old_chunk WHERE first_row < ?", (begin,)
+    )
+    if not rows:
+        return
+    first = await value_of(connection, "SELECT min(first_row) FROM old_chunk")
+    await connection.execute_fetchall(
+        "UPDATE progress SET shed_pieces = shed_pieces + ?, shed_samples = shed_samples + ?",
+        (begin - first, samples),
+    )
+    await connection.execute_fetchall(
+        "INSERT INTO shed SELECT uplink, lane, sum(min(last, ?1 - 1) - first + 1) FROM "  # noqa: S608
+        f"({_UNSENT}) WHERE first < ?1 AND first <= last GROUP BY uplink, lane",
+        (begin, next_row),
+    )
+    await connection.execute_fetchall(
+        "INSERT INTO meta VALUES (?, ?)",
+        (
+            LEFT_BEHIND,
+            "the disk had no room to bring all of the history to the schema of this version: "
+            f"its oldest {samples} samples were left out",
+        ),
+    )
+
+
+async def _windows(connection: Connection, begin: int) -> AsyncIterator[list[Piece]]:
+    """The rows from one on, the oldest first, by the windows in which they were packed."""
     found = await connection.execute_fetchall(
-        "SELECT DISTINCT first_row FROM old_chunk ORDER BY first_row"
+        "SELECT DISTINCT first_row FROM old_chunk WHERE first_row >= ? ORDER BY first_row", (begin,)
     )
     for (first,) in found:
         rows: list[Piece] = []

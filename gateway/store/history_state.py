@@ -87,6 +87,7 @@ class HistoryState:
         """Read everything; a file without an epoch is begun."""
         epoch = await value_of(connection, EPOCH)
         self.epoch = int(epoch) if epoch is not None else await self._begin(connection, opened)
+        await self._load_left_behind(connection)
         await self._load_groups(connection)
         await self._load_progress(connection)
         await self._load_lanes(connection)
@@ -106,6 +107,14 @@ class HistoryState:
                 f"the damaged file is {opened.aside.name}"
             )
         return epoch
+
+    async def _load_left_behind(self, connection: Connection) -> None:
+        """What bringing an older file forward has cost, once."""
+        key = history_from_v1.LEFT_BEHIND
+        told = await value_of(connection, "SELECT value FROM meta WHERE key = ?", (key,))
+        if told:
+            self.damage = str(told)
+            await connection.execute_fetchall("DELETE FROM meta WHERE key = ?", (key,))
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest window, or the oldest pieces where nothing is packed."""

@@ -23,7 +23,7 @@ from aiosqlite import Connection
 _LOGGER = logging.getLogger(__name__)
 
 COPIES_MAX: Final = 2  # the newest
-SPARE_BYTES: Final = 16 * 1024 * 1024  # that a copy leaves on the disk
+SPARE_BYTES: Final = 16 * 1024 * 1024  # that is left on the disk
 _MAKING: Final = ".making"
 
 Code = Callable[[Connection], Awaitable[None]]
@@ -134,9 +134,9 @@ def _prepare(path: Path, making: Path) -> None:
         part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists()
     )
     free_bytes = shutil.disk_usage(path.parent).free
-    # The transaction itself writes as much again, into the -wal.
-    if free_bytes < 2 * needed_bytes + SPARE_BYTES:
-        msg = f"{free_bytes >> 20} MiB are free, twice {needed_bytes >> 20} MiB are needed"
+    # The transaction itself may write all of it into the -wal, and then into the file.
+    if free_bytes < 3 * needed_bytes + SPARE_BYTES:
+        msg = f"{free_bytes >> 20} MiB are free, three times {needed_bytes >> 20} MiB are needed"
         raise OSError(msg)
     making.unlink(missing_ok=True)
     os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

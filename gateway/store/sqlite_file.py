@@ -33,6 +33,7 @@ _RENEW_BYTES: Final = 1024 * 1024
 EPOCH: Final = "SELECT value FROM meta WHERE key = 'epoch'"
 ASIDE_MAX: Final = 2  # damaged files that are kept, the newest
 
+# secure_delete is on in some builds: what is deleted would be written once more, as zeros.
 _PRAGMAS: Final = f"""
 PRAGMA page_size={PAGE_BYTES};
 PRAGMA auto_vacuum=INCREMENTAL;
@@ -41,6 +42,7 @@ PRAGMA temp_store=MEMORY;
 PRAGMA cache_size=-{CACHE_KIB};
 PRAGMA mmap_size=0;
 PRAGMA foreign_keys=ON;
+PRAGMA secure_delete=OFF;
 PRAGMA journal_mode=WAL;
 PRAGMA synchronous=FULL;
 PRAGMA wal_autocheckpoint=1000;

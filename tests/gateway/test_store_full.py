@@ -9,7 +9,6 @@ import json
 import os
 import random
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +26,7 @@ from gateway.store.items import PollGroup
 from gateway.store.ledger import RESERVE_BYTES, Ledger
 from gateway.store.reserve import Reserve
 from tests.gateway.samples import samples_of
+from tests.helpers.small_disk import small_disk
 
 MIB = 1024 * 1024
 DISK_MIB = 80
@@ -44,15 +44,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    size_mib = getattr(request, "param", DISK_MIB)
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk(tmp_path / "disk", getattr(request, "param", DISK_MIB)) as mounted:
+        yield mounted
 
 
 class Filler:
