@@ -19,7 +19,7 @@ from asyncua.crypto.uacrypto import InvalidSignature
 
 from drivers.errors import DriverError, LinkError, ProtocolError
 from drivers.opcua_status import status_text
-from drivers.resolve import resolve
+from drivers.resolve import error_text, resolve
 
 CHUNK_BYTES_MAX: Final = 65_536
 CHUNKS_MAX: Final = 64
@@ -229,7 +229,7 @@ def mapped(what: str) -> Iterator[None]:
         text = f"{what}: no answer in time"
         raise LinkError(text) from None
     except OSError as error:
-        text = f"{what}: {error.strerror or str(error) or 'the connection ended'}"
+        text = f"{what}: {error_text(error) or 'the connection ended'}"
         raise LinkError(text) from None
     except InvalidSignature:
         text = f"{what}: a signature is not the trusted certificate's"

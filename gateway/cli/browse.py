@@ -10,7 +10,7 @@ from drivers.errors import DriverError, PointError
 from gateway.cli.points import failed, point_command, surroundings_of
 from gateway.cli.scan import add_emit, emitted, new_file
 from gateway.cli.table import plain, show_json, show_table
-from gateway.commission.nodes import node_tags
+from gateway.commission.nodes import described, node_tags
 from gateway.commission.stanza import device_table
 from gateway.commission.tag_table import write_table
 from gateway.commission.target import target_of
@@ -25,7 +25,7 @@ DEPTH: Final = 8
 DEPTH_MAX: Final = 64
 VALUE_MAX: Final = 40  # characters of a value in the table
 TOML: Final = ".toml"
-COLUMNS: Final = ("id", "device", "address", "type", "description")
+COLUMNS: Final = ("id", "device", "address", "type", "unit", "low", "high", "description")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +40,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def browse(args: argparse.Namespace) -> int:
-    """Print the tree; 1 where there is nothing."""
+    """Print the tree. Raises GatewayError where there is nothing."""
     from drivers.opcua_browse import OBJECTS
     from drivers.opcua_browse import browse as walk
     from drivers.opcua_link import settings_of
@@ -58,8 +58,11 @@ def browse(args: argparse.Namespace) -> int:
         raise ConfigError([f"{args.device}: {error}"]) from None
     except DriverError as error:
         raise failed(target, error) from None
+    if not found:
+        text = f"{target.name}: nothing below {start}: is there such a node?"
+        raise GatewayError(text)
     _show(args, target, found, complete=complete)
-    return Exit.DONE if found else Exit.FAILED
+    return Exit.DONE
 
 
 def _show(
@@ -93,6 +96,9 @@ def _rows(found: "list[BrowsedNode]", device: str) -> list[dict[str, str]]:
             "device": device,
             "address": tag.node,
             "type": "bool" if tag.boolean else "",
+            "unit": tag.unit,
+            "low": f"{tag.limits[0]:g}" if tag.limits else "",
+            "high": f"{tag.limits[1]:g}" if tag.limits else "",
             "description": tag.description,
         }
         for tag in node_tags(found)
@@ -115,7 +121,7 @@ def _write_rows(emit: str, rows: list[dict[str, str]]) -> None:
 
 
 def _value(found: "BrowsedNode") -> str:
-    text = "" if found.value is None else str(found.value)
+    text = "" if found.value is None else described(found.value)
     return text if len(text) <= VALUE_MAX else f"{text[: VALUE_MAX - 1]}…"
 
 

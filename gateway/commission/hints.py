@@ -10,6 +10,8 @@ from drivers.modbus_link import SilenceError
 from gateway.commission.target import SCHEMES, Target
 from gateway.site.model import SERIAL_DRIVER, TTY_DRIVERS, Line
 
+TRUST: Final = "opcua trust"
+PLAIN: Final = "'?security=None&insecure=true'"
 DEV: Final = Path("/dev")
 ADAPTERS: Final = ("serial/by-id/*", "ttyUSB*", "ttyACM*")  # the first that has any is shown
 
@@ -21,6 +23,8 @@ def hint(target: Target, error: DriverError) -> str:
         return _silence(target)
     if device.driver == "modbus-tcp" and "closed the connection" in str(error):
         return f"a Modbus TLS port does so: {_as_driver(target, 'modbus-tls')}?"
+    if target.site is None and TRUST in str(error):
+        return f"an address alone has no trust list: name a device with --site, or ask {PLAIN}"
     return port_hint(device.address) if device.driver in TTY_DRIVERS else ""
 
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.site.model import IDENT_PATTERN
 
@@ -27,18 +28,51 @@ class NodeTag:
     node: str
     boolean: bool
     description: str
+    unit: str = ""  # as the server names it
+    limits: tuple[float, float] | None = None  # what the instrument can measure
 
 
 def node_tags(found: Sequence["BrowsedNode"]) -> list[NodeTag]:
-    """Those with a single number or boolean, each with an id of its own."""
+    """Those with a single number or boolean, each with an id of its own.
+
+    What is the standard's own (namespace 0) is no value of a plant. EURange is what is usual, not
+    what is possible: a value beyond it is not bad, so InstrumentRange alone limits a tag.
+    """
     tags: list[NodeTag] = []
     taken: set[str] = set()
-    for one in found:
-        if one.variable and (one.type in NUMBERS or one.type == BOOLEAN):
-            ident = _free(_ident(one), taken)
-            taken.add(ident)
-            tags.append(NodeTag(ident, one.node, one.type == BOOLEAN, one.name))
+    for at, one in enumerate(found):
+        single = one.type in NUMBERS or one.type == BOOLEAN
+        if not (one.variable and single and one.node.startswith("ns=")):
+            continue
+        ident = _free(_ident(one), taken)
+        taken.add(ident)
+        unit, limits = _analog(found, at)
+        tags.append(NodeTag(ident, one.node, one.type == BOOLEAN, one.name, unit, limits))
     return tags
+
+
+def described(value: Any) -> str:
+    """A value for people; of a unit its name, of a range its ends."""
+    if hasattr(value, "Low") and hasattr(value, "High"):
+        return f"{value.Low} to {value.High}"
+    name = getattr(value, "DisplayName", None)
+    return str(getattr(name, "Text", None) or "") if name is not None else str(value)
+
+
+def _analog(found: Sequence["BrowsedNode"], at: int) -> tuple[str, tuple[float, float] | None]:
+    """The unit and range that stand below a variable (Part 8, AnalogItemType)."""
+    unit, limits = "", None
+    rest = islice(found, at + 1, None)
+    for below in takewhile(lambda each: each.depth > found[at].depth, rest):
+        if below.depth != found[at].depth + 1:
+            continue
+        if below.name == "EngineeringUnits" and hasattr(below.value, "DisplayName"):
+            unit = described(below.value)
+        elif below.name == "InstrumentRange":
+            low, high = getattr(below.value, "Low", None), getattr(below.value, "High", None)
+            if isinstance(low, float) and isinstance(high, float) and low < high:
+                limits = (low, high)
+    return unit.strip(), limits
 
 
 def _ident(found: "BrowsedNode") -> str:

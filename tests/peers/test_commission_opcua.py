@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpcUaServer]:
-    with opcua_server(tmp_path_factory.mktemp("pki"), many=3) as running:
+    with opcua_server(tmp_path_factory.mktemp("pki"), many=3, analog=True) as running:
         yield running
 
 
@@ -43,6 +43,11 @@ async def test_the_tree_and_a_site_file_of_it(
     tags = {tag.id: tag for tag in check_site(file).config.tag}
     assert {"temp", "level", "flag", "n0", "n1", "n2"} <= tags.keys()
     assert not {"word", "array"} & tags.keys()  # no single number
+    assert not [tag.id for tag in tags.values() if tag.point and tag.point.address[:3] != "ns="]
+    pressure = tags["pressure"]  # its unit, and what the instrument can measure: EURange is 2 to 8
+    assert (pressure.unit, pressure.range) == ("bar", (0.0, 16.0))
+    assert any(line.split()[-5:] == ["0.0", "to", "16.0", "-", "ns=1;s=pressure-InstrumentRange"]
+               for line in answer.out.splitlines())  # fmt: skip
     flag = tags["flag"].point
     assert flag is not None
     assert (flag.address, flag.type) == ("ns=1;s=flag", "bool")
@@ -54,6 +59,17 @@ async def test_the_tree_and_a_site_file_of_it(
     assert (answer.code, "1 same" in answer.out) == (0, True), answer
     answer = await shell.run(f"read temp level --site {file} --json")
     assert [row["value"] for row in answer.json()] == [20.5, 1.25]
+
+
+async def test_what_goes_wrong_is_one_line(server: OpcUaServer, shell: Shell) -> None:
+    for words, said in (
+        (f"'{insecure(server)}' ns=9;s=none", "nothing below ns=9;s=none: is there such a node?"),
+        (server.url, "an address alone has no trust list: name a device with --site"),
+        ("'opc.tcp://127.0.0.1:1?security=None&insecure=true'", "Connection refused"),
+    ):
+        answer = await shell.run(f"browse {words}")
+        assert (answer.code, answer.out, len(answer.err.splitlines())) == (1, "", 1), answer
+        assert said in answer.err
 
 
 @pytest.mark.alone  # a site of another test that is in trouble refuses every write

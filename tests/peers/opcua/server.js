@@ -7,6 +7,7 @@ const readline = require("node:readline");
 const { OPCUAServer } = require("node-opcua-server");
 const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
 const { DataType, Variant, VariantArrayType } = require("node-opcua-variant");
+const { standardUnits } = require("node-opcua-data-access");
 const { StatusCodes, StatusCode } = require("node-opcua-status-code");
 const { MessageSecurityMode, SecurityPolicy } = require("node-opcua-secure-channel");
 
@@ -84,6 +85,18 @@ function build(server) {
       value: new Float64Array([1, 2, 3, 4]),
     }),
   });
+  if (options.analog) {
+    nodes.pressure = space.addAnalogDataItem({
+      componentOf: plant,
+      nodeId: "s=pressure",
+      browseName: "pressure",
+      dataType: "Double",
+      engineeringUnits: standardUnits.bar,
+      engineeringUnitsRange: { low: 2, high: 8 },
+      instrumentRange: { low: 0, high: 16 },
+      value: { dataType: DataType.Double, value: 4.5 },
+    });
+  }
   if (options.alarms) alarms(addressSpace, space, plant, nodes);
   nodes.fixed = variable(space, plant, "fixed", "Double", 1, { accessLevel: "CurrentRead" });
   for (let i = 0; i < (options.many || 0); i += 1) {
