@@ -74,6 +74,9 @@ async def open_stores(
             max_age_ns=config.history.raw_max_age_ns,
             five_minute_max_age_ns=config.history.five_minute_max_age,
         )
+        for item in config.uplink:
+            if BACKFILL not in item.lanes and LIVE in item.lanes:
+                history.set_lane(item.id, LIVE)  # before the first commit: nothing else is its own
     except BaseException:
         await ledger.close()
         raise

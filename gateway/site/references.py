@@ -6,7 +6,7 @@ left out of the checks that need it.
 
 import re
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from gateway.site import uplink_rules
 from gateway.site.complaints import did_you_mean, shown
@@ -20,6 +20,7 @@ from gateway.site.model import (
     Device,
     Effect,
     Interlock,
+    Lane,
     Limits,
     Output,
     Tag,
@@ -151,9 +152,8 @@ class _Checker:
     def site(self) -> None:
         site = self.draft.site
         for uplink in site.item.discard_uplinks if site.ok("discard_uplinks") else ():
-            if uplink in self.draft.by_id("uplink"):
-                text = f"found {shown(uplink)}, expected no uplink of this file"
-                self.complain(site, ("discard_uplinks",), text)
+            if text := self._discarded(uplink):
+                self.complain(site, ("discard_uplinks",), f"found {shown(uplink)}, {text}")
         self.between(site, ("tick",), site.item.tick, *TICK_NS)
         listen = self.draft.single["view"]
         if listen.ok("listen"):
@@ -161,6 +161,17 @@ class _Checker:
         history = self.draft.single["history"]
         if history.ok("max_bytes") and history.item.max_bytes < 1_000_000:
             self.complain(history, ("max_bytes",), "found less than 1MB, expected 1MB or more")
+
+    def _discarded(self, name: str) -> str:
+        """What is wrong with an entry of ``discard_uplinks``; "" nothing."""
+        ident, _, lane = name.partition("/")
+        entry = self.draft.by_id("uplink").get(ident)
+        if not lane:
+            return "expected no uplink of this file" if entry else ""
+        if entry is None or lane not in get_args(Lane):
+            return 'expected the id of an uplink of this file and a lane, as in "platform/alert"'
+        known = entry.ok("lanes") and lane in entry.item.lanes
+        return "expected a lane that the uplink does not have any more" if known else ""
 
     def device(self, entry: Entry[Device]) -> None:
         device = entry.item

@@ -202,8 +202,8 @@ WORDS: Final[dict[str, str]] = {
     "Group.id": "Its id; unique among groups.",
     "Group.max_bypassed": "How many of its interlocks and their tags may be bypassed at once.",
     # the rest
-    "Site.discard_uplinks": "Uplinks that this file has no more and that may go with what they "
-    "have not had yet.",
+    "Site.discard_uplinks": "Uplinks, or lanes of them (platform/alert), that this file has no "
+    "more and that may go with what they have not had yet.",
     "Uplink.id": "Its id; unique among uplinks.",
     "Uplink.kind": "mqtt, http or file.",
     "Uplink.url": "mqtts:// mqtt:// https:// http://, or file:///directory; no name, no password.",

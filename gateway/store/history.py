@@ -25,7 +25,7 @@ from gateway.store.cursors import of_another_epoch
 from gateway.store.database import PINCH_BYTES, Database
 from gateway.store.history_state import Commit, HistoryState
 from gateway.store.items import PollGroup, SampleItem
-from gateway.store.lanes import BACKFILL
+from gateway.store.lanes import BACKFILL, LIVE
 from gateway.store.sample_reader import SampleReader, Series
 from gateway.store.shedding import Shed
 from gateway.store.undivided import undivided
@@ -215,17 +215,17 @@ class History:
 
         await self._db.transact(body, then)
 
-    def owed(self) -> dict[str, int]:
-        """Messages that each uplink does not have yet, those that the site has no more included."""
+    def owed(self) -> dict[tuple[str, str], int]:
+        """Messages that an uplink does not have yet, by uplink and lane; the site's and others."""
         return self._state.lanes.waiting(self._state.cursors)
 
-    async def forget(self, uplink: str) -> None:
-        """The site has this uplink no more: nothing is owed to it."""
+    async def forget(self, uplink: str, lanes: Sequence[str] = (LIVE, BACKFILL)) -> None:
+        """The site has this uplink, or these lanes of it, no more: nothing is owed there."""
 
         def then(_: None) -> None:
-            self._state.take_forgotten(uplink)
+            self._state.take_forgotten(uplink, lanes)
 
-        await self._db.transact(partial(self._state.write_forgotten, uplink), then)
+        await self._db.transact(partial(self._state.write_forgotten, uplink, lanes), then)
 
     # ---- looking after it ----------------------------------------------------------------------
 

@@ -274,36 +274,37 @@ class HistoryState:
         await connection.executemany(sql[lane], [(uplink, first) for first in done])
         return done
 
-    async def write_forgotten(self, uplink: str, connection: Connection) -> None:
-        """Delete whatever is owed to an uplink.
+    async def write_forgotten(
+        self, uplink: str, lanes: Sequence[str], connection: Connection
+    ) -> None:
+        """Delete whatever is owed to an uplink in these lanes.
 
         Its cursors stay, at the last messages: one that comes back under the name within the epoch
         must not give their numbers to other messages, which a receiver would take for doubles.
         How far it had come is written down: what was given up is a gap then, and told as one.
         """
-        await connection.executemany(
-            "INSERT OR IGNORE INTO meta VALUES (?, ?)",
-            [
-                (_parted_key(uplink, lane), self.cursors.get((uplink, lane), 0))
-                for lane in (LIVE, BACKFILL)
-                if self.lanes.head(uplink, lane) > self.cursors.get((uplink, lane), 0)
-            ],
-        )
-        for table in ("lane_range", "message_range", "shed"):
-            sql = f"DELETE FROM {table} WHERE uplink = ?"  # noqa: S608
-            await connection.execute_fetchall(sql, (uplink,))
-        await connection.executemany(
-            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
-            [
-                (uplink, lane, self.epoch, self.lanes.head(uplink, lane))
-                for lane in (LIVE, BACKFILL)
-            ],
-        )
+        for lane in lanes:
+            head, cursor = self.lanes.head(uplink, lane), self.cursors.get((uplink, lane), 0)
+            if head > cursor:
+                await connection.execute_fetchall(
+                    "INSERT OR IGNORE INTO meta VALUES (?, ?)", (_parted_key(uplink, lane), cursor)
+                )
+            for table in ("lane_range", "shed"):
+                sql = f"DELETE FROM {table} WHERE uplink = ? AND lane = ?"  # noqa: S608
+                await connection.execute_fetchall(sql, (uplink, lane))
+            await connection.execute_fetchall(
+                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?)",
+                (uplink, lane, self.epoch, head),
+            )
+        if BACKFILL in lanes:
+            await connection.execute_fetchall(
+                "DELETE FROM message_range WHERE uplink = ?", (uplink,)
+            )
 
-    def take_forgotten(self, uplink: str) -> None:
-        """Adopt that nothing is owed to an uplink any more."""
-        self.lanes.forget(uplink)
-        for lane in (LIVE, BACKFILL):
+    def take_forgotten(self, uplink: str, lanes: Sequence[str]) -> None:
+        """Adopt that nothing is owed there any more."""
+        self.lanes.forget(uplink, lanes)
+        for lane in lanes:
             self.cursors[uplink, lane] = self.lanes.head(uplink, lane)
             self.shed_unsent.pop((uplink, lane), None)
 

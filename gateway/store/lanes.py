@@ -158,17 +158,18 @@ class Lanes:
             own = self._pieces.get((uplink, lane), [])
             self._pieces[uplink, lane] = [item for item in own if item.first_piece not in gone]
 
-    def waiting(self, cursors: dict[tuple[str, str], int]) -> dict[str, int]:
-        """Messages that each uplink does not have yet, those that the site has no more included.
+    def waiting(self, cursors: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """Messages that each uplink does not have yet, by uplink and lane.
 
-        A piece that is not packed yet counts as one.
+        Those that the site has no more are included; a piece that is not packed yet counts as one.
         """
-        found: dict[str, int] = {}
+        found: dict[tuple[str, str], int] = {}
         for uplink in {uplink for uplink, _ in self._pieces} | self._messages.keys():
-            sent = (cursors.get((uplink, lane), 0) for lane in (LIVE, BACKFILL))
-            heads = (self.head(uplink, lane) for lane in (LIVE, BACKFILL))
-            rest = sum(max(0, head - seq) for head, seq in zip(heads, sent, strict=True))
-            found[uplink] = rest + self.unnumbered(uplink)
+            for lane in (LIVE, BACKFILL):
+                runs = self._runs(uplink, lane)
+                after = cursors.get((uplink, lane), 0)
+                found[uplink, lane] = max(0, self.head(uplink, lane) - after) if runs else 0
+            found[uplink, BACKFILL] += self.unnumbered(uplink)
         return found
 
     def unnumbered(self, uplink: str) -> int:
@@ -178,12 +179,13 @@ class Lanes:
             for item in self._pieces.get((uplink, BACKFILL), [])
         )
 
-    def forget(self, uplink: str) -> None:
-        """Nothing is owed to this uplink any more; one of its name goes on behind its numbers."""
-        for lane in (LIVE, BACKFILL):
+    def forget(self, uplink: str, lanes: Sequence[str] = (LIVE, BACKFILL)) -> None:
+        """Nothing of these is owed any more; one that comes back goes on behind its numbers."""
+        for lane in lanes:
             self._ended[uplink, lane] = self.head(uplink, lane)
             self._pieces.pop((uplink, lane), None)
-        self._messages.pop(uplink, None)
+        if BACKFILL in lanes:
+            self._messages.pop(uplink, None)
 
     # ---- packing -------------------------------------------------------------------------------
 

@@ -13,6 +13,18 @@ from tests.helpers.platform import Platform
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
+SIMULATED = """
+[[device]]
+id = "fake"
+driver = "sim"
+poll = "200ms"
+record = "all"
+[[tag]]
+id = "count"
+device = "fake"
+point = { address = "counter" }
+"""
+LANES = 'lanes = ["alert", "live", "backfill"]'
 DEAD = '[[uplink]]\nid = "dead"\nkind = "http"\nurl = "http://127.0.0.1:1"\nlanes = ["alert"]\n'
 
 
@@ -81,3 +93,41 @@ async def test_it_is_refused_until_the_site_file_gives_it_up(
         assert len(_audit(site)) == 1
     rows = site.ledger("SELECT uplink FROM cursor")
     assert rows == [("platform",)]
+
+
+async def test_a_lane_that_is_owed_something_is_given_up_by_the_site_file_too(
+    tmp_path: Path, platform: Platform
+) -> None:
+    whole = _text(platform, dead=True).replace('lanes = ["alert"]', LANES) + SIMULATED
+    without = whole.replace(LANES, 'lanes = ["live"]')
+    given_up = without.replace(
+        'id = "test-site"', 'id = "test-site"\ndiscard_uplinks = ["dead/alert", "dead/backfill"]'
+    )
+    async with Site(tmp_path, whole) as site:
+        await site.start()
+        await site.ready()
+        await until("alerts in the ledger", lambda: len(site.alerts()) >= 1)
+        await until("backlog", lambda: _waits(site, "backfill"))
+        site.file.write_text(without)
+        answer = await site.cli("reload")
+        assert answer.code == 2, answer
+        assert "no lane 'alert' of 'dead' any more, which has" in answer.err
+        assert "no lane 'backfill' of 'dead' any more, which has 0 alerts and" in answer.err
+        assert "discard_uplinks = ['dead/alert']" in answer.err
+        assert not _audit(site)
+        site.file.write_text(given_up)
+        answer = await site.cli("reload")
+        assert answer.code == 0, answer
+        await until("they are parted with", lambda: len(_audit(site)) == 2)
+        assert {entry["target"] for entry in _audit(site)} == {"dead/alert", "dead/backfill"}
+        await site.ready()
+        await site.stop()
+        site.file.write_text(without)  # nothing is kept there: no word is needed any more
+        await site.start()
+        await site.ready()
+        assert len(_audit(site)) == 2
+
+
+async def _waits(site: Site, lane: str) -> bool:
+    status = (await site.cli("status", "--json")).json()
+    return any(row["id"] == "dead" and row["backlog"][lane] for row in status["uplinks"])
