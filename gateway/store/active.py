@@ -1,6 +1,7 @@
-"""Raises as they are read back: what stands in the file must be the alert that it names.
+"""Raises as they are stored and read back: everybody who looks at what is wrong now reads them.
 
-Nothing else guards these rows, and everybody who looks at what is wrong now reads them.
+One that is not what its checksum says is made of its alert again. Where that does not fit either it
+is left out, and its maker raises it anew; else it would stand for ever beside the new one.
 """
 
 import zlib
@@ -8,36 +9,65 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from aiosqlite import Connection
 
 from gateway.store.alert import ActiveAlert, Alert
 
 Fetch = Callable[[int], tuple[Any, Any] | None]  # (crc32, body) of the alert of a sequence
 
 STORED = "SELECT crc32, body FROM alert WHERE seq = ?"
+_INSERT = "INSERT OR REPLACE INTO active VALUES (?, ?, ?, ?)"
 
 
-def is_sound(item: ActiveAlert) -> bool:
-    """Whether the body is an alert, of the id that it has."""
-    alert = _decoded(item.body)
-    return alert is not None and alert.id == item.id
+def crc_of(item: ActiveAlert) -> int:
+    """Its checksum: no part of it can be another."""
+    return zlib.crc32(b"\0".join((item.subject.encode(), item.id.encode(), item.body)))
 
 
-def seqs_of(item: ActiveAlert) -> list[int]:
-    """The sequences that its alert may have."""
-    return [_seq_of(ident) for ident in _idents_of(item)]
-
-
-def mended(item: ActiveAlert, fetch: Fetch) -> ActiveAlert | None:
-    """It as it was, where it is sound or its alert can still be read; None where neither is."""
-    if is_sound(item):
+def mended(item: ActiveAlert, crc32: int | None, fetch: Fetch) -> ActiveAlert | None:
+    """It as it was; None where that is not known. ``crc32`` None: it was stored without one."""
+    own = _decoded(item.body)
+    if crc_of(item) == crc32 or (crc32 is None and own and own.id == item.id):
         return item
     for ident in _idents_of(item):
-        crc32, body = fetch(_seq_of(ident)) or (0, None)
-        if isinstance(body, bytes) and zlib.crc32(body) == crc32:
-            alert = _decoded(body)
-            if alert is not None and alert.id == ident:
-                return ActiveAlert(item.subject, ident, body)
+        stored_crc32, body = fetch(_seq_of(ident)) or (0, None)
+        if isinstance(body, bytes) and zlib.crc32(body) == stored_crc32:
+            found, alert = ActiveAlert(item.subject, ident, body), _decoded(body)
+            if alert and alert.id == ident and crc32 in {None, crc_of(found)}:
+                return found
     return None
+
+
+async def read(connection: Connection) -> list[ActiveAlert]:
+    """All of them; a row that is damaged is stored anew, or deleted."""
+    found = []
+    for subject, ident, body, crc32 in await connection.execute_fetchall("SELECT * FROM active"):
+        item: ActiveAlert | None = ActiveAlert(subject, ident, body)
+        if item and crc_of(item) != crc32:
+            stored = {
+                seq: tuple(row)
+                for seq in map(_seq_of, _idents_of(item))
+                for row in await connection.execute_fetchall(STORED, (seq,))
+            }
+            item = mended(item, crc32, stored.get)
+            await connection.execute_fetchall("DELETE FROM active WHERE subject = ?", (subject,))
+            await write(connection, [item] if item else [])
+        found += [item] if item else []
+    return found
+
+
+async def write(connection: Connection, items: list[ActiveAlert]) -> None:
+    """Store some, each in the place of that of its subject."""
+    await connection.executemany(
+        _INSERT, [(item.subject, item.id, item.body, crc_of(item)) for item in items]
+    )
+
+
+async def seal(connection: Connection) -> None:
+    """Bring those of version 2 over, which had no checksums; inside a transaction."""
+    rows = await connection.execute_fetchall("SELECT subject, id, body FROM active_v2")
+    await write(connection, [ActiveAlert(*row) for row in rows])
+    await connection.execute_fetchall("DROP TABLE active_v2")
 
 
 def _decoded(body: bytes) -> Alert | None:

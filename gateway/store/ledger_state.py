@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from aiosqlite import Connection
 
-from gateway.store.active import STORED, is_sound, mended, seqs_of
+from gateway.store import active
 from gateway.store.alert import ActiveAlert, AlertDraft, Source
 from gateway.store.audit import NOTE, AuditEntry
 from gateway.store.audit_memory import AuditMemory
@@ -44,8 +44,11 @@ class LedgerState:
     schema = Schema(
         "ledger",
         0x53574C31,
-        2,
-        steps=(Step(2, sql="ledger_v2_from_v1.sql", code=rechain),),
+        3,
+        steps=(
+            Step(2, sql="ledger_v2_from_v1.sql", code=rechain),
+            Step(3, sql="ledger_v3_from_v2.sql", code=active.seal),
+        ),
     )
 
     def __init__(self, stamp: Stamp, uplinks: Sequence[str]) -> None:
@@ -84,32 +87,13 @@ class LedgerState:
         ):
             self.audit_seq, self.audit_hash = seq, digest
         await self.audit.load(connection)
-        await self._load_active(connection)
+        self.active = {item.subject: item for item in await active.read(connection)}
         for journal_id, stream, seq in await connection.execute_fetchall(
             "SELECT journal_id, stream, next_seq FROM journal"
         ):
             self.positions[journal_id % (1 << 64), stream] = seq
         self.cursors = await read_cursors(connection, self.epoch)
         await self.letters.load(connection)
-
-    async def _load_active(self, connection: Connection) -> None:
-        """One that is damaged is mended, or ends unheard: its maker raises it again."""
-        for row in await connection.execute_fetchall("SELECT subject, id, body FROM active"):
-            item: ActiveAlert | None = ActiveAlert(*row)
-            if item and not is_sound(item):
-                stored = {
-                    seq: tuple(found)
-                    for seq in seqs_of(item)
-                    for found in await connection.execute_fetchall(STORED, (seq,))
-                }
-                item = mended(item, stored.get)
-                await connection.execute_fetchall("DELETE FROM active WHERE subject = ?", row[:1])
-                if item:
-                    await connection.execute_fetchall(
-                        "INSERT INTO active VALUES (?, ?, ?)", (item.subject, item.id, item.body)
-                    )
-            if item:
-                self.active[item.subject] = item
 
     async def make_room(self, connection: Connection) -> Callable[[], None] | None:
         """Delete the oldest alerts that every uplink has; None where none may go.
@@ -165,12 +149,12 @@ class LedgerState:
     async def _begin_alerts(self, connection: Connection, opened: Opened, salvage: Salvage) -> None:
         """The gap record, written last since it tells of the others, and what is owed."""
         head = 1
-        active = {item.id: item for item in salvage.active}
+        raised = {item.id: item for item in salvage.active}
         while bodies := await asyncio.to_thread(salvage.next_alerts):
             batch = Batch(self.stamp, self.epoch, head, {})
             for body in bodies:
                 old, ident, fresh = batch.add_salvaged(body) or ("", "", b"")
-                if item := active.get(old):
+                if item := raised.get(old):
                     batch.active[item.subject] = ActiveAlert(item.subject, ident, fresh)
             head = batch.head
             await self.write(connection, batch)
@@ -240,10 +224,10 @@ class LedgerState:
         now_ns = self.stamp.utc_ns()
         if batch.rows:
             await connection.executemany("INSERT INTO alert VALUES (?, ?, ?, ?, ?)", batch.rows)
-        raised = [(a.subject, a.id, a.body) for a in batch.active.values() if a]
-        ended = [(subject,) for subject, active in batch.active.items() if active is None]
+        raised = [item for item in batch.active.values() if item]
+        ended = [(subject,) for subject, item in batch.active.items() if item is None]
         if raised:
-            await connection.executemany("INSERT OR REPLACE INTO active VALUES (?, ?, ?)", raised)
+            await active.write(connection, raised)
         if ended:
             await connection.executemany("DELETE FROM active WHERE subject = ?", ended)
         if batch.positions:
@@ -258,11 +242,11 @@ class LedgerState:
         """Adopt a batch that is committed."""
         self.head = batch.head
         self.positions.update(batch.positions)
-        for subject, active in batch.active.items():
-            if active is None:
+        for subject, item in batch.active.items():
+            if item is None:
                 self.active.pop(subject, None)
             else:
-                self.active[subject] = active
+                self.active[subject] = item
 
     async def _drop_old_journals(self, connection: Connection) -> None:
         await connection.execute_fetchall(

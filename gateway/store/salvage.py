@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,12 +25,14 @@ UNOWED_MAX: Final = 1_000  # alerts that are kept for people where there is no u
 LETTERS_MAX: Final = 10_000
 STEP: Final = 1_000  # alerts given at once
 _READ: Final = 64  # alerts per read; around a damaged page they are read one by one
-_LETTERS: Final = {
+_LETTERS: Final = {  # by version, of those that had another table
     1: "SELECT rowid, uplink, lane, epoch, seq, reason, utc_ns, 'dead', utc_ns, '', body "
     "FROM letter ORDER BY rowid {} LIMIT ?",
-    2: "SELECT id, uplink, lane, epoch, seq, reason, utc_ns, state, changed_ns, note, body "
-    "FROM letter ORDER BY id {} LIMIT ?",
 }
+_LETTERS_NOW: Final = (
+    "SELECT id, uplink, lane, epoch, seq, reason, utc_ns, state, changed_ns, note, body "
+    "FROM letter ORDER BY id {} LIMIT ?"
+)
 
 
 class Salvage:
@@ -90,8 +93,9 @@ class Salvage:
             self.epoch = epoch if isinstance(epoch, int) else 0
         self.audit = read_audit(connection, version, time.monotonic() + AUDIT_S_MAX)
         for row in _both_ends(connection, "SELECT * FROM active ORDER BY subject {}"):
-            if all(map(isinstance, row, (str, str, bytes))):
-                item = mended(ActiveAlert(*row), lambda seq: next(iter(rows(STORED, seq)), None))
+            crc32 = row[3] if len(row) > 3 else None  # of version 3 on
+            if all(map(isinstance, row, (str, str, bytes, int))):
+                item = mended(ActiveAlert(*row[:3]), crc32, partial(_stored, connection))
                 self.active += [item] if item else []
         self.letters = list(_letters(connection, version))
         for journal_id, stream, seq in rows("SELECT journal_id, stream, next_seq FROM journal"):
@@ -104,6 +108,10 @@ class Salvage:
         if isinstance(head, int) and isinstance(sent, int):
             self._owed = range(max(0, sent) + 1, head + 1)
             self._pieces = _alerts(connection, self._owed, deadline_s)
+
+
+def _stored(connection: sqlite3.Connection, seq: int) -> tuple[Any, Any] | None:
+    return next(_whole(connection, STORED, seq), None)
 
 
 def _whole(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Iterator[Any]:
@@ -124,7 +132,7 @@ def _both_ends(connection: sqlite3.Connection, sql: str, *parameters: Any) -> li
 
 def _letters(connection: sqlite3.Connection, version: int) -> Iterator[tuple[Any, ...]]:
     """Those whose parts are what they must be, once each."""
-    sql = _LETTERS.get(version)
+    sql = _LETTERS.get(version, _LETTERS_NOW if version else None)
     kinds = (int, str, str, int, int, str, int, str, int, str, bytes)
     seen = set()
     for row in _both_ends(connection, sql, LETTERS_MAX) if sql else ():

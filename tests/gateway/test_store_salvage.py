@@ -15,6 +15,7 @@ from gateway.store.ledger import Ledger
 from gateway.store.ledger_reader import LedgerReader
 
 OLD = Path(__file__).parent.parent / "stores" / "ledger-v1.db"
+OLD_2 = OLD.with_name("ledger-v2.db")
 COMMANDS = 150
 MANY = 100_000
 START_S = 10.0
@@ -133,20 +134,43 @@ async def test_raises_are_what_their_alerts_say_or_are_left_out(tmp_path: Path, 
         "UPDATE active SET body = CAST('{' || body AS BLOB) WHERE subject = 'interlock:3'",
         "UPDATE active SET id = id || '7' WHERE subject = 'interlock:4'",
         "UPDATE active SET body = x'00', id = 'x' WHERE subject = 'interlock:5'",
+        "UPDATE active SET subject = 'inperlock:6' WHERE subject = 'interlock:6'",
         *(["DROP TABLE journal"] if anew else []),
     )
     ledger = await open_ledger(tmp_path)
     try:
         for active in (ledger.active(), await again(ledger, tmp_path)):
             found = {item.subject: json.loads(item.body) for item in active}
-            assert found.keys() == {f"interlock:{i}" for i in range(20) if i != 5}
+            assert found.keys() == {f"interlock:{i}" for i in range(20) if i not in {5, 6}}
             assert [item.id for item in active] == [body["id"] for body in found.values()]
             assert found["interlock:3"]["cause"].startswith("trip 3")
             assert found["interlock:4"]["cause"].startswith("trip 4")
         ledger = await open_ledger(tmp_path)
-        assert all(await ledger.append([alert(5, subject="interlock:5")]))
+        assert all(await ledger.append([alert(i, subject=f"interlock:{i}") for i in (5, 6)]))
+        assert {item.subject for item in ledger.active()} == {f"interlock:{i}" for i in range(20)}
     finally:
         await ledger.close()
+
+
+@pytest.mark.parametrize("damage", ["", "DROP TABLE journal"])
+async def test_raises_of_version_2_come_over(tmp_path: Path, damage: str) -> None:
+    """They had no checksums, in a file that is brought forward and in one that is salvaged."""
+    shutil.copy(OLD_2, tmp_path / "ledger.db")
+    if damage:
+        edit(tmp_path / "ledger.db", damage, "UPDATE alert SET body = x'00' WHERE seq = 7")
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert [item.subject for item in ledger.active()] == [f"alarm:ch4-{i}" for i in range(2, 6)]
+        for item in ledger.active():
+            body = json.loads(item.body)
+            assert (body["id"], body["cause"]) == (item.id, f"{item.subject[6:]} raised")
+        assert ledger.letters_marked("platform") == 0
+        assert len(await ledger.letters.page(0, 100, every=True)) == 1
+        assert await ledger.verify_audit()
+    finally:
+        await ledger.close()
+    before = ledger.active()
+    assert await again(ledger, tmp_path) == before
 
 
 async def again(ledger: Ledger, directory: Path) -> list[ActiveAlert]:

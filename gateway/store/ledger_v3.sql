@@ -18,7 +18,8 @@ CREATE TABLE alert (
 CREATE TABLE active (
     subject TEXT PRIMARY KEY,
     id TEXT NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    crc32 INTEGER NOT NULL  -- of all three
 ) WITHOUT ROWID, STRICT;
 
 -- How far each guard's journal is recorded; moves in the transaction of the alerts made of it.
