@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
@@ -21,10 +21,11 @@ from drivers.serial_port import Settings, open_port
 from gateway.cli.options import add_json
 from gateway.cli.table import complain, plain, show_json_line
 from gateway.commission.hints import port_hint
+from gateway.commission.modbus_heard import modbus_units
 from gateway.commission.serial_guess import DELIMITERS, Guess, guess
 from gateway.outcome import Exit
 from gateway.site.durations import parse_duration
-from gateway.site.model import Baud, Line
+from gateway.site.model import SERIAL_DRIVER, Baud, Line
 
 OPEN_S: Final = 5.0
 PAUSE_S: Final = 0.02  # what comes after it is shown as another frame
@@ -36,6 +37,8 @@ USUAL: Final = ((9600, 8, "none"), (4800, 8, "none"), (19200, 8, "none"), (9600,
                 (57600, 8, "none"), (2400, 8, "none"), (1200, 8, "none"), (4800, 7, "even"),
                 (2400, 7, "even"), (1200, 7, "even"))  # fmt: skip
 BY_ID: Final = Path("/dev/serial/by-id")
+_NOTHING: Final = "nothing came: does the instrument send by itself, and is it the right port?"
+_NO_SETTING: Final = "nothing readable with any of the usual settings"
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -127,7 +130,6 @@ async def _listen(path: str, line: Line, args: argparse.Namespace) -> int:
     if args.find:
         found = await _find(path, stop)
         if found is None:
-            complain(f"{path}: nothing readable with any of the usual settings")
             return Exit.FAILED
         line = found
     ear = Ear(lambda at_s, part: _show(args, at_s, part))
@@ -162,20 +164,30 @@ async def _hear(
 
 
 async def _find(path: str, stop: asyncio.Event) -> Line | None:
-    """The usual settings, one after the other: the first that makes sense, else the least bad."""
+    """The usual settings, one after the other: the first that makes sense, else the least bad.
+
+    None where there is none, which is told then.
+    """
     best: tuple[float, Line] | None = None
+    silent = True
     for baud, bits, parity in USUAL:
         line = Line(baud=baud, bits=bits, parity=parity)  # type: ignore[arg-type]
         ear = Ear(lambda _at_s, _part: None)
         await _hear(path, line, ear, stop, TRY_S)
         if stop.is_set():
             break
-        made = guess(bytes(ear.heard))
-        if made is not None and ear.errors <= len(ear.heard) // 10:
+        heard = bytes(ear.heard)
+        told = f", {ear.errors} with an error" if ear.errors else ""
+        print(f"{_words(line)}: {len(heard)} bytes{told}", file=sys.stderr, flush=True)
+        readable = guess(heard) is not None or bool(modbus_units(heard))
+        if readable and ear.errors <= len(heard) // 10:
             return line
+        silent = silent and not heard and not ear.errors
         score = _sense(bytes(ear.heard), ear.errors)
         if score > 0.5 and (best is None or score > best[0]):
             best = score, line
+    if best is None:
+        complain(f"{path}: {_NOTHING if silent else _NO_SETTING}")
     return best[1] if best is not None else None
 
 
@@ -187,13 +199,18 @@ def _sense(heard: bytes, errors: int) -> float:
 
 def _propose(args: argparse.Namespace, path: str, line: Line, ear: Ear) -> int:
     heard = bytes(ear.heard)
-    made = guess(heard)
+    units = modbus_units(heard)
+    made = None if units else guess(heard)
     if args.json:
         stanza = made.stanza("instrument", _stable(path), line) if made is not None else None
-        show_json_line({"bytes": len(heard), "line_errors": ear.errors, "stanza": stanza})
+        told = {"bytes": len(heard), "line_errors": ear.errors, "stanza": stanza}
+        show_json_line(told | {"modbus_units": sorted(units)})
         return Exit.DONE if made is not None else Exit.FAILED
     errors = f", {ear.errors} with a parity or framing error" if ear.errors else ""
     print(f"{len(heard)} bytes{errors}")
+    if units:
+        complain(_modbus_words(units, path, line))
+        return Exit.FAILED
     if made is None:
         complain(_advice(heard, ear.errors))
         return Exit.FAILED
@@ -207,9 +224,19 @@ def _print_stanza(made: Guess, path: str, line: Line) -> None:
         print(plain(row))
 
 
+def _modbus_words(units: Mapping[int, int], path: str, line: Line) -> str:
+    several = "s" if len(units) > 1 else ""
+    named = ", ".join(map(str, sorted(units)))
+    return (
+        f"{sum(units.values())} Modbus RTU frames of unit{several} {named}: a master speaks here "
+        f'already, and a line takes one alone. Without it: driver = "{SERIAL_DRIVER}", and '
+        f"sitewarden scan 'rtu://{_stable(path)}?baud={line.baud}&parity={line.parity}'"
+    )
+
+
 def _advice(heard: bytes, errors: int) -> str:
     if not heard and not errors:
-        return "nothing came: does the instrument send by itself, and is it the right port?"
+        return _NOTHING
     if errors or _sense(heard, errors) < 0.5:
         return "nothing that could be read: other settings of the line? --find tries the usual ones"
     return "nothing that could be read; listen for longer"

@@ -9,19 +9,22 @@ import signal
 import struct
 import tty
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from gateway.check import check_site
 from gateway.cli import serial as serial_command
+from gateway.commission.modbus_heard import modbus_units
 from gateway.commission.serial_guess import guess
 from gateway.site.model import Line
 from gateway.site.serial_templates import SerialTemplate, templates
 from tests.drivers.test_framing import own_checksum
 from tests.helpers.commands import Shell
 from tests.helpers.instruments import TEMPLATES, instrument
+from tests.helpers.programs import find
+from tests.helpers.serial_bench import rtu_server
 from tests.helpers.serial_device import crc16
 
 SITE = '[site]\nid = "s"\n\n[[uplink]]\nid = "u"\nkind = "http"\nurl = "https://p.example"\n\n'
@@ -67,7 +70,12 @@ async def test_nothing_is_written(tmp_path: Path) -> None:
     async with instrument("gas", tmp_path / "tty") as far:
         answer = await Shell(tmp_path).run(f"serial listen {far.path} --for 300ms --json")
         assert answer.code == 1
-        assert json.loads(answer.out) == {"bytes": 0, "line_errors": 0, "stanza": None}
+        assert json.loads(answer.out) == {
+            "bytes": 0,
+            "line_errors": 0,
+            "stanza": None,
+            "modbus_units": [],
+        }
         assert (await far.count())[2] == 0
 
 
@@ -219,3 +227,74 @@ async def far_end(
         await asyncio.gather(talking, return_exceptions=True)
         os.close(master)
         os.close(slave)
+
+
+@contextmanager
+def tapped_line() -> Iterator[tuple[str, str, str]]:
+    """The ttys of a master, of a device, and of one who hears both."""
+    loop, pairs = asyncio.get_running_loop(), [os.openpty() for _ in range(3)]
+    for _, slave in pairs:
+        tty.setraw(slave)
+    (one, _), (other, _), (tap, _) = pairs
+
+    def pass_on(source: int, target: int) -> None:
+        data = os.read(source, 4096)
+        os.write(target, data)
+        os.write(tap, data)
+
+    loop.add_reader(one, pass_on, one, other)
+    loop.add_reader(other, pass_on, other, one)
+    try:
+        yield os.ttyname(pairs[0][1]), os.ttyname(pairs[1][1]), os.ttyname(pairs[2][1])
+    finally:
+        for master, slave in pairs:
+            loop.remove_reader(master)
+            os.close(master)
+            os.close(slave)
+
+
+async def test_a_line_with_a_modbus_master_is_told_as_such(tmp_path: Path) -> None:
+    with tapped_line() as (near, far, tap):
+        async with rtu_server(far, unit=7, baud=9600) as server:
+            server.send("hr 0 260 13 10 2573")  # bytes that look like ends of lines
+            await server.ask("get hr 0 4")
+            mbpoll = await asyncio.create_subprocess_exec(
+                find("mbpoll"), "-m", "rtu", "-b", "9600", "-P", "none", "-a", "7", "-0",
+                "-r", "0", "-c", "4", "-l", "50", near,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                answer = await Shell(tmp_path).run(f"serial listen {tap} --for 800ms")
+                told = await Shell(tmp_path).run(f"serial listen {tap} --find --for 800ms --json")
+            finally:
+                mbpoll.terminate()
+                await mbpoll.wait()
+    assert answer.code == 1
+    assert "Modbus RTU frames of unit 7: a master speaks here already" in answer.err
+    assert f"sitewarden scan 'rtu://{tap}?baud=9600&parity=none'" in answer.err
+    assert json.loads(told.out.splitlines()[-1])["modbus_units"] == [7]
+    assert told.err.startswith("9600 baud, 8 bits, parity none, 1 stop: ")
+
+
+def test_no_modbus_in_what_instruments_and_noise_send() -> None:
+    noise = random.Random(3)
+    for heard in (
+        noise.randbytes(50_000),
+        b"$WIMWV,12.5,R,0.0,M,A*16\r\n" * 50,
+        bytes.fromhex("aa550e00000c0000aa554e204753") * 50,
+    ):
+        assert not modbus_units(heard)
+
+
+async def test_find_on_a_silent_port_says_that_nothing_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serial_command, "TRY_S", 0.02)
+    async with instrument("gas", tmp_path / "tty", period_us=20_000) as far:
+        assert await serial_command._find(str(far.path), asyncio.Event()) is None
+    *tried, last = capsys.readouterr().err.splitlines()
+    assert len(tried) == len(serial_command.USUAL)
+    assert tried[0] == "9600 baud, 8 bits, parity none, 1 stop: 0 bytes"
+    assert last.endswith(
+        "nothing came: does the instrument send by itself, and is it the right port?"
+    )
