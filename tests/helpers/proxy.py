@@ -16,6 +16,8 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from tests.helpers.loss import SEGMENT_BYTES, Loss
+
 CHUNK_BYTES = 65536
 SLOW_BYTES = 1024
 MBAP_BYTES = 6  # transaction, protocol, length; the length counts what follows
@@ -43,6 +45,7 @@ class Faults:
     coalesce_s: float = 0.0  # wait so long and send everything at once
     duplicate: bool = False  # every message twice
     mutate: tuple[tuple[int, int], ...] = ()  # (offset, xor) of bytes in a message
+    loss: Loss | None = None  # segments that come late, as if they had been lost
 
     def heal(self) -> None:
         """Back to the defaults."""
@@ -173,10 +176,10 @@ class FaultProxy:
                     room = None if faults.cut_at is None else max(faults.cut_at - passed, 0)
                     if faults.cut_on is not None and faults.cut_on in part:
                         room = 0
-                    await self._write(writer, part[:room], faults)
+                    reset = not await self._write(writer, part[:room], faults)
                     passed += len(part[:room])
                     self.passed[name] += len(part[:room])
-                    if room is not None and len(part) >= room:
+                    if reset or (room is not None and len(part) >= room):
                         _end(writer, faults.cut_how)
                         _end(other, faults.cut_how)
                         return
@@ -221,7 +224,20 @@ class FaultProxy:
         whole = bytes(changed[: faults.truncate_to])
         return [whole, whole] if faults.duplicate else [whole]
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes, faults: Faults) -> None:
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes, faults: Faults) -> bool:
+        """False: the connection is to be reset in the middle of it."""
+        if faults.loss is None:
+            await self._write_all(writer, data, faults)
+            return True
+        for place in range(0, len(data), SEGMENT_BYTES):
+            late_s = faults.loss.stall_s()
+            if late_s is None:
+                return False
+            await asyncio.sleep(late_s)
+            await self._write_all(writer, data[place : place + SEGMENT_BYTES], faults)
+        return True
+
+    async def _write_all(self, writer: asyncio.StreamWriter, data: bytes, faults: Faults) -> None:
         if faults.bytes_per_s is not None:
             for place in range(0, len(data), SLOW_BYTES):
                 part = data[place : place + SLOW_BYTES]
