@@ -8,36 +8,32 @@ Constraints:
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from aiosqlite import Connection
 from msgspec import Struct
 
 from gateway.errors import StoreError
-from gateway.store import packing, shedding, tier_salvage, tiers
-from gateway.store.chunks import Chunk, Piece
+from gateway.store import packing, tier_salvage, tiers
+from gateway.store.bounds import Bounds, Limits
+from gateway.store.chunks import Chunk
+from gateway.store.commits import Commits
 from gateway.store.cursors import of_another_epoch
 from gateway.store.database import PINCH_BYTES, Database
-from gateway.store.history_state import Commit, HistoryState
+from gateway.store.history_state import HistoryState
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.lanes import BACKFILL, LIVE
 from gateway.store.sample_reader import SampleReader, Series
 from gateway.store.shedding import Shed
-from gateway.store.undivided import undivided
-from gateway.store.waiting import Waiting
 
 MAX_BYTES: Final = 2_000_000_000
 MAX_AGE_NS: Final = 30 * 86_400 * 1_000_000_000
 RESERVE_BYTES: Final = PINCH_BYTES  # enough to delete and to checkpoint
 WINDOWS_PER_CALL_MAX: Final = 16
-FILL_PERCENT: Final = 95  # of max_bytes: where shedding begins
-KEEP_FREE_BYTES_MAX: Final = 64 * 1024 * 1024  # of the disk, left to the ledger
-KEEP_FREE_PERCENT: Final = 5
 
 
 class HistoryStats(Struct, frozen=True, kw_only=True):
@@ -59,14 +55,6 @@ class HistoryStats(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
 
 
-class Tried(NamedTuple):
-    """The oldest pieces that wait, and the numbers that they were to get."""
-
-    epoch: int
-    first: int
-    pieces: int
-
-
 class History:
     """``history.db``. Every coroutine may raise StoreError; then nothing of the call is done."""
 
@@ -75,20 +63,15 @@ class History:
         path: Path,
         groups: Sequence[PollGroup],
         state: HistoryState,
-        bounds: tuple[int, int],
+        limits: Limits,
         reserve_bytes: int,
     ) -> None:
         self._state = state
-        self._max_bytes, self._max_age_ns = bounds
-        self._five_minute_max_age_ns = tiers.MAX_AGE_NS
-        self._db = Database(path, state, max_bytes=self._max_bytes, reserve_bytes=reserve_bytes)
-        self._waiting = Waiting(groups)
-        self._position: tuple[int, int] | None = None
-        self._tried: Tried | None = None  # a commit that failed, or is under way
-        self._committing = asyncio.Lock()
+        self._db = Database(path, state, max_bytes=limits.max_bytes, reserve_bytes=reserve_bytes)
+        self._bounds = Bounds(self._db, state, limits)
+        self._commits = Commits(self._db, state, groups)
         self._packing = asyncio.Lock()
         self._reader = SampleReader(self._db, state)
-        self._pinched = False  # the disk is short: the file does not grow
 
     @classmethod
     async def open(
@@ -109,8 +92,8 @@ class History:
         Raises StoreError for a file of a newer version.
         """
         state = HistoryState(groups, uplinks, utc_ns)
-        history = cls(path, groups, state, (max_bytes, max_age_ns), reserve_bytes)
-        history._five_minute_max_age_ns = five_minute_max_age_ns
+        limits = Limits(max_bytes, max_age_ns, five_minute_max_age_ns)
+        history = cls(path, groups, state, limits, reserve_bytes)
         await history._db.start()
         return history
 
@@ -137,7 +120,7 @@ class History:
 
     def add(self, samples: bytes) -> int:
         """Take messages.SAMPLE records by tag index; gives how many belong to a group."""
-        return self._waiting.add(samples)
+        return self._commits.waiting.add(samples)
 
     async def commit(self, position: tuple[int, int] | None = None) -> int:
         """Store everything that was added; gives the number of pieces.
@@ -145,9 +128,7 @@ class History:
         ``position`` = (journal id, next sample): the guard's ring up to there has been added.
         Where it raises StoreError the pieces wait in memory (bounded, counted) for the next call.
         """
-        self._waiting.collect()  # at once: what is added from here on is beyond the position
-        self._position = position or self._position
-        stored = await undivided(self._committing, self._store)
+        stored = await self._commits.commit(position)
         if self._state.lanes.missed():  # what an uplink that is back has missed leaves now
             with contextlib.suppress(StoreError):  # else the housekeeping packs it
                 await self.pack()
@@ -250,22 +231,9 @@ class History:
 
     async def shed(self) -> Shed:
         """Bring the file within its bounds, oldest first; gives what was deleted."""
-        await self._leave_room()
-        await self._db.look()
-        total = Shed()
-        for _ in range(WINDOWS_PER_CALL_MAX):
-            deleted = await self._db.transact(
-                self._shed_oldest, partial(shedding.take, self._state)
-            )
-            if deleted is None:
-                break
-            total = total.plus(deleted.shed)
-            await self._db.look()
-        await self._db.transact(self._shed_tier, self._state.take_tier)
+        total = await self._bounds.keep()
         if total.pieces:
             self._reader.forget()
-        if self._db.file_bytes > self._max_bytes:
-            await self._db.query(_shrink)
         return total
 
     async def read(self, tag: str, t0_ns: int, t1_ns: int, limit: int = 1_000_000) -> Series:
@@ -274,10 +242,9 @@ class History:
 
     async def take_over(self) -> bool:
         """Some more of the five-minute values of a damaged file; False where nothing is left."""
-        if self._pinched:  # the disk is short
+        if self._bounds.pinched:
             return False
-        bound = self._max_bytes // tiers.PART_OF_BYTES
-        more, lost = await tier_salvage.take_over(self._db, bound)
+        more, lost = await tier_salvage.take_over(self._db, self._bounds.tier_bytes)
         self._state.damage = "; ".join(filter(None, (self._state.damage, lost)))
         return more
 
@@ -312,7 +279,7 @@ class History:
     @property
     def bound_bytes(self) -> int:
         """What shedding keeps the file to."""
-        return self._max_bytes * FILL_PERCENT // 100
+        return self._bounds.bytes
 
     def stats(self) -> HistoryStats:
         """Counters and sizes."""
@@ -323,7 +290,7 @@ class History:
             epoch=state.epoch,
             pieces=state.lanes.next_piece - 1,
             samples=state.samples,
-            waiting_pieces=len(self._waiting),
+            waiting_pieces=len(self._commits.waiting),
             unpacked_samples=state.unpacked.samples,
             bytes=self._db.file_bytes,
             bytes_used=self._db.used_bytes,
@@ -332,47 +299,15 @@ class History:
             shed_samples=state.shed.samples,
             shed_unsent=dict(state.shed_unsent),
             dropped={
-                **self._waiting.dropped,
+                **self._commits.waiting.dropped,
                 "damaged": self._reader.damaged,
-                "memory": self._waiting.refused,
+                "memory": self._commits.waiting.refused,
                 "shed": state.shed.samples,
                 "shed_five_minute": state.shed_buckets,
             },
         )
 
     # ---- inside --------------------------------------------------------------------------------
-
-    async def _store(self) -> int:
-        """Everything that waits; pieces that are stored wait no more, whoever was cancelled."""
-        if self._waiting.trim():
-            self._tried = None
-        stored = 0
-        while self._waiting:
-            pieces = self._waiting.oldest()
-            if self._tried is None:
-                self._tried = Tried(self.epoch, self._state.lanes.next_piece, len(pieces))
-            pieces = pieces[: self._tried.pieces]
-            last = len(pieces) == len(self._waiting)
-            body = partial(self._write, pieces, self._position if last else None, self._tried)
-            await self._db.transact(body, self._state.take)
-            self._tried = None
-            self._waiting.stored(len(pieces))
-            stored += len(pieces)
-        return stored
-
-    async def _write(
-        self,
-        waiting: Sequence[Piece],
-        position: tuple[int, int] | None,
-        tried: "Tried",
-        connection: Connection,
-    ) -> Commit:
-        state = self._state
-        if (state.epoch, state.lanes.next_piece) == (tried.epoch, tried.first + tried.pieces):
-            waiting = ()  # a commit whose sync failed was there all the same, as it was reopened
-        ids = self._state.group_ids
-        pieces = [piece._replace(group_id=ids[piece.group_id]) for piece in waiting]
-        return await self._state.write(connection, pieces, position)
 
     async def _replace(
         self,
@@ -386,41 +321,7 @@ class History:
             await tiers.store(connection, lines)
         return packed
 
-    async def _shed_tier(self, connection: Connection) -> tiers.Shed | None:
-        before_ns = self._state.utc_ns() - self._five_minute_max_age_ns
-        return await tiers.shed(connection, before_ns, self._max_bytes // tiers.PART_OF_BYTES)
-
-    async def _shed_oldest(self, connection: Connection) -> shedding.Deleted | None:
-        oldest = await shedding.oldest(connection, self._state)
-        if oldest is None:
-            return None
-        full = self._db.used_bytes * 100 > self._max_bytes * FILL_PERCENT
-        old = oldest.t_last < self._state.utc_ns() - self._max_age_ns
-        # A clock that leaps ahead makes everything old: what is owed goes by size alone.
-        if not full and not (old and not shedding.unsent(self._state, oldest)):
-            return None
-        return await shedding.delete(connection, self._state, oldest)
-
-    async def _leave_room(self) -> None:
-        """On a disk that is short the file stays as large as it is: the oldest make the room."""
-        disk = os.statvfs(self._db.path.parent)
-        free_bytes = disk.f_bavail * disk.f_frsize
-        keep_bytes = min(
-            KEEP_FREE_BYTES_MAX, disk.f_blocks * disk.f_frsize * KEEP_FREE_PERCENT // 100
-        )
-        if free_bytes < keep_bytes and not self._pinched:
-            self._pinched = True
-            await self._db.limit(min(self._max_bytes, max(self._db.file_bytes, 1)))
-        elif free_bytes > 2 * keep_bytes and self._pinched:
-            self._pinched = False
-            await self._db.limit(self._max_bytes)
-
     async def _ready(self) -> None:
         """What is known in memory is only known while the file is open."""
         if not self._db.ok:
             await self._db.look()
-
-
-async def _shrink(connection: Connection) -> None:
-    """Give free pages back to the disk, a bounded number at a time."""
-    await connection.executescript("PRAGMA incremental_vacuum(4096)")

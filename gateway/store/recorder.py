@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,7 +20,7 @@ from gateway.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
-from gateway.store.undivided import undivided
+from gateway.store.waiting_alarms import WaitingAlarms
 
 if TYPE_CHECKING:
     from array import array
@@ -42,9 +41,7 @@ COMMIT_S: Final = 0.75
 KEEP_S: Final = 10.0
 RETRY_S_MAX: Final = 1.0
 STOP_S: Final = 1.0
-ALARMS_MAX: Final = 100_000  # that wait for the ledger
 ALARMS_FIRST_S: Final = 0.25
-ALARM_BATCH_MAX: Final = 500
 TELL_NS: Final = 60_000_000_000  # how often lost samples are told
 TELL_SHED_NS: Final = 3_600_000_000_000
 
@@ -148,15 +145,13 @@ class Recorder:
         self._events = EventDrain(view, ledger, self._drafts_of, ack, observers)
         self._recording = recording
         self._samples = SampleDrain(image, limits, computed, recording, history, programs.table)
-        self._alarms: deque[tuple[AlertDraft, tuple[int, int] | None]] = deque()
-        self._storing_alarms = asyncio.Lock()
         self._event_nudge = asyncio.Event()
+        self._alarms = WaitingAlarms(ledger, self._event_nudge.set)
         self._sample_nudge = asyncio.Event()
         self._known = False  # the limits have begun with what is raised
         self._running = False
         self._failures = 0
         self._last_drain_ns = 0
-        self._alarms_dropped = 0
         self._lost_told = 0
         self._lost_told_ns = -TELL_NS
         self._shed_untold = 0
@@ -171,7 +166,7 @@ class Recorder:
         """Samples of the gateway's own drivers, by tag index; ``recorded`` are those to keep."""
         made = self._computed.run(samples)
         self._image.apply(made.samples)
-        self._wait_for_ledger(self._limits.feed(made.samples), None)
+        self._alarms.put(self._limits.feed(made.samples))
         self._history.add(recorded + self._recording.keep(made.kept))
 
     async def run(self) -> None:
@@ -197,7 +192,7 @@ class Recorder:
             self._tell_gap(damage)
         with contextlib.suppress(StoreError, TimeoutError):  # samples wait for no ledger for long
             async with asyncio.timeout(ALARMS_FIRST_S):
-                if await self._store_alarms():
+                if await self._alarms.store():
                     self._on_stored()
         journal_id = self._samples.journal_id
         position = (journal_id, self._samples.position) if journal_id else None
@@ -228,7 +223,7 @@ class Recorder:
                 "events_lost": self._events.lost,
                 "samples_lost": self._samples.lost,
                 "unknown_program": self._samples.unknown,
-                "alarms_full": self._alarms_dropped,
+                "alarms_full": self._alarms.dropped,
                 "not_computed": self._computed.dropped,
             },
         )
@@ -246,7 +241,7 @@ class Recorder:
             await _wait(self._event_nudge, DRAIN_S)
             try:
                 stored = await self._events.drain()
-                stored = await self._store_alarms() or stored
+                stored = await self._alarms.store() or stored
             except StoreError:
                 self._failures += 1
                 pause_s = min(RETRY_S_MAX, pause_s + DRAIN_S)
@@ -298,12 +293,12 @@ class Recorder:
                 await self._attach_samples(header.journal_id)
                 continue
             drained = self._samples.drain(view, header)
-            self._wait_for_ledger(drained.drafts, (header.journal_id, drained.position))
+            self._alarms.put(drained.drafts, (header.journal_id, drained.position))
             if not drained.more:
                 break
             await asyncio.sleep(0)  # a long ring is no reason to stop everything else
         self._take_made(self._computed.tick(now_ns))
-        self._wait_for_ledger(self._limits.advance(now_ns, self._utc_ns()), None)
+        self._alarms.put(self._limits.advance(now_ns, self._utc_ns()))
         self._last_drain_ns = now_ns
 
     async def _begin_limits(self) -> None:
@@ -312,7 +307,7 @@ class Recorder:
         await self._ledger.knows_journals()  # raises while the ledger was never open
         self._limits.restore([item.subject for item in self._ledger.active()])
         self._known = True
-        self._wait_for_ledger(self._limits.orphans(), None)
+        self._alarms.put(self._limits.orphans())
 
     async def _begin_computed(self) -> None:
         view = self._view()
@@ -323,7 +318,7 @@ class Recorder:
         """Computed tags that changed by themselves."""
         if made.samples:
             self._image.apply(made.samples)
-            self._wait_for_ledger(self._limits.feed(made.samples), None)
+            self._alarms.put(self._limits.feed(made.samples))
         if made.kept:
             self._history.add(self._recording.keep(made.kept))
 
@@ -333,35 +328,6 @@ class Recorder:
         view = self._view()
         if view is not None and view.header().journal_id == journal_id:  # still, after the wait
             self._samples.attach(view, view.header(), position or 0, told or 0)
-
-    async def _store_alarms(self) -> bool:
-        """Bring waiting alarms into the ledger, in order; True where some were stored."""
-        stored = False
-        while self._alarms:
-            await undivided(self._storing_alarms, self._store_oldest_alarms)
-            stored = True
-        return stored
-
-    async def _store_oldest_alarms(self) -> None:
-        batch = [self._alarms[i] for i in range(min(len(self._alarms), ALARM_BATCH_MAX))]
-        positions = [position for _, position in batch if position]
-        await self._ledger.append(
-            [draft for draft, _ in batch], samples=positions[-1] if positions else None
-        )
-        for _ in batch:
-            self._alarms.popleft()
-
-    def _wait_for_ledger(
-        self, drafts: Sequence[AlertDraft], position: tuple[int, int] | None
-    ) -> None:
-        """Queue alarms; the position goes with the last of them, so that none is left behind."""
-        for i, draft in enumerate(drafts):
-            if len(self._alarms) >= ALARMS_MAX:
-                self._alarms_dropped += 1
-                continue
-            self._alarms.append((draft, position if i == len(drafts) - 1 else None))
-        if drafts:
-            self._event_nudge.set()
 
     def _tell_lost(self) -> None:
         now_ns = time.monotonic_ns()
@@ -386,7 +352,7 @@ class Recorder:
             priority="high",
             cause=cause,
         )
-        self._wait_for_ledger([draft], None)
+        self._alarms.put([draft])
 
     async def _finish(self) -> None:
         """The last of everything, on a disk that takes it."""
@@ -396,7 +362,7 @@ class Recorder:
                     await self._drain_samples()
                 await self.commit()
                 await self._events.drain(all_of_it=True)
-                await self._store_alarms()
+                await self._alarms.store()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
