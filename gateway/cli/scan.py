@@ -16,6 +16,7 @@ from gateway.cli.points import point_command, surroundings_of
 from gateway.cli.running_sites import owners, running_sites
 from gateway.cli.table import complain, plain, show_json, show_table
 from gateway.commission.devices import said
+from gateway.commission.hints import nobody
 from gateway.commission.scan import Scan
 from gateway.commission.stanza import scanned, site_text, tag_tables
 from gateway.commission.tag_table import write_table
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 UNIT_MAX: Final = 255
 UNITS: Final = "1-20"
 ADDRESSES: Final = "0-999"
+ALIKE: Final = 0.9  # of the values that are not zero
 TELL_EVERY: Final = 25  # requests, where nobody watches
 
 
@@ -37,7 +39,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add this family to the parser."""
     text = "find units and what can be read of them; reads only, five requests a second"
     parser = point_command(commands, "scan", text, scan)
-    parser.add_argument("--units", default=UNITS, metavar="1-20,255", help=f"default: {UNITS}")
+    text = f"default: {UNITS}, or the one of the address"
+    parser.add_argument("--units", metavar="1-20,255", help=text)
     parser.add_argument(
         "--registers",
         nargs="?",
@@ -66,10 +69,15 @@ def scan(args: argparse.Namespace) -> int:
         raise ConfigError(
             [f"{args.device}: found {target.device.driver}, expected a Modbus device"]
         )
-    most = UNIT_MAX if target.device.driver in ("modbus-tcp", "modbus-tls") else RTU_UNIT_MAX
-    units = numbers_of("--units", args.units, most)
+    if target.points:
+        text = f"found the point {target.points[0].label}, expected an address alone"
+        raise ConfigError([f"{args.device}: {text}; --registers says where to look"])
+    own = str(target.device.unit) if target.unit_named else UNITS
+    serial = target.device.driver not in ("modbus-tcp", "modbus-tls")  # 0 is everybody there
+    bounds = (1, RTU_UNIT_MAX) if serial else (0, UNIT_MAX)
+    units = numbers_of("--units", args.units or own, *bounds)
     areas = _areas(args.tables) if args.registers else []
-    first, last = _range("--registers", args.registers or ADDRESSES, ADDRESS_MAX)
+    first, last = _range("--registers", args.registers or ADDRESSES, 0, ADDRESS_MAX)
     if areas and target.device.exclude:
         barred = ", ".join(target.device.exclude)
         text = f"the site file excludes {barred} from every read, and a scan reads everything"
@@ -94,16 +102,19 @@ def scan(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     _show(args, target, scanning)
+    if code == Exit.DONE and not scanning.found:
+        told = (f"{target.device.address}: nothing answered", nobody(target))
+        complain("; ".join(part for part in told if part))
     if trouble is not None or (code == Exit.DONE and not scanning.found):
         return Exit.FAILED
     return code
 
 
-def numbers_of(option: str, text: str, most: int) -> list[int]:
+def numbers_of(option: str, text: str, least: int, most: int) -> list[int]:
     """``1-20,255`` in order, each once. Raises ConfigError."""
     found: dict[int, None] = {}
     for part in text.split(","):
-        first, last = _range(option, part, most)
+        first, last = _range(option, part, least, most)
         found |= dict.fromkeys(range(first, last + 1))
     return list(found)
 
@@ -196,8 +207,22 @@ def _show(args: argparse.Namespace, target: "Target", scanning: Scan) -> None:
 
 
 def _alike(scanning: Scan) -> bool:
-    seen = [[(b.area, b.first, len(b.values)) for b in one.blocks] for one in scanning.found]
-    return bool(seen[0]) and all(one == seen[0] for one in seen)
+    """Whether every unit holds what the first one does, but for values that live.
+
+    Equal devices on one line have the same registers; they do not hold the same in them.
+    """
+    seen = [
+        {(block.area, block.first + i): value
+         for block in one.blocks for i, value in enumerate(block.values)}
+        for one in scanning.found
+    ]  # fmt: skip
+    first = seen[0]
+    used = [place for place, value in first.items() if value]
+    return bool(used) and all(
+        one.keys() == first.keys()
+        and sum(one[place] == first[place] for place in used) >= ALIKE * len(used)
+        for one in seen[1:]
+    )
 
 
 def _as_json(found: Any) -> dict[str, Any]:
@@ -219,12 +244,13 @@ def _areas(text: str) -> list[Area]:
         raise ConfigError([f'--tables: found "{text}", expected some of hr,ir,c,di']) from None
 
 
-def _range(option: str, text: str, most: int) -> tuple[int, int]:
+def _range(option: str, text: str, least: int, most: int) -> tuple[int, int]:
     first, dash, last = text.strip().partition("-")
     try:
         found = int(first), int(last if dash else first)
     except ValueError:
         found = (1, 0)
-    if not 0 <= found[0] <= found[1] <= most:
-        raise ConfigError([f'{option}: found "{text}", expected numbers up to {most} such as 1-20'])
+    if not least <= found[0] <= found[1] <= most:
+        expected = f"expected numbers from {least} to {most} such as 1-20"
+        raise ConfigError([f'{option}: found "{text}", {expected}'])
     return found

@@ -28,6 +28,18 @@ def hint(target: Target, error: DriverError) -> str:
     return port_hint(device.address) if device.driver in TTY_DRIVERS else ""
 
 
+def nobody(target: Target) -> str:
+    """Of an address where no unit answered at all."""
+    device = target.device
+    if device.driver == SERIAL_DRIVER:
+        return f"is the line set so: {_line_words(device.line or Line())}?"
+    if device.driver == "modbus-rtu-tcp":
+        return f"a server that speaks Modbus TCP wants {_as_driver(target, 'modbus-tcp')}"
+    if device.driver == "modbus-tcp":
+        return f"a server that passes serial frames wants {_as_driver(target, 'modbus-rtu-tcp')}"
+    return ""
+
+
 def port_hint(path: str, dev: Path = DEV) -> str:
     """About a serial port that could not be opened."""
     port = Path(path)
@@ -46,11 +58,8 @@ def port_hint(path: str, dev: Path = DEV) -> str:
 def _silence(target: Target) -> str:
     device = target.device
     if device.driver == SERIAL_DRIVER:
-        line = device.line or Line()
-        return (
-            f"is it unit {device.unit}, and is it set to {line.baud} baud, parity {line.parity}, "
-            f"{line.stop} stop?"
-        )
+        line = _line_words(device.line or Line())
+        return f"is it unit {device.unit}, and is it set to {line}?"
     if device.driver == "modbus-rtu-tcp":
         other = _as_driver(target, "modbus-tcp")
         return f"is there a unit {device.unit}? a server that speaks Modbus TCP wants {other}"
@@ -58,6 +67,10 @@ def _silence(target: Target) -> str:
         other = _as_driver(target, "modbus-rtu-tcp")
         return f"is there a unit {device.unit}? a server that passes serial frames wants {other}"
     return f"is there a unit {device.unit}?" if target.modbus else ""
+
+
+def _line_words(line: Line) -> str:
+    return f"{line.baud} baud, parity {line.parity}, {line.stop} stop"
 
 
 def _as_driver(target: Target, driver: str) -> str:

@@ -66,6 +66,7 @@ class Target:
     device: Device
     points: tuple[TargetPoint, ...]
     site: Config | None = None
+    unit_named: bool = False  # by a bare address
 
     @property
     def kind(self) -> DriverKind:
@@ -160,7 +161,7 @@ def _bare(url: str, points: Sequence[str]) -> Target:
     found = [one for text in texts for one in parse_points(device, text)]
     _check_count(found)
     name = place if scheme == "opc.tcp" else f"{scheme}://{place}/{device.unit}"
-    return Target(name, device, tuple(found))
+    return Target(name, device, tuple(found), unit_named=unit is not None)
 
 
 def _check_options(keys: Sequence[str], kind: DriverKind) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from drivers.modbus_dial import TcpDial
+from drivers.points import Area
 from gateway.check import check_site
+from gateway.cli.scan import _alike
+from gateway.commission.scan import Block, Scan, UnitFound
 from tests.helpers.commands import Shell
 from tests.helpers.harness import Site, site_text, until
 from tests.helpers.modbus_server import ModbusServer, Request
@@ -123,6 +127,30 @@ async def test_a_running_site_is_asked_about_first(shell: Shell, tmp_path: Path)
         assert (answer.code, "answers" in answer.out) == (0, True)
 
 
+async def test_an_address_with_a_unit_is_of_that_one(device: ModbusServer, shell: Shell) -> None:
+    answer = await shell.run(f"scan tcp://{device.address}/9 --json")
+    assert [unit["unit"] for unit in answer.json()] == [9]
+    requests = [request for request in await device.requests() if request.kind == "r"]
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "alike"),
+    [
+        ([[7, 0, 40], [7, 0, 40]], True),
+        ([[7, 0, 41]], False),  # an equal device that measures something else
+        ([[7, 0]], False),
+        ([[7, 0, 40], [8, 1, 2]], False),
+    ],
+)
+def test_equal_devices_are_not_taken_for_one(others: list[list[int]], alike: bool) -> None:
+    scanning = Scan(TcpDial("127.0.0.1", 1), 1.0, lambda _: None)
+    for unit, values in enumerate([[7, 0, 40], *others], start=1):
+        block = Block(Area.HOLDING_REGISTER, 100, values)
+        scanning.found.append(UnitFound(unit, "answers", [block]))
+    assert _alike(scanning) is alike
+
+
 async def test_nothing_there(shell: Shell) -> None:
     async with ModbusServer() as server:
         server.send("only 200")
@@ -131,6 +159,7 @@ async def test_nothing_there(shell: Shell) -> None:
         answer = await shell.run(f"scan {url} --units 1-2")
         assert answer.code == 1
         assert "none" in answer.out
+        assert "nothing answered; a server that passes serial frames wants rtu+tcp://" in answer.err
     answer = await shell.run(f"scan {url} --units 1-2")
     assert answer.code == 1
     assert "Connection refused" in answer.err
@@ -146,6 +175,8 @@ async def test_nothing_there(shell: Shell) -> None:
         ("plc", "--site"),
         ("tcp://h --emit /dev/null", "is there already"),
         ("rtu:///dev/null --units 248", "--units: found"),
+        ("rtu:///dev/null --units 0-3", "expected numbers from 1 to 247"),
+        ("tcp://h/1/hr:0", "found the point hr:0, expected an address alone"),
     ],
 )
 def test_bad_input_is_one_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
