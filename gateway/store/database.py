@@ -11,7 +11,6 @@ Constraints:
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import sqlite3
@@ -26,7 +25,7 @@ from gateway.descriptors import SPARE_ONES
 from gateway.errors import StoreError
 from gateway.store.owned_file import REOPEN_NS, NotOpenError, OwnedFile
 from gateway.store.owner import Body, Owner
-from gateway.store.reserve import Reserve
+from gateway.store.room import Room
 from gateway.store.sqlite_file import (
     PAGE_BYTES,
     DamagedError,
@@ -44,8 +43,6 @@ _T = TypeVar("_T")
 QUEUE_MAX: Final = 256
 HOUSEKEEPING_S: Final = 2.0
 START_S: Final = 8.0  # that a start waits: ten seconds are what the whole of it may take
-RESERVE_STEP_BYTES: Final = 4 * 1024 * 1024
-PINCH_BYTES: Final = 16 * 1024 * 1024  # of the reserve: for the -wal and its checkpoint alone
 TRIES_MAX: Final = 64
 
 
@@ -64,10 +61,9 @@ class Database:
 
     def __init__(self, path: Path, owner: Owner, *, max_bytes: int, reserve_bytes: int) -> None:
         self.path = path
-        self.full_count = 0  # times that there was no room
         self._owner = owner
         self._file = OwnedFile(path, owner, max_bytes)
-        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"), reserve_bytes)
+        self._room = Room(self._file, owner, reserve_bytes)
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_MAX)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -77,7 +73,6 @@ class Database:
         self._pages_free = 0
         self._written = Written()
         self._kept = False  # the first housekeeping is done
-        self._pinched = False  # the reserve is nearly used up: the file grows no more
 
     @property
     def ok(self) -> bool:
@@ -112,7 +107,7 @@ class Database:
     @property
     def reserve_bytes(self) -> int:
         """Bytes kept for a full disk now."""
-        return self._reserve.held_bytes
+        return self._room.reserve_bytes
 
     async def start(self) -> None:
         """Start the task and try to open the file; one that cannot be opened is tried for ever.
@@ -265,11 +260,7 @@ class Database:
             await self._attempts(self._look, write=self._writes_fail)
         except StoreError:
             return  # told by _failure
-        if self._pinched:
-            with contextlib.suppress(sqlite3.Error):  # the next job meets it, and mends
-                await self._unpinch()
-        elif not self._reserve.full:
-            await self._with_reserve(self._reserve.fill)
+        await self._room.look()
 
     async def _look(self, connection: Connection) -> None:
         if self._writes_fail:  # so a disk that takes writes again is noticed without any
@@ -285,9 +276,8 @@ class Database:
         """True where the same job may be tried again at once. Raises StoreError."""
         try:
             if is_full(error):
-                self.full_count += 1
                 self._file.retry(0)
-                return await self._make_room()
+                return await self._room.make()
         except sqlite3.Error as second:
             raise self._failure(second) from second
         if is_damage(error):
@@ -295,7 +285,7 @@ class Database:
         if is_disk(error):
             await self._file.close()
             # What a full disk answers depends on what was being written.
-            if self._reserve.short() and await self._use_reserve():
+            if await self._room.make_where_short():
                 self._file.retry(0)
                 return True
             self._file.retry(REOPEN_NS)
@@ -310,51 +300,6 @@ class Database:
         except (sqlite3.Error, DamagedError) as second:
             raise self._failure(second) from second
         return True
-
-    async def _make_room(self) -> bool:
-        if self._pinched and await self._unpinch():
-            return True
-        connection = self._file.connection
-        if connection is not None:
-            try:
-                then = await self._file.transaction(connection, self._owner.make_room)
-                if then:
-                    then()
-                    return True
-            except sqlite3.Error as error:
-                if not is_full(error):
-                    raise
-        return await self._use_reserve()
-
-    async def _use_reserve(self) -> bool:
-        """Give the disk a step; the last of them are not for growing.
-
-        With the file's size fixed, what is deleted makes room; without room for the -wal not even
-        that would be possible.
-        """
-        given = await self._with_reserve(self._reserve.give, RESERVE_STEP_BYTES)
-        if given and not self._pinched and self._reserve.held_bytes < PINCH_BYTES:
-            await self._pinch(yes=True)
-        return given
-
-    async def _unpinch(self) -> bool:
-        """True where the disk has room again, be it less than for the whole reserve."""
-        if not await self._with_reserve(self._reserve.refill, PINCH_BYTES):
-            return False
-        await self._pinch(yes=False)
-        return True
-
-    async def _pinch(self, *, yes: bool) -> None:
-        self._pinched = yes
-        await self._file.pinch(yes=yes)
-
-    async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
-        try:
-            with SPARE_ONES.lent():
-                return await asyncio.to_thread(call, *args)
-        except OSError as error:
-            _LOGGER.debug("%s: reserve: %s", self.path.name, error)
-            return False
 
     def _failure(self, error: Exception) -> StoreError:
         text = str(error)

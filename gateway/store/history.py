@@ -23,10 +23,11 @@ from gateway.store.bounds import Bounds, Limits
 from gateway.store.chunks import Chunk
 from gateway.store.commits import Commits
 from gateway.store.cursors import of_another_epoch
-from gateway.store.database import PINCH_BYTES, Database
+from gateway.store.database import Database
 from gateway.store.history_state import HistoryState
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.lanes import BACKFILL, LIVE
+from gateway.store.room import PINCH_BYTES
 from gateway.store.sample_reader import SampleReader, Series
 from gateway.store.shedding import Shed
 

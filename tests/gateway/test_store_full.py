@@ -20,11 +20,11 @@ import pytest
 from gateway.errors import StoreError
 from gateway.store import database, owned_file
 from gateway.store.alert import AlertDraft, LegNote, OutputNote, Source
-from gateway.store.database import PINCH_BYTES
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import RESERVE_BYTES, Ledger
 from gateway.store.reserve import Reserve
+from gateway.store.room import PINCH_BYTES
 from tests.gateway.samples import samples_of
 from tests.helpers.small_disk import small_disk
 
