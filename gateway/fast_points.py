@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from fastpath.codes import NONE_U32, DeviceState, Quality, Reason
-from gateway.scanner import faults_text
+from gateway.polled_device import faults_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
