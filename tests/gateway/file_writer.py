@@ -1,6 +1,7 @@
 """Runs a pump over a file uplink and kills it by -9, again and again; says what it did.
 
-``python -m tests.gateway.file_writer DIRECTORY ROUNDS SEED``
+``python -m tests.gateway.file_writer DIRECTORY ROUNDS SEED``; what is whole is fetched between the
+lives, into FETCHED beside it.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ from tests.helpers.uplinks import (
     config_of,
 )
 
-ALERTS = 1_000_000  # more than one life can write
+ALERTS = 100_000_000  # more than all lives can write
+ALERTS_AT_ONCE = 20  # so that a thousand lives fill no disk
+FETCHED = "fetched"
 LIFE_MS = (5, 120)
 
 
@@ -46,7 +49,7 @@ class Cursors(MemoryLedger):
     async def alerts(self, after: int, limit: int) -> list[AlertItem]:
         return [
             AlertItem(seq, self._body.replace(b"%d" % (ALERTS + 1), b"%d" % seq))
-            for seq in range(after + 1, after + 1 + limit)
+            for seq in range(after + 1, after + 1 + min(limit, ALERTS_AT_ONCE))
         ]
 
     async def move_cursor(self, uplink: str, lane: str, seq: int, *, epoch: int = 0) -> None:
@@ -71,6 +74,8 @@ def main(directory: Path, rounds: int, seed: int) -> None:
     """One life per round, each ended at a moment of its own."""
     chance = random.Random(seed)
     cursor = directory.parent / "cursor"
+    fetched = directory.parent / FETCHED
+    fetched.mkdir()
     torn = 0
     for _ in range(rounds):
         pid = os.fork()
@@ -79,7 +84,11 @@ def main(directory: Path, rounds: int, seed: int) -> None:
         time.sleep(chance.uniform(*LIFE_MS) / 1_000)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        torn += any(path.name.endswith(".part") for path in directory.iterdir())
+        left = list(directory.iterdir())
+        whole = [path for path in left if not path.name.endswith(".part")]
+        torn += len(whole) < len(left)
+        for path in whole:
+            path.rename(fetched / path.name)
     acked = int(cursor.read_text()) if cursor.exists() else 0
     print(json.dumps({"kills": rounds, "left_open": torn, "acked": acked}))
 

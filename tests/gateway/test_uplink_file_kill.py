@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.uplink.spool import Bounds, Spool
+from tests.gateway.file_writer import FETCHED
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,7 +36,7 @@ def _kill(tmp_path: Path, rounds: int) -> None:
     spool.close()
     seen: Counter[int] = Counter()
     bodies: dict[int, set[str]] = {}
-    for path in sorted(directory.iterdir()):
+    for path in sorted([*directory.iterdir(), *(tmp_path / FETCHED).iterdir()]):
         assert not path.name.endswith(".part")
         text = path.read_text()
         assert text.endswith("\n")
