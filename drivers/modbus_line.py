@@ -10,6 +10,7 @@ a late reply to a read cannot look like their echo.
 
 import asyncio
 import heapq
+import os
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
@@ -132,6 +133,7 @@ class LineWire(Wire):
         self._timeout_s = timeout_s
         self._lines = lines
         self._line: Line | None = None
+        self._place: object = None  # of the line: a port has many names, and may get others
         self._kept: Line | None = None  # what is known of its silence outlives the connection
 
     @property
@@ -147,7 +149,8 @@ class LineWire(Wire):
     async def open(self) -> None:
         """Join the line; open its port where nobody has. Raises LinkError."""
         self.close()
-        line: Line = self._lines.setdefault((Line, self.name), self._kept or Line(self._dial))
+        self._place = (Line, os.path.realpath(self.name) if self._dial.keeps else self.name)
+        line: Line = self._lines.setdefault(self._place, self._kept or Line(self._dial))
         self._kept = line
         line.users += 1
         self._line = line
@@ -164,7 +167,7 @@ class LineWire(Wire):
             return
         line.users -= 1
         if line.users == 0:
-            self._lines.pop((Line, self.name), None)
+            self._lines.pop(self._place, None)
             line.close()
 
     async def ask(self, call: Call) -> bytes:

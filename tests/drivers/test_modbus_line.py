@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -150,12 +151,13 @@ async def test_a_unit_that_misses_once_is_not_down_and_loses_nothing_else() -> N
 
 
 async def crossing(
-    polls: int, seed: int, *, late_ppm: int = 250_000, twice_ppm: int = 50_000, baud: int = 115_200
+    polls: int, seed: int, *, late_ppm: int = 250_000, twice_ppm: int = 50_000, baud: int = 2_400
 ) -> tuple[int, int, int]:
     """(good polls, wrong values, replies that came late) of two registers that look alike.
 
     A program between libmodbus and us keeps replies until we have given them up, and doubles some.
-    The silence after a timeout is longer than it keeps them by more than a busy machine adds.
+    The silence after a timeout is longer than it keeps them by more than a busy machine adds, and
+    so is the gap, which alone parts a reply from its double: 16 ms at this speed.
     """
     timeout_ms = 60
     good = wrong = 0
@@ -317,6 +319,20 @@ async def test_units_of_a_serial_server_share_its_connection_which_a_timeout_end
             for wire in wires:
                 wire.close()
             await asyncio.sleep(0)
+
+
+async def test_a_port_by_two_names_is_one_line(tmp_path: Path) -> None:
+    by_id = tmp_path / "usb-FTDI-port0"
+    with party(u1=Device(registers={0: 1}), u2=Device(registers={0: 2})) as line:
+        by_id.symlink_to(line.bus.path)
+        wires = [line.wire(1), LineWire(SerialDial(str(by_id), 115_200), 2, TIMEOUT_S, line.lines)]
+        line.wires.append(wires[1])
+        for wire in wires:
+            await wire.open()
+        assert [await wire.read(3, 0, 1) for wire in wires] == [b"\0\1", b"\0\2"]
+        assert len(line.lines) == 1
+        by_id.unlink()  # as a port that is pulled out
+    assert not line.lines
 
 
 async def test_a_request_that_is_given_up_leaves_its_turn_to_the_next() -> None:
