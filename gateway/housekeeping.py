@@ -37,6 +37,7 @@ class Housekeeper:
         self._ready = False
         self._looks_without_link = 0
         self._begun_anew = ""
+        self._mishaps: dict[str, int] = {}  # that were told, by store
 
     def ready(self) -> None:
         """From now on endpoints.json is kept; the service manager is told."""
@@ -139,6 +140,9 @@ class Housekeeper:
             else:
                 text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
                 problems.raised("store", name, text, priority="critical")
+            if store.mishaps[0] != self._mishaps.get(name, 0):
+                self._mishaps[name], text = store.mishaps
+                problems.event("task", f"store {name}.db", text, priority="high")
             self._gateway.paces[name].look(time.monotonic(), store.stats().bytes_written)
 
     def _look_at_damage(self) -> None:

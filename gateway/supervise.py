@@ -154,6 +154,10 @@ class GuardSupervisor:
         if not known:
             os.close(handle)  # an earlier guard's pid, taken by another process since
             return False
+        if self._handle is not None:
+            os.close(self._handle)  # of a watch that was broken off
+        if self._process is not None and self._process.pid != pid:
+            self._process = None
         self._handle = handle
         self._clean_stop_before = self._clean_stop()
         self._set_running(pid, adopted=True)

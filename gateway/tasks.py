@@ -82,8 +82,16 @@ class Tasks:
             return f"task {name} was cancelled from inside and is started again"
         except Exception as error:
             _LOGGER.exception("task %s failed", name)
-            return f"task {name} failed and is started again: {type(error).__name__}: {error}"
+            found = _innermost(error)
+            return f"task {name} failed and is started again: {type(found).__name__}: {found}"
         return f"task {name} ended by itself and is started again"
 
     def _mended(self, name: str) -> None:
         self._problems.cleared("task", name, f"task {name} runs again")
+
+
+def _innermost(error: Exception) -> Exception:
+    """The first of a group's: a group says nothing of its own."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -87,7 +87,7 @@ class LogSink(logging.Handler):
     def _queue(self, text: str) -> None:
         self._written.clear()
         self._lines.append(text.encode(errors="replace") + b"\n")
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # not begun, or gone wrong
             self._thread = threading.Thread(target=self._write, name="log", daemon=True)
             self._thread.start()
         self._wake.set()

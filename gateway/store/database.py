@@ -44,6 +44,8 @@ QUEUE_MAX: Final = 256
 HOUSEKEEPING_S: Final = 2.0
 START_S: Final = 8.0  # that a start waits: ten seconds are what the whole of it may take
 TRIES_MAX: Final = 64
+AGAIN_S: Final = 0.1  # after the task itself has failed
+THREAD_LOOK_S: Final = 1.0  # how soon a thread that ended is seen
 
 
 class _Job(NamedTuple):
@@ -61,6 +63,7 @@ class Database:
 
     def __init__(self, path: Path, owner: Owner, *, max_bytes: int, reserve_bytes: int) -> None:
         self.path = path
+        self.mishaps = (0, "")  # that the task itself failed: how often, and the newest
         self._owner = owner
         self._file = OwnedFile(path, owner, max_bytes)
         self._room = Room(self._file, owner, reserve_bytes)
@@ -176,25 +179,43 @@ class Database:
     # ---- the one task --------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        due = math.inf  # the first housekeeping follows the first job
         try:
-            while True:
-                if time.monotonic() >= due:
-                    await self._housekeeping()
-                    due = time.monotonic() + HOUSEKEEPING_S
-                job = await self._next(due)
-                if job is None:
-                    continue
-                if job.done is None:
-                    return
-                await self._answer(job, job.done)
-                if not self._kept:
-                    due = 0.0
+            while not await self._jobs_done():
+                pass
         finally:
             self._closing = True
             await self._file.close()
             self._file.leave()
             self._refuse_rest()
+
+    async def _jobs_done(self) -> bool:
+        """Work until the task is to end; False where anything but a job went wrong."""
+        try:
+            await self._jobs()
+        except Exception as error:
+            _LOGGER.exception("%s: its task failed", self.path.name)
+            text = (
+                f"task store {self.path.name} failed and goes on: {type(error).__name__}: {error}"
+            )
+            self.mishaps = (self.mishaps[0] + 1, text)
+            await asyncio.sleep(AGAIN_S)
+            return False
+        return True
+
+    async def _jobs(self) -> None:
+        due = math.inf  # the first housekeeping follows the first job
+        while True:
+            if time.monotonic() >= due:
+                await self._housekeeping()
+                due = time.monotonic() + HOUSEKEEPING_S
+            job = await self._next(due)
+            if job is None:
+                continue
+            if job.done is None:
+                return
+            await self._answer(job, job.done)
+            if not self._kept:
+                due = 0.0
 
     async def _next(self, due: float) -> _Job | None:
         """The next job; None when it is time for the housekeeping."""
@@ -219,12 +240,33 @@ class Database:
     async def _attempts(
         self, body: Body[_T], then: Callable[[_T], None] | None = None, *, write: bool
     ) -> _T:
+        tries = asyncio.create_task(self._tries(body, then, write=write), name=self.path.name)
         try:
-            return await self._tries(body, then, write=write)
+            return await self._served(tries)
         except OSError as error:  # beside SQLite: a directory that cannot be synced or read
             await self._file.close()
             self._file.retry(REOPEN_NS)
             raise self._failure(error) from error
+
+    async def _served(self, tries: "asyncio.Task[_T]") -> _T:
+        """Its result. Raises StoreError where the connection's thread has ended."""
+        try:
+            while True:
+                await asyncio.wait({tries}, timeout=THREAD_LOOK_S)
+                if not self._file.unserved:
+                    if tries.done():
+                        return tries.result()
+                    continue
+                await self._file.give_up()
+                self._file.retry(0)
+                msg = "its thread has ended"
+                raise self._failure(StoreError(msg))
+        finally:
+            if not tries.done():
+                tries.cancel()
+                await asyncio.wait({tries})
+            elif not tries.cancelled():
+                tries.exception()  # looked at
 
     async def _tries(self, body: Body[_T], then: Callable[[_T], None] | None, *, write: bool) -> _T:
         for _ in range(TRIES_MAX):
@@ -234,9 +276,7 @@ class Database:
                     result = await body(connection)
                 else:
                     result = await self._file.transaction(connection, body)
-                    if then:
-                        then(result)
-                    self._file.mark()
+                    await self._adopt(result, then)
             except sqlite3.Error as error:
                 self._writes_fail = self._writes_fail or write
                 if not await self._mend(error):
@@ -252,6 +292,17 @@ class Database:
                 return result
         msg = "no room, and making some did not help"
         raise self._failure(StoreError(msg))
+
+    async def _adopt(self, result: _T, then: Callable[[_T], None] | None) -> None:
+        """What is committed becomes what is known; where that fails, it is read from the file."""
+        try:
+            if then:
+                then(result)
+            self._file.mark()
+        except Exception:
+            await self._file.close()
+            self._file.retry(0)
+            raise
 
     async def _housekeeping(self) -> None:
         """Open what is closed, look at the sizes, fill the reserve."""

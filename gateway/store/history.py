@@ -103,6 +103,11 @@ class History:
         await self._db.close()
 
     @property
+    def mishaps(self) -> tuple[int, str]:
+        """How often the file's own task failed and went on, and how the last time."""
+        return self._db.mishaps
+
+    @property
     def ok(self) -> bool:
         """False while the file cannot be used."""
         return self._db.ok

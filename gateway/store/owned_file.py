@@ -20,6 +20,7 @@ from gateway.store.sqlite_file import (
     PAGE_BYTES,
     DamagedError,
     close_file,
+    give_up,
     is_damage,
     is_foreign,
     is_wrong,
@@ -28,6 +29,7 @@ from gateway.store.sqlite_file import (
     renew_wal,
     roll_back,
     set_aside,
+    thread_ended,
     unusable,
     value_of,
 )
@@ -78,19 +80,30 @@ class OwnedFile:
         if connection is not None:
             await close_file(connection)
 
+    @property
+    def unserved(self) -> bool:
+        """Whether the connection is open and its thread has ended: no call on it would return."""
+        return self.connection is not None and thread_ended(self.connection)
+
+    async def give_up(self) -> None:
+        """Close a connection that is unserved."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await give_up(connection)
+
     def leave(self) -> None:
         """Let go of what is beside the file."""
         self._mark.close()
 
     async def transaction(self, connection: Connection, body: Body[_T]) -> _T:
         """One BEGIN IMMEDIATE .. COMMIT."""
-        await connection.execute_fetchall("BEGIN IMMEDIATE")
         try:
+            await connection.execute_fetchall("BEGIN IMMEDIATE")
             result = await body(connection)
-            await connection.execute_fetchall("COMMIT")
         except BaseException:
             await roll_back(connection)
             raise
+        await self._commit(connection)
         return result
 
     def mark(self) -> None:
@@ -139,6 +152,21 @@ class OwnedFile:
                 return await self.replace(str(error))
             if await asyncio.to_thread(is_foreign, error, self.path):
                 return await self.replace(f"{error}: the header asks for a newer SQLite")
+            raise
+
+    async def _commit(self, connection: Connection) -> None:
+        try:
+            await connection.execute_fetchall("COMMIT")
+        except sqlite3.Error:
+            await roll_back(connection)
+            raise
+        except Exception as error:  # nobody knows what became of it: what is known is read anew
+            await self.close()
+            self.retry(0)
+            msg = f"a commit was not answered: {type(error).__name__}: {error}"
+            raise sqlite3.OperationalError(msg) from error
+        except BaseException:
+            await self.close()
             raise
 
     def _found(self) -> Opened:

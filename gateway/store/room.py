@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
+from gateway.descriptors import SPARE_ONES
 from gateway.store.owned_file import OwnedFile
 from gateway.store.owner import Owner
 from gateway.store.reserve import Reserve
@@ -84,7 +85,8 @@ class Room:
 
     async def _with_reserve(self, call: Callable[..., bool], *args: int) -> bool:
         try:
-            return await asyncio.to_thread(call, *args)
+            with SPARE_ONES.lent():
+                return await asyncio.to_thread(call, *args)
         except OSError as error:
             _LOGGER.debug("%s: reserve: %s", self._file.path.name, error)
             return False

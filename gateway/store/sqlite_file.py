@@ -92,7 +92,9 @@ async def open_file(path: Path, schema: Schema, *, fresh: bool, begun: bool = Tr
     """
     if not fresh:
         await asyncio.to_thread(_peek, path, schema, begun=begun)
-    connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+    connection = await aiosqlite.connect(
+        path, isolation_level=None, timeout=BUSY_S, check_same_thread=False
+    )
     try:
         await connection.executescript(_PRAGMAS)
         await _check_wal(connection)
@@ -128,6 +130,19 @@ async def close_file(connection: Connection) -> None:
     """Close; an error of the last checkpoint leaves the -wal for the next start."""
     with contextlib.suppress(sqlite3.Error):
         await connection.close()
+
+
+def thread_ended(connection: Connection) -> bool:
+    """Whether the thread is gone that runs everything of this connection, one after the other."""
+    return not connection._thread.is_alive()  # noqa: SLF001  nothing else tells it
+
+
+async def give_up(connection: Connection) -> None:
+    """Close what a thread that ended has left; calls on the connection fail from now on."""
+    left, connection._connection = connection._connection, None  # noqa: SLF001
+    if left is not None:
+        with contextlib.suppress(sqlite3.Error):
+            await asyncio.to_thread(left.close)
 
 
 async def roll_back(connection: Connection) -> None:

@@ -8,6 +8,10 @@ from gateway.uplink.base import LinkRefusedError, SuspectError
 _LOGGER = logging.getLogger(__name__)
 
 
+class FaultError(UplinkError):
+    """Not the link's fault: ours."""
+
+
 def session_error(error: Exception) -> UplinkError:
     """One error of the link; a fault of ours is logged and ends no more than the session."""
     errors = _leaves(error)
@@ -16,7 +20,7 @@ def session_error(error: Exception) -> UplinkError:
             if isinstance(leaf, kind):
                 return leaf
     _LOGGER.error("fault in an uplink", exc_info=errors[0])
-    return UplinkError(f"internal fault: {type(errors[0]).__name__}: {errors[0]}")
+    return FaultError(f"internal fault: {type(errors[0]).__name__}: {errors[0]}")
 
 
 def _leaves(error: Exception) -> list[Exception]:

@@ -16,6 +16,7 @@ from gateway.uplink.base import (
     SampleSource,
     TakenOverError,
 )
+from gateway.uplink.faults import FaultError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class LinkState:
         self.reason = str(error)
         long = now_s - since_s >= DOWN_TOLD_AFTER_S
         refused = isinstance(error, LinkRefusedError) and not isinstance(error, TakenOverError)
-        if long or refused:
+        if long or refused or isinstance(error, FaultError):
             self._told = True
             self._problems.raised("uplink", self._uplink, f"the link is down: {error}")
         elif first:

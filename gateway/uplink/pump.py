@@ -130,15 +130,18 @@ class Pump:
     async def run(self) -> None:
         """Send, for ever; ends by cancellation, with the session closed and the cursors saved."""
         self._link.begin()
-        weighing = asyncio.create_task(self._look_after(), name=f"{self._id}/backlog")
+        parts = [
+            asyncio.create_task(self._look_after(), name=f"{self._id}/backlog"),
+            asyncio.create_task(self._sessions(), name=f"{self._id}/sessions"),
+        ]
         try:
-            while True:
-                error = await self._one_session()
-                self._settling.barren += self._settling.fruitless
-                self._link.went_down(error)
-                await self._wait_out(error)
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
         finally:
-            weighing.cancel()
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
             await self._uplink.close()
             for lane in self._lanes:
                 await lane.save()
@@ -166,6 +169,13 @@ class Pump:
         )
 
     # One session
+
+    async def _sessions(self) -> None:
+        while True:
+            error = await self._one_session()
+            self._settling.barren += self._settling.fruitless
+            self._link.went_down(error)
+            await self._wait_out(error)
 
     async def _one_session(self) -> UplinkError:
         """In a task of its own: a group that fails hides from its task that it was cancelled."""

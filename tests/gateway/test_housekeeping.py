@@ -47,7 +47,7 @@ class Bench:
         self.guard = GuardState(alive=True, pid=77)
         self.link = CONNECTED
         stats = SimpleNamespace(trouble="EIO", bytes_written=1_000)
-        self.stores = SimpleNamespace(ok=True, stats=lambda: stats)
+        self.stores = SimpleNamespace(ok=True, stats=lambda: stats, mishaps=(0, ""))
         self.recorder = SimpleNamespace(rounds=0)
         gateway: Any = SimpleNamespace(
             paths=self.paths,
@@ -56,7 +56,7 @@ class Bench:
             supervisor=SimpleNamespace(state=lambda: self.guard),
             link=SimpleNamespace(state=lambda: self.link),
             ledger=self.stores,
-            history=SimpleNamespace(ok=True, stats=lambda: stats, begun_anew=""),
+            history=SimpleNamespace(ok=True, stats=lambda: stats, begun_anew="", mishaps=(0, "")),
             paces={"ledger": Pace(), "history": Pace()},
             recorder=self.recorder,
             http="",

@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -74,4 +75,30 @@ def test_a_flood_is_cut_short_and_counted(pipe: tuple[int, int]) -> None:
     assert text.count("does not answer") == SAME_MAX + 1
     assert f"{1_000 - SAME_MAX} more lines like this suppressed: device # does not" in text
     assert "something else" in text
+    end(sink, reader)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_went_wrong_is_replaced(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    sink = LogSink(writer)
+    logger = logger_to(sink)
+    real, failed = sink._put, threading.Event()
+
+    def put(line: bytes) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("odd")
+        real(line)
+
+    monkeypatch.setattr(sink, "_put", put)
+    logger.warning("the first is lost")
+    assert failed.wait(5)
+    first = sink._thread
+    assert first is not None
+    first.join(5)
+    logger.warning("the second is not")
+    assert "the second is not" in read_until(reader, "is not")
     end(sink, reader)
