@@ -30,6 +30,7 @@ class Tasks:
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._told_to_end: set[asyncio.Task[None]] = set()
         self.stats: dict[str, TaskStats] = {}
 
     def start(self, name: str, job: Job) -> None:
@@ -46,6 +47,8 @@ class Tasks:
         """Cancel the named tasks (none: all) and wait; who does not end in time is logged."""
         chosen = {name: self._tasks.pop(name) for name in names or tuple(self._tasks)}
         for task in chosen.values():
+            self._told_to_end.add(task)
+            task.add_done_callback(self._told_to_end.discard)
             task.cancel()
         if not chosen:
             return
@@ -68,7 +71,7 @@ class Tasks:
             failures = 0 if loop.time() - started_s >= STABLE_S else failures
             stats.failures += 1
             self._problems.raised("task", name, text)
-            await asyncio.sleep(RESTART_S[min(failures, len(RESTART_S) - 1)])
+            await self._pause(RESTART_S[min(failures, len(RESTART_S) - 1)])
             failures += 1
 
     async def _run_once(self, name: str, job: Job) -> str:
@@ -76,15 +79,35 @@ class Tasks:
         try:
             await job()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._is_told_to_end():
                 raise
             return f"task {name} was cancelled from inside and is started again"
         except Exception as error:
             _LOGGER.exception("task %s failed", name)
+            if self._is_told_to_end():  # a group that fails at its end hides that it was told so
+                raise asyncio.CancelledError from error
             found = _innermost(error)
             return f"task {name} failed and is started again: {type(found).__name__}: {found}"
         return f"task {name} ended by itself and is started again"
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            if self._is_told_to_end():
+                raise
+
+    def _is_told_to_end(self) -> bool:
+        """Whether it was :meth:`stop` that cancelled the present task.
+
+        Its own count does not tell: until Python 3.13 a group that failed leaves one behind.
+        """
+        task = asyncio.current_task()
+        if task in self._told_to_end:
+            return True
+        while task is not None and task.cancelling():
+            task.uncancel()
+        return False
 
     def _mended(self, name: str) -> None:
         self._problems.cleared("task", name, f"task {name} runs again")

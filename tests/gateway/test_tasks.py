@@ -73,3 +73,49 @@ async def test_stop_ends_the_named_ones_first_and_names_who_does_not_end(
     assert "task unwilling does not end" in caplog.text
     release.set()
     await asyncio.wait({left})
+
+
+async def test_a_group_that_fails_while_it_is_stopped_is_not_started_again() -> None:
+    waiting = asyncio.Event()
+
+    async def child() -> None:
+        try:
+            waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("odd")
+
+    async def job() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+
+    problems = Problems()
+    tasks = Tasks(problems)
+    tasks.start("recorder", job)
+    await waiting.wait()
+    await tasks.stop(1.0)
+    assert tasks.stats["recorder"].starts == 1
+    assert problems.active() == []
+
+
+async def test_what_a_failed_group_leaves_behind_is_no_word_to_stop() -> None:
+    """The cancellation of a group's own stays counted; the next one from inside is none of ours."""
+    starts, third = [], asyncio.Event()
+
+    async def child() -> None:
+        raise ValueError("odd")
+
+    async def job() -> None:
+        starts.append(1)
+        if len(starts) == 1:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(child())
+        if len(starts) == 2:
+            raise asyncio.CancelledError
+        third.set()
+        await asyncio.Event().wait()
+
+    tasks = Tasks(Problems())
+    tasks.start("recorder", job)
+    await asyncio.wait_for(third.wait(), 5)
+    await tasks.stop(1.0)
