@@ -26,7 +26,7 @@ from gateway.cli.client import NotReached
 from gateway.cli.options import add_directories
 from gateway.cli.table import complain, plain, show_json
 from gateway.errors import ConfigError, GatewayError, GuardError
-from gateway.outcome import Exit, Outcome
+from gateway.orders.outcome import Exit, Outcome
 
 DESCRIPTION = (
     "Edge gateway for plants and mines. A supplementary protection layer: it is not a safety "

@@ -7,26 +7,27 @@ from typing import TYPE_CHECKING
 from drivers.errors import LinkError
 from drivers.kind import Surroundings
 from fastpath.image import TagImage
-from gateway import apply, clock
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.limits import Limits
 from gateway.alarms.programs import KnownPrograms
-from gateway.apply import Running
-from gateway.commands import Commands
-from gateway.computed import ComputedValues
-from gateway.eventlog import EventLog
-from gateway.guard_board import GuardBoard
+from gateway.guard import apply
+from gateway.guard.apply import Running
+from gateway.guard.board import GuardBoard
+from gateway.guard.eventlog import EventLog
+from gateway.guard.slow_outputs import SlowOutputs
+from gateway.life import clock
+from gateway.orders.commands import Commands
+from gateway.orders.substitutions import Substitutions
 from gateway.parts import Gateway
-from gateway.scanner import Scanner
+from gateway.plant.computed import ComputedValues
+from gateway.plant.scanner import Scanner
+from gateway.plant.tags import TagTable
 from gateway.site.credentials import CredentialError, Credentials, load_credentials
 from gateway.site.recording import recording_of
-from gateway.slow_outputs import SlowOutputs
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
 from gateway.store.recorder import Recorder
-from gateway.substitutions import Substitutions
-from gateway.tags import TagTable
 from gateway.uplink.base import ALERT, BACKFILL, LIVE
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 
     from fastpath.records import Event
     from gateway.check import Checked
-    from gateway.guardlink import GuardLink
-    from gateway.hands import Hand, Hands
+    from gateway.guard.link import GuardLink
+    from gateway.guard.sharedview import SharedView
+    from gateway.guard.supervise import GuardSupervisor
+    from gateway.life.problems import Problems
+    from gateway.orders.hands import Hand, Hands
     from gateway.paths import Paths
-    from gateway.problems import Problems
-    from gateway.sharedview import SharedView
-    from gateway.simulation import Simulation
+    from gateway.plant.simulation import Simulation
     from gateway.site.model import Config
     from gateway.store.audit_memory import Order
-    from gateway.supervise import GuardSupervisor
 
 
 async def open_stores(

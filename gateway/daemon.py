@@ -15,18 +15,24 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.apply import Applier, Running
 from gateway.build import build_gateway, gateway_name, open_stores
-from gateway.certificate_watch import CertificateWatch
 from gateway.check import check_site
-from gateway.clock_watch import ClockWatch
-from gateway.descriptors import SPARE_ONES, ExceptionLines
 from gateway.errors import ConfigError, GatewayError, GuardError
-from gateway.fast_points import FastPoints
-from gateway.guardlink import GuardLink, LinkState
-from gateway.housekeeping import Housekeeper
-from gateway.lives import STEADY_S, Lives
-from gateway.parted_uplinks import PartedUplinks
+from gateway.guard.apply import Applier, Running
+from gateway.guard.fast_points import FastPoints
+from gateway.guard.link import GuardLink, LinkState
+from gateway.guard.sharedview import SharedView
+from gateway.guard.supervise import GuardSupervisor, guard_cpu_refusal, simulated_guard_command
+from gateway.life.certificate_watch import CertificateWatch
+from gateway.life.clock_watch import ClockWatch
+from gateway.life.descriptors import SPARE_ONES, ExceptionLines
+from gateway.life.housekeeping import Housekeeper
+from gateway.life.lives import STEADY_S, Lives
+from gateway.life.problems import Problems
+from gateway.life.sd_notify import Notifier
+from gateway.life.start_watch import EXTEND_S, extended
+from gateway.life.tasks import Tasks
+from gateway.orders.proof_tests import ProofWatch
 from gateway.paths import (
     SIMULATED,
     InstanceLock,
@@ -36,15 +42,9 @@ from gateway.paths import (
     prepare,
     site_paths,
 )
-from gateway.problems import Problems
-from gateway.proof_tests import ProofWatch
+from gateway.plant.simulation import Simulation
 from gateway.reload import Reloader
-from gateway.sd_notify import Notifier
-from gateway.sharedview import SharedView
-from gateway.simulation import Simulation
-from gateway.start_watch import EXTEND_S, extended
-from gateway.supervise import GuardSupervisor, guard_cpu_refusal, simulated_guard_command
-from gateway.tasks import Tasks
+from gateway.uplink.parted import PartedUplinks
 from gateway.view.reactions import Reactions
 from gateway.view.server import ViewServer
 

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from fastpath.image import TagImage
     from fastpath.journal import GuardView
     from gateway.alarms.limits import Limits
-    from gateway.apply import Running
     from gateway.check import Checked
-    from gateway.commands import Commands
-    from gateway.guardlink import GuardLink
-    from gateway.lives import Lives
+    from gateway.guard.apply import Running
+    from gateway.guard.link import GuardLink
+    from gateway.guard.slow_outputs import SlowOutputs
+    from gateway.guard.supervise import GuardSupervisor
+    from gateway.life.lives import Lives
+    from gateway.life.problems import Problems
+    from gateway.orders.commands import Commands
+    from gateway.orders.substitutions import Substitutions
     from gateway.paths import Paths
-    from gateway.problems import Problems
+    from gateway.plant.scanner import Scanner
+    from gateway.plant.simulation import Simulation
+    from gateway.plant.tags import TagTable
     from gateway.reload import Reloader
-    from gateway.scanner import Scanner
-    from gateway.simulation import Simulation
     from gateway.site.model import Config
-    from gateway.slow_outputs import SlowOutputs
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
     from gateway.store.recorder import Recorder
-    from gateway.substitutions import Substitutions
-    from gateway.supervise import GuardSupervisor
-    from gateway.tags import TagTable
     from gateway.uplink.pump import Pump
 
 

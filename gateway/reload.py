@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from fastpath import blob
 from fastpath.codes import LoadFlag, LoadStep, ResultCode, ResultDetail
-from gateway.apply import program_blob, refusal_text, store_program
 from gateway.check import check_site
 from gateway.errors import ConfigError, GatewayError, GuardError
-from gateway.outcome import Exit, Outcome, not_reached
-from gateway.parted_uplinks import PartedUplinks
-from gateway.weakening import weakening_text, weakenings
+from gateway.guard.apply import program_blob, refusal_text, store_program
+from gateway.guard.weakening import weakening_text, weakenings
+from gateway.orders.outcome import Exit, Outcome, not_reached
+from gateway.uplink.parted import PartedUplinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ GATEWAY_ROOMS = (
     ("site",),
     ("logic",),
     ("check",),
-    ("store", "alarms", "uplink", "view"),  # and the modules beside them
+    ("life", "guard", "plant", "orders", "store", "alarms", "uplink", "view"),  # and what is beside
     ("daemon",),
     ("cli",),
     ("__main__",),

@@ -13,8 +13,8 @@ from fastpath.codes import (
 )
 from fastpath.records import Event
 from gateway.alarms.names import Names, after, draft_of, name_of, seconds, tag_of
+from gateway.guard.weakening import additions, told, weakenings
 from gateway.store.alert import AlertDraft, Priority, Source
-from gateway.weakening import additions, told, weakenings
 
 _DOWN: Final = {
     DownReason.CONNECT: "cannot be connected",

@@ -23,7 +23,7 @@ from gateway.alarms.names import (
     unknown,
     who_and_why,
 )
-from gateway.program_text import InterlockText, ProgramText
+from gateway.guard.program_text import InterlockText, ProgramText
 from gateway.site.model import Config, Interlock, by_id
 from gateway.store.alert import AlertDraft, LegNote, OutputNote, Priority, Result, Source
 from gateway.times import span_words

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 from fastpath.codes import EventFlag
 from fastpath.records import Event
 from gateway.alarms.programs import KnownPrograms
-from gateway.hands import Hand
-from gateway.program_text import DeviceText, InterlockText, OutputText, ProgramText
+from gateway.guard.program_text import DeviceText, InterlockText, OutputText, ProgramText
+from gateway.orders.hands import Hand
 from gateway.store.alert import AlertDraft
 from gateway.store.audit_memory import Order
 

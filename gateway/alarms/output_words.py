@@ -6,7 +6,7 @@ from fastpath.codes import EventFlag, EventType, OutputCode
 from fastpath.records import Event
 from gateway.alarms.interlock_words import InterlockWords
 from gateway.alarms.names import Names, draft_of
-from gateway.program_text import OutputText
+from gateway.guard.program_text import OutputText
 from gateway.store.alert import AlertDraft, OutputNote, Priority, Source
 from gateway.times import span_words
 

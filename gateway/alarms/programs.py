@@ -12,7 +12,7 @@ from typing import Final
 
 from fastpath import blob
 from fastpath.codes import NONE_U32, Owner
-from gateway.program_text import ProgramText
+from gateway.guard.program_text import ProgramText
 
 _KNOWN_MAX: Final = 8
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.store.alert import rfc3339
 from gateway.store.audit import AuditEntry, Chain, ChainError
 from gateway.store.ledger_reader import LedgerReader

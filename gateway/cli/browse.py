@@ -15,7 +15,7 @@ from gateway.commission.stanza import device_table
 from gateway.commission.tag_table import write_table
 from gateway.commission.target import target_of
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 if TYPE_CHECKING:
     from drivers.opcua_browse import BrowsedNode

@@ -15,7 +15,7 @@ from gateway.cli.hands import command, outcome_of, tell
 from gateway.cli.options import paths_of
 from gateway.cli.table import complain, plain
 from gateway.errors import GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.paths import Paths
 from gateway.view.shapes import InterlockRow
 

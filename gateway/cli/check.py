@@ -10,7 +10,7 @@ import msgspec
 from gateway.cli.options import add_credentials, add_json
 from gateway.cli.table import plain, show_json
 from gateway.errors import ConfigError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -19,8 +19,8 @@ from gateway.cli.demo_plant import Plant, demo_paths
 from gateway.cli.offline import guard_view, programs_of
 from gateway.cli.table import plain
 from gateway.errors import GatewayError
-from gateway.guard_board import GuardBoard
-from gateway.outcome import Exit
+from gateway.guard.board import GuardBoard
+from gateway.orders.outcome import Exit
 
 METHANE: Final = ("ch4.t1", "ch4.t2", "ch4.t3")
 CONTACT: Final = "power.face.closed"

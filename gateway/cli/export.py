@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from gateway.cli.options import add_directories, paths_of
 from gateway.cli.table import complain
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 if TYPE_CHECKING:
     from gateway.store.history_file import Group, HistoryFile
@@ -55,9 +55,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def run(args: argparse.Namespace) -> int:
     """0: all of it; 1: nothing, or something could not be read (the rest was written)."""
-    from gateway.export_rows import HEADINGS, SUMMARY_HEADINGS, Rows
-    from gateway.five_minutes import summaries, together
+    from gateway.store.five_minutes import summaries, together
     from gateway.store.history_file import HistoryFile
+    from gateway.view.export_rows import HEADINGS, SUMMARY_HEADINGS, Rows
 
     names: list[str] = args.names
     units: dict[str, str] = {}
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _groups(history: "HistoryFile", names: list[str]) -> "list[Group]":
     """Those that have one of the tags. Raises GatewayError for a tag that was never stored."""
-    from gateway.program_text import near_names
+    from gateway.guard.program_text import near_names
 
     groups = history.groups()
     known = {tag for group in groups for tag in group.tags}

@@ -15,7 +15,7 @@ from gateway.cli.client import NotReached, post, process_runs
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, plain, show_json
 from gateway.errors import GatewayError
-from gateway.outcome import Exit, Outcome
+from gateway.orders.outcome import Exit, Outcome
 from gateway.paths import Paths
 
 TRIP_ANSWER_S: Final = 0.5

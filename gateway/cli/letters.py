@@ -12,7 +12,7 @@ from gateway.cli.client import NotReached, get, post
 from gateway.cli.hands import outcome_of, tell
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.view.letters import PAGE_MAX, LetterRow, row_of
 
 LISTED: Final = 100

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 from fastpath import blob
 from fastpath.codes import BypassKind, MessageType, ResultCode
-from gateway.apply import program_blob
-from gateway.bypasses import ended_outcome
 from gateway.cli.client import NotReached
-from gateway.commands import tripped_outcome, who_of
-from gateway.confirm import Confirmation
-from gateway.direct import send_directly
 from gateway.errors import GuardError
-from gateway.guard_board import GuardBoard
-from gateway.outcome import Outcome, not_reached, unknown
+from gateway.guard.apply import program_blob
+from gateway.guard.board import GuardBoard
+from gateway.guard.program_text import Programs
+from gateway.orders.bypasses import ended_outcome
+from gateway.orders.commands import tripped_outcome, who_of
+from gateway.orders.confirm import Confirmation
+from gateway.orders.direct import send_directly
+from gateway.orders.outcome import Outcome, not_reached, unknown
 from gateway.paths import Paths
-from gateway.program_text import Programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,10 +15,10 @@ from gateway.cli.client import post
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.running_sites import running_sites
 from gateway.cli.table import complain, plain, show_json
-from gateway.commands import who_of
 from gateway.commission.local_audit import LocalAudit
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit, Outcome
+from gateway.orders.commands import who_of
+from gateway.orders.outcome import Exit, Outcome
 from gateway.paths import Paths
 from gateway.site.load import load_site
 from gateway.site.model import Device, by_id

@@ -20,7 +20,7 @@ from gateway.commission.decodings import REGISTERS_MAX, columns_of, decoded, wid
 from gateway.commission.devices import Value, opened, read_once, said
 from gateway.commission.target import EXAMPLE, Target, TargetPoint, target_of
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.site.durations import parse_duration
 from gateway.times import utc_words
 

@@ -12,7 +12,7 @@ from gateway.cli.logs import configure
 from gateway.cli.options import add_credentials, add_json
 from gateway.cli.table import moment, show_json, show_table
 from gateway.errors import GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 LISTEN = "127.0.0.1:9760"
 

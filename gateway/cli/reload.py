@@ -8,7 +8,7 @@ from gateway.cli.client import post
 from gateway.cli.hands import command, outcome_of, tell
 from gateway.cli.options import paths_of
 from gateway.cli.table import complain
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 RELOAD_S: Final = 30.0  # a large site is checked for seconds
 

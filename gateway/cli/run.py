@@ -6,7 +6,7 @@ from pathlib import Path
 from gateway.cli.logs import configure
 from gateway.cli.options import add_credentials, add_directories
 from gateway.cli.table import complain
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 
 from fastpath.journal import GuardView, JournalError
-from gateway.apply import program_blob
 from gateway.cli.client import get
 from gateway.commission.holdings import Aim, Holdings, device_of, holder, holdings_of_program
 from gateway.errors import GatewayError
+from gateway.guard.apply import program_blob
 from gateway.paths import Paths, state_dir
 
 LOOKS: Final = 10

@@ -22,7 +22,7 @@ from gateway.commission.stanza import scanned, site_text, tag_tables
 from gateway.commission.tag_table import write_table
 from gateway.commission.target import target_of
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.site.tags_csv import HEADINGS
 
 if TYPE_CHECKING:

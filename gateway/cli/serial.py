@@ -23,7 +23,7 @@ from gateway.cli.table import complain, plain, show_json_line
 from gateway.commission.hints import port_hint
 from gateway.commission.modbus_heard import modbus_units
 from gateway.commission.serial_guess import DELIMITERS, Guess, guess
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.site.durations import parse_duration
 from gateway.site.model import SERIAL_DRIVER, Baud, Line
 

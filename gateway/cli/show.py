@@ -15,13 +15,13 @@ from gateway.cli.client import NotReached, get, process_runs, running_pid
 from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.cli.tag_files import add_tag_files, tag_files
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.paths import Paths
 from gateway.view.shapes import DeviceRow, InterlockRow, OutputRow, Status, TagRow, WaitingRow
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
-    from gateway.guard_board import GuardBoard
+    from gateway.guard.board import GuardBoard
 
 SIMULATED_TEXT: Final = "SIMULATED: no device and no output is real"
 
@@ -112,7 +112,7 @@ def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _
     except NotReached as error:
         why = str(error)
     from gateway.cli.offline import guard_view, programs_of
-    from gateway.guard_board import GuardBoard
+    from gateway.guard.board import GuardBoard
 
     with guard_view(paths) as view:
         return offline(view, GuardBoard.read(view, programs_of(paths)), why)
@@ -121,7 +121,7 @@ def _ask(paths: Paths, target: str, kind: type[_T], offline: "Offline[_T]") -> _
 def _offline_status(
     paths: Paths, view: "GuardView", board: "GuardBoard | None", why: str
 ) -> Status:
-    from gateway.lives import look
+    from gateway.life.lives import look
     from gateway.view.instant import Instant
     from gateway.view.snapshot import offline_status
 

@@ -9,7 +9,7 @@ from gateway.cli.client import post
 from gateway.cli.hands import outcome_of
 from gateway.cli.options import add_directories, add_json
 from gateway.cli.table import complain, plain, show_json
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.paths import SIMULATED, paths_beside
 
 
@@ -74,8 +74,8 @@ def _body(args: argparse.Namespace) -> dict[str, Any] | None:
 def _describe(path: Path) -> int:
     """Raises ConfigError for a site file that is refused."""
     from gateway.check import check_site
-    from gateway.native_plant import native_plant
-    from gateway.simulated_site import encoded
+    from gateway.plant.native import native_plant
+    from gateway.plant.simulated_site import encoded
 
     checked = check_site(path, require_credentials=False)
     sys.stdout.write(encoded(native_plant(checked.config)).decode())

@@ -9,7 +9,7 @@ from gateway.cli.client import post
 from gateway.cli.hands import command, outcome_of, tell
 from gateway.cli.options import paths_of
 from gateway.cli.table import complain, plain
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 

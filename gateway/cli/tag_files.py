@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.table import complain, plain, show_json, show_table
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.paths import replace_file
 
 if TYPE_CHECKING:

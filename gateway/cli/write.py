@@ -18,7 +18,6 @@ from gateway.cli.options import paths_of
 from gateway.cli.points import failed, point_command, pointed, surroundings_of
 from gateway.cli.running_sites import RunningSite, owners, refusal, running_sites
 from gateway.cli.table import complain, plain, show_json
-from gateway.commands import who_of
 from gateway.commission.devices import Value, read_once
 from gateway.commission.holdings import Aim, holder, holdings_of
 from gateway.commission.local_audit import LocalAudit
@@ -31,7 +30,8 @@ from gateway.commission.writing import (
     write_and_read_back,
 )
 from gateway.errors import ConfigError, GatewayError
-from gateway.outcome import Exit, Outcome
+from gateway.orders.commands import who_of
+from gateway.orders.outcome import Exit, Outcome
 
 if TYPE_CHECKING:
     from drivers.kind import Surroundings

@@ -20,7 +20,7 @@ from gateway.site.recording import told_mode
 
 @dataclass(frozen=True, slots=True)
 class ComputedProgram:
-    """What ``gateway/computed.py`` runs. ``slots`` are the measured tags' places in its image."""
+    """What `gateway.plant.computed` runs; ``slots``: the measured tags' places in its image."""
 
     blob: bytes
     slots: dict[str, int]

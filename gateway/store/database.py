@@ -21,8 +21,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiosqlite import Connection
 
-from gateway.descriptors import SPARE_ONES
 from gateway.errors import StoreError
+from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owned_file import REOPEN_NS, NotOpenError, OwnedFile
 from gateway.store.owner import Body, Owner
 from gateway.store.room import Room

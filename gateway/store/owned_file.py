@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from aiosqlite import Connection
 
-from gateway.descriptors import SPARE_ONES
+from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
 from gateway.store.sqlite_file import (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from gateway.errors import StoreError
-from gateway.memory import give_back
+from gateway.life.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
@@ -63,7 +63,7 @@ class Alarms(Protocol):
 
 
 class Computing(Protocol):
-    """What makes computed tags of samples: ``gateway.computed.ComputedValues``."""
+    """What makes computed tags of samples: ``gateway.plant.computed.ComputedValues``."""
 
     @property
     def dropped(self) -> int:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from gateway.descriptors import SPARE_ONES
+from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owned_file import OwnedFile
 from gateway.store.owner import Owner
 from gateway.store.reserve import Reserve

@@ -22,18 +22,18 @@ from aiohttp import web
 from msgspec import Struct
 
 from fastpath.journal import JournalError
-from gateway.apply import program_blob
-from gateway.commands import Commands, who_of
 from gateway.commission.holdings import all_holdings
 from gateway.errors import GatewayError
-from gateway.history_query import HistoryQuery
-from gateway.simulation import simulate
+from gateway.guard.apply import program_blob
+from gateway.orders.commands import Commands, who_of
+from gateway.plant.simulation import simulate
 from gateway.view import live
 from gateway.view.health import HealthWatch
+from gateway.view.history_query import HistoryQuery
 from gateway.view.letters import PAGE_MAX, row_of
 
 if TYPE_CHECKING:
-    from gateway.outcome import Outcome
+    from gateway.orders.outcome import Outcome
     from gateway.parts import Gateway
     from gateway.view.metrics import Metrics
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.descriptors import scarce
+from gateway.life.descriptors import scarce
 
 if TYPE_CHECKING:
     from pathlib import Path

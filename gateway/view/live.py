@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from gateway.guard_board import GuardBoard
+from gateway.guard.board import GuardBoard
 from gateway.times import boot_ns
 from gateway.view.instant import Instant, rfc3339
 from gateway.view.shapes import (
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
     from drivers.session import SessionStats
     from fastpath.journal import GuardView
+    from gateway.life.problems import Problem
+    from gateway.orders.substitutions import Substitution
     from gateway.parts import Gateway
-    from gateway.problems import Problem
     from gateway.store.alert import ActiveAlert
     from gateway.store.history import HistoryStats
     from gateway.store.ledger import LedgerStats
     from gateway.store.recorder import RecorderStats
-    from gateway.substitutions import Substitution
     from gateway.uplink.pump import PumpStats
 
 _PRIORITIES = ("critical", "high", "medium", "low")

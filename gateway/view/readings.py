@@ -16,11 +16,11 @@ from fastpath.codes import (
     OutputState,
     Quality,
 )
-from gateway.clock import synchronised
-from gateway.descriptors import opened
-from gateway.guard_board import GuardBoard, output_confirmed
+from gateway.guard.board import GuardBoard, output_confirmed
+from gateway.life.clock import synchronised
+from gateway.life.descriptors import opened
+from gateway.orders.proof_tests import due_utc_ns
 from gateway.paths import is_tmpfs
-from gateway.proof_tests import due_utc_ns
 from gateway.store.sqlite_file import sqlite_outdated
 from gateway.uplink.certificates import client_not_after_utc_ns
 from gateway.view.live import Moment

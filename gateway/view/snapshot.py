@@ -20,7 +20,7 @@ from fastpath.codes import (
     TripReason,
     Truth,
 )
-from gateway.guard_board import (
+from gateway.guard.board import (
     LATCHED,
     BypassState,
     GuardBoard,
@@ -30,7 +30,7 @@ from gateway.guard_board import (
     quality_word,
     reason_word,
 )
-from gateway.proof_tests import due_utc_ns
+from gateway.orders.proof_tests import due_utc_ns
 from gateway.view.instant import Instant, rfc3339
 from gateway.view.shapes import (
     BypassRow,
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fastpath.journal import DeviceView, GuardView, Header, SlotView
-    from gateway.program_text import OutputText
+    from gateway.guard.program_text import OutputText
+    from gateway.plant.tags import TagValue
     from gateway.store.audit_memory import Order, ProofTest
-    from gateway.tags import TagValue
 
 TRUTH_WORDS: Final = {
     Truth.TRUE: "true",

@@ -25,7 +25,7 @@ from fastpath.codes import (
 )
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.programs import KnownPrograms
-from gateway.hands import Hand
+from gateway.orders.hands import Hand
 from gateway.site.model import Config, Duration, Effect, Interlock, Site
 from gateway.store.alert import Alert, AlertDraft
 from gateway.store.audit_memory import Order

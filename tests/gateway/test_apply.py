@@ -11,13 +11,13 @@ import pytest
 from fastpath import blob
 from fastpath.codes import NONE_U32, MessageType, ResultCode
 from fastpath.messages import Result, Welcome
-from gateway import apply
 from gateway import paths as paths_module
-from gateway.apply import Applier, Running
 from gateway.errors import GuardError, StoreError
-from gateway.guardlink import LinkState
+from gateway.guard import apply
+from gateway.guard.apply import Applier, Running
+from gateway.guard.link import LinkState
+from gateway.life.problems import Problems
 from gateway.paths import Paths
-from gateway.problems import Problems
 
 TAGS = {"a": 0, "b": 1, "c": 2}
 

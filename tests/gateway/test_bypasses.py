@@ -20,8 +20,8 @@ from fastpath.codes import (
     ResultCode,
 )
 from gateway.__main__ import main
-from gateway.commands import Commands
-from gateway.outcome import Exit
+from gateway.orders.commands import Commands
+from gateway.orders.outcome import Exit
 from gateway.parts import Gateway
 from gateway.view import live
 from gateway.view.reactions import Reactions

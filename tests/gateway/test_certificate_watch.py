@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import certificate_watch
-from gateway.certificate_watch import CertificateWatch
-from gateway.problems import Problems
+from gateway.life import certificate_watch
+from gateway.life.certificate_watch import CertificateWatch
+from gateway.life.problems import Problems
 from gateway.site.model import Uplink
 from gateway.store.ledger import Ledger
 from gateway.uplink.certificates import client_not_after_utc_ns

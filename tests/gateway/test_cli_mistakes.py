@@ -12,10 +12,10 @@ import pytest
 
 from gateway.__main__ import main
 from gateway.cli import audit, export, letters
-from gateway.history_query import HistoryQuery
 from gateway.store import history_file, ledger_reader
 from gateway.store.ledger import Ledger
 from gateway.times import utc_ns_of
+from gateway.view.history_query import HistoryQuery
 from tests.gateway.test_store_history import open_history, second
 
 BEYOND = "9" * 20

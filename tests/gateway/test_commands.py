@@ -18,9 +18,9 @@ from fastpath.codes import (
 )
 from fastpath.messages import Result
 from fastpath.records import payload_of
-from gateway.commands import Commands, who_of
 from gateway.errors import GuardError, StoreError
-from gateway.outcome import Exit
+from gateway.orders.commands import Commands, who_of
+from gateway.orders.outcome import Exit
 from tests.helpers.live_guard import FAN, GAS, POWER, LiveGuard
 from tests.helpers.modbus_server import ModbusServer
 
@@ -353,7 +353,7 @@ def _slot(guard: LiveGuard, tag: str) -> int:
 
 
 def test_output_states_are_the_guards_words() -> None:
-    from gateway.guard_board import output_word
+    from gateway.guard.board import output_word
 
     assert output_word(OutputState.TRIP_FAILED) == "TRIP_FAILED"
     assert output_word(0) == "TRIPPING"

@@ -14,9 +14,8 @@ from fastpath import blob
 from fastpath.codes import NONE_U32, Owner, Quality, Reason
 from fastpath.messages import SAMPLE
 from gateway.alarms.limits import Limits
-from gateway.apply import Running
-from gateway.computed import ComputedValues, Made
 from gateway.errors import StoreError
+from gateway.guard.apply import Running
 from gateway.logic import tree
 from gateway.logic.alarms import compile_alarms
 from gateway.logic.compile import compile_site
@@ -27,6 +26,7 @@ from gateway.logic.infer import canonical
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
 from gateway.logic.tree import Expr, TagRef, Until, Window, walk
+from gateway.plant.computed import ComputedValues, Made
 from gateway.site.model import Config, Device, Duration, Interlock, Point, Site, Tag
 from gateway.site.model import Limits as TagLimits
 from tests.gateway.samples import samples_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.descriptors import ROOM, Spares, opened, scarce
+from gateway.life.descriptors import ROOM, Spares, opened, scarce
 from gateway.view.listener import CALLERS_MAX, unix_listener
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.eventlog import LINES_MAX, SPAN_NS, EventLog
+from gateway.guard.eventlog import LINES_MAX, SPAN_NS, EventLog
 from gateway.store.alert import AlertDraft, Source
 
 TRIP = AlertDraft(

@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import tasks as tasks_module
 from gateway.check import check_site
 from gateway.daemon import Daemon
 from gateway.errors import StoreError
+from gateway.life import tasks as tasks_module
+from gateway.life.tasks import Tasks
 from gateway.paths import prepare, site_paths
-from gateway.tasks import Tasks
 from tests.helpers.harness import CONTACT, GAS, ROOT, site_text, until
 from tests.helpers.modbus_server import ModbusServer
 

@@ -13,7 +13,7 @@ import pytest
 from gateway import daemon as daemons
 from gateway.daemon import Daemon
 from gateway.errors import ConfigError
-from gateway.guardlink import LinkState
+from gateway.guard.link import LinkState
 from gateway.paths import prepare, site_paths
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History

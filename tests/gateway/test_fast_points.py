@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from fastpath.codes import DeviceState, Quality, Reason
-from gateway.apply import Running
-from gateway.fast_points import LOOKS, FastPoints
-from gateway.problems import Problems
+from gateway.guard.apply import Running
+from gateway.guard.fast_points import LOOKS, FastPoints
+from gateway.life.problems import Problems
 from gateway.site.model import Config, Device, Point, Site, Tag
 
 PROGRAM = b"P" * 32

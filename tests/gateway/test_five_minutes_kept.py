@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway import history_query
 from gateway.__main__ import main
-from gateway.five_minutes import Summary, summaries, together
-from gateway.history_query import HistoryQuery
 from gateway.store import packing
+from gateway.store.five_minutes import Summary, summaries, together
 from gateway.store.history import History
 from gateway.store.history_file import HistoryFile
 from gateway.store.items import PollGroup
 from gateway.store.tiers import SPAN_NS, Line
+from gateway.view import history_query
+from gateway.view.history_query import HistoryQuery
 from tests.gateway.test_store_history import pack_everything
 from tests.gateway.test_store_tiers import BAD, BEGIN_NS, GOOD, SECOND, Sample, opened, record
 

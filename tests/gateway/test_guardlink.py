@@ -13,10 +13,10 @@ import pytest
 
 from fastpath import messages
 from fastpath.codes import MessageType, ResultCode
-from gateway import guardlink
-from gateway.direct import send_directly
 from gateway.errors import GuardError
-from gateway.guardlink import GuardLink, LinkState
+from gateway.guard import link as guardlink
+from gateway.guard.link import GuardLink, LinkState
+from gateway.orders.direct import send_directly
 
 JOURNAL_ID = 77
 

@@ -18,13 +18,13 @@ from fastpath.codes import Quality, Reason
 from fastpath.columns import quality_byte
 from gateway.__main__ import main
 from gateway.errors import StoreError
-from gateway.export_rows import Rows
-from gateway.five_minutes import FiveMinutes
-from gateway.history_query import HistoryQuery
 from gateway.site.formulas import guarded
+from gateway.store.five_minutes import FiveMinutes
 from gateway.store.history import History
 from gateway.store.history_file import HistoryFile, Sample
 from gateway.times import utc_ns_of
+from gateway.view.export_rows import Rows
+from gateway.view.history_query import HistoryQuery
 from tests.gateway.test_store_history import open_history, pack_everything, second
 
 ALWAYS = (0, 2**63 - 1)

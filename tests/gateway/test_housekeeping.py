@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from gateway import housekeeping
-from gateway.guardlink import LinkState
-from gateway.housekeeping import Housekeeper
+from gateway.guard.link import LinkState
+from gateway.guard.supervise import GuardState
+from gateway.life import housekeeping
+from gateway.life.housekeeping import Housekeeper
+from gateway.life.problems import Problems
 from gateway.paths import Paths, read_endpoints
-from gateway.problems import Problems
 from gateway.store.pace import Pace
-from gateway.supervise import GuardState
 
 CONNECTED = LinkState(True, True, None, "connected")
 AWAY = LinkState(False, True, None, "no WELCOME in time")

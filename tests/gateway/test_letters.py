@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.commands import Commands
+from gateway.orders.commands import Commands
 from gateway.store.ledger import Ledger
 from gateway.view.reactions import Reactions
 from gateway.view.server import ViewServer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lives import LOOP_LIVES, SPACES_S, Lives, Seen, look
+from gateway.life.lives import LOOP_LIVES, SPACES_S, Lives, Seen, look
 
 SECOND_NS = 1_000_000_000
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastpath.codes import EventType, InterlockState
 from fastpath.records import PAYLOADS, Event
-from gateway.clock import synchronised
+from gateway.life.clock import synchronised
 from gateway.store.sqlite_file import sqlite_outdated
 from gateway.view.live import Moment
 from gateway.view.metrics import METRICS, PREFIX, Metrics, documentation, exposition

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway import problems as problems_module
 from gateway.errors import StoreError
-from gateway.problems import Problems
+from gateway.life import problems as problems_module
+from gateway.life.problems import Problems
 from gateway.store.alert import AlertDraft
 
 

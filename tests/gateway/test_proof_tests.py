@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway.problems import Problems
-from gateway.proof_tests import ProofWatch, due_utc_ns
+from gateway.life.problems import Problems
+from gateway.orders.proof_tests import ProofWatch, due_utc_ns
 from gateway.site.model import Config, Duration, Interlock, Site
 from gateway.store.audit import AuditEntry
 from gateway.store.audit_memory import AuditMemory, ProofTest

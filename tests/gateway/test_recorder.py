@@ -21,9 +21,9 @@ from fastpath.recording import Recording
 from fastpath.records import Event
 from gateway.alarms.alerts import EventWords
 from gateway.alarms.programs import KnownPrograms
-from gateway.computed import ComputedValues
 from gateway.errors import StoreError
 from gateway.logic.computing import NO_COMPUTED_TAGS
+from gateway.plant.computed import ComputedValues
 from gateway.site.model import Config, Site
 from gateway.store import recorder as recorder_module
 from gateway.store.alert import AlertDraft, Source

@@ -14,7 +14,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from drivers.kind import Surroundings, no_secrets
 from fastpath.codes import NONE_U32, Quality, Reason
-from gateway.apply import Running
+from gateway.guard.apply import Running
 from gateway.site.model import Burst, Config, Device, Duration, Point, Signal, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy

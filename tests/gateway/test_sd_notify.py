@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sd_notify import Notifier
+from gateway.life.sd_notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -8,12 +8,12 @@ import pytest
 from msgspec import structs
 
 from fastpath.codes import Quality, Reason
-from gateway.problems import Problems
-from gateway.signal_alerts import WELL_NS, SignalAlerts
-from gateway.signals import Conditioner, conditioner_of
+from gateway.life.problems import Problems
+from gateway.plant.signal_alerts import WELL_NS, SignalAlerts
+from gateway.plant.signals import Conditioner, conditioner_of
+from gateway.plant.totals import FILE, Total, Totals
 from gateway.site.model import Duration, Point, Signal, Tag
 from gateway.site.signal_rules import folded, rate_of
-from gateway.totals import FILE, Total, Totals
 
 SECOND = 1_000_000_000
 GOOD, UNCERTAIN, BAD = Quality.GOOD, Quality.UNCERTAIN, Quality.BAD

@@ -10,9 +10,9 @@ import pytest
 from drivers.plant import PlantText
 from gateway.__main__ import main
 from gateway.check import check_site
-from gateway.native_plant import native_plant
-from gateway.simulated_site import at_ports, encoded, simulated_site
-from gateway.simulation import simulate
+from gateway.plant.native import native_plant
+from gateway.plant.simulated_site import at_ports, encoded, simulated_site
+from gateway.plant.simulation import simulate
 
 SITE = """
 [site]

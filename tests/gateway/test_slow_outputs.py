@@ -24,12 +24,12 @@ from fastpath.codes import (
     OutputState,
     ResultCode,
 )
-from gateway.commands import Commands
-from gateway.guard_board import GuardBoard
-from gateway.problems import Problems
-from gateway.program_text import Programs
+from gateway.guard.board import GuardBoard
+from gateway.guard.program_text import Programs
+from gateway.guard.slow_outputs import SlowOutputs
+from gateway.life.problems import Problems
+from gateway.orders.commands import Commands
 from gateway.site.model import Config, Device, Duration, Output, Site
-from gateway.slow_outputs import SlowOutputs
 from tests.helpers.live_guard import FAN, POWER, SIREN, LiveGuard
 from tests.helpers.modbus_server import ModbusServer
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from fastpath.codes import InterlockState, OutputState
-from gateway.guard_board import GuardBoard
-from gateway.program_text import Programs
+from gateway.guard.board import GuardBoard
+from gateway.guard.program_text import Programs
 from gateway.view import live, snapshot
 from gateway.view.instant import Instant, rfc3339
 from gateway.view.shapes import InterlockRow, OutputRow, Status, TagRow

@@ -7,8 +7,8 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from gateway import start_watch
-from gateway.start_watch import EXTEND_S, extended, thread_ticks
+from gateway.life import start_watch
+from gateway.life.start_watch import EXTEND_S, extended, thread_ticks
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fastpath.columns import ABSENT
-from gateway.five_minutes import summaries, together
 from gateway.store import packing, tier_salvage
+from gateway.store.five_minutes import summaries, together
 from gateway.store.history import History
 from gateway.store.history_file import HistoryFile
 from gateway.store.items import PollGroup, SampleItem

@@ -14,8 +14,8 @@ from fastpath.codes import (
     Reason,
     ResultCode,
 )
+from gateway.guard.weakening import weakenings
 from gateway.logic.compile import compile_site
-from gateway.weakening import weakenings
 from tests.helpers.device import Asked, Device, serving
 from tests.helpers.guard import GuardProcess, directories
 from tests.helpers.sites import config_of

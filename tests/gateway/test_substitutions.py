@@ -11,13 +11,13 @@ import pytest
 
 from fastpath.codes import Quality, Reason
 from fastpath.messages import SAMPLE
-from gateway.by_hand import unsubstituted
 from gateway.errors import StoreError
-from gateway.outcome import Exit, Outcome
-from gateway.problems import Problems
+from gateway.guard.by_hand import unsubstituted
+from gateway.life.problems import Problems
+from gateway.orders.outcome import Exit, Outcome
+from gateway.orders.substitutions import FOR_NS_MAX, Substitutions
 from gateway.site.model import Config, Device, Point, Site, Tag
 from gateway.store.ledger import Ledger
-from gateway.substitutions import FOR_NS_MAX, Substitutions
 
 SECOND = 1_000_000_000
 WHO = "uid:ann"

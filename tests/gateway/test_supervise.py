@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from gateway import paths as paths_module
-from gateway import supervise
+from gateway.guard import supervise
+from gateway.guard.supervise import GuardState, GuardSupervisor, guard_command
+from gateway.life.problems import Problems
 from gateway.paths import Paths
-from gateway.problems import Problems
-from gateway.supervise import GuardState, GuardSupervisor, guard_command
 
 SLEEPER = "import time; time.sleep(60)"
 STUBBORN = (

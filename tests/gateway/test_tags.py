@@ -9,9 +9,9 @@ import pytest
 
 from fastpath.codes import NONE_U32, Owner, Quality, Reason
 from fastpath.image import TagImage
-from gateway.apply import Running
+from gateway.guard.apply import Running
+from gateway.plant.tags import TagTable
 from gateway.site.model import Config, Device, Duration, Site, Tag
-from gateway.tags import TagTable
 
 S = 1_000_000_000
 

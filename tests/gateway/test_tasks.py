@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway import tasks as tasks_module
-from gateway.problems import Problems
-from gateway.tasks import Tasks
+from gateway.life import tasks as tasks_module
+from gateway.life.problems import Problems
+from gateway.life.tasks import Tasks
 
 
 @pytest.fixture(autouse=True)

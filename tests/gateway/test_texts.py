@@ -8,8 +8,8 @@ import pytest
 
 from drivers.points import decode_text, parse_point
 from fastpath.codes import Quality
+from gateway.plant.texts import SENT_EVERY_NS, Texts
 from gateway.site.model import Config, Device, Duration, Point, Site, Tag
-from gateway.texts import SENT_EVERY_NS, Texts
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench

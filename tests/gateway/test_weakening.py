@@ -6,7 +6,7 @@ import pytest
 
 from fastpath import blob
 from gateway.check import check_site
-from gateway.weakening import CHANGES_MAX, Weakening, additions, weakening_text, weakenings
+from gateway.guard.weakening import CHANGES_MAX, Weakening, additions, weakening_text, weakenings
 
 SITE = (Path(__file__).parent.parent / "cases/good-graded/site.toml").read_text()
 

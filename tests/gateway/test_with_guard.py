@@ -15,14 +15,14 @@ import pytest
 from fastpath import blob, messages
 from fastpath.codes import Counter, InterlockState, MessageType, Owner, RecordMode, ResultCode
 from gateway import paths as paths_module
-from gateway import supervise
-from gateway.apply import Applier, Running
-from gateway.direct import send_directly
-from gateway.guardlink import GuardLink
+from gateway.guard import supervise
+from gateway.guard.apply import Applier, Running
+from gateway.guard.link import GuardLink
+from gateway.guard.sharedview import SharedView
+from gateway.guard.supervise import GuardSupervisor
+from gateway.life.problems import Problems
+from gateway.orders.direct import send_directly
 from gateway.paths import Paths
-from gateway.problems import Problems
-from gateway.sharedview import SharedView
-from gateway.supervise import GuardSupervisor
 
 KEY = blob.key_of("interlock", "wind")
 TAGS = {"wind": 0}

@@ -11,11 +11,12 @@ from drivers.base import Facts
 from drivers.session import SessionStats, State
 from fastpath.codes import DeviceState, Quality
 from fastpath.image import TagImage
-from gateway.apply import Running, running_of
-from gateway.commands import Commands
-from gateway.lives import Lives
+from gateway.guard.apply import Running, running_of
+from gateway.life.lives import Lives
+from gateway.life.problems import Problem
+from gateway.orders.commands import Commands
 from gateway.parts import Gateway
-from gateway.problems import Problem
+from gateway.plant.tags import TagTable
 from gateway.site.model import (
     Config,
     Device,
@@ -30,7 +31,6 @@ from gateway.site.model import (
 from gateway.store.alert import ActiveAlert
 from gateway.store.audit import AuditEntry
 from gateway.store.audit_memory import AuditMemory
-from gateway.tags import TagTable
 from gateway.uplink.backlog import Waiting
 from gateway.uplink.pump import PumpStats
 from tests.helpers.live_guard import LiveGuard

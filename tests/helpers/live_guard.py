@@ -37,8 +37,8 @@ from fastpath.codes import (
     TagFlag,
 )
 from fastpath.journal import GuardView, JournalError
-from gateway.apply import store_program
-from gateway.guardlink import GuardLink
+from gateway.guard.apply import store_program
+from gateway.guard.link import GuardLink
 from gateway.paths import Paths, prepare
 from tests.helpers.blobs import MS, SECOND, Code
 from tests.helpers.modbus_server import ModbusServer

@@ -24,7 +24,7 @@ import aiohttp
 
 from fastpath.codes import EventType
 from gateway.errors import StoreError
-from gateway.outcome import Exit
+from gateway.orders.outcome import Exit
 from gateway.store.alert import rfc3339
 from gateway.store.ledger import Ledger
 from tests.helpers.disk import Disk, Record, Recorded

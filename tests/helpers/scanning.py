@@ -10,9 +10,9 @@ from drivers.kind import Surroundings, no_secrets
 from fastpath import messages
 from fastpath.codes import NONE_U32
 from fastpath.image import TagImage
-from gateway.apply import Running
-from gateway.problems import Problems
-from gateway.scanner import Scanner
+from gateway.guard.apply import Running
+from gateway.life.problems import Problems
+from gateway.plant.scanner import Scanner
 from gateway.site.model import Config
 from gateway.site.recording import recording_of
 

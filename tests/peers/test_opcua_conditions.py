@@ -11,8 +11,8 @@ from drivers.base import Batch, Condition
 from drivers.kind import Surroundings, no_secrets
 from drivers.opcua import OpcUaSubscribing
 from drivers.registry import make_driver
-from gateway.device_conditions import DeviceConditions, priority_of
-from gateway.problems import Problems
+from gateway.life.problems import Problems
+from gateway.plant.device_conditions import DeviceConditions, priority_of
 from gateway.site.model import Device, Duration, Point
 from gateway.site.model import DeviceConditions as Wanted
 from tests.helpers.opcua_server import OpcUaServer, opcua_server

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fastpath.codes import InterlockState
-from gateway.supervise import RESTART_AT_ONCE_S
+from gateway.guard.supervise import RESTART_AT_ONCE_S
 from tests.helpers.harness import (
     COIL,
     CONTACT,

@@ -1,0 +1,1 @@
+"""The gateway's side of the guard: its life, its program, its shared file, its mailbox."""

@@ -1,0 +1,1 @@
+"""The gateway's own life: tasks, time, memory, descriptors, and what is wrong now."""

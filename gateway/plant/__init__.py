@@ -1,0 +1,1 @@
+"""The devices that the gateway polls, and what their readings become: tags."""
