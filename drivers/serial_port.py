@@ -256,14 +256,14 @@ def _opened(path: str, settings: Settings) -> serial.Serial:
 def open_trouble(error: BaseException) -> str:
     """Why a port could not be opened, for people; pyserial wraps the system's own words."""
     number, text = getattr(error, "errno", None), str(error)
+    if "RS485" in text:  # its number, if any, is that of any port without it
+        return "its driver has no RS-485 mode (line.rs485 = true)"
     if number in {errno.EAGAIN, errno.EBUSY} or "exclusively lock" in text:
         return "another program has it open"
     if number == errno.ENOTTY or "Inappropriate ioctl" in text:
         return "it is no serial port"
     if number:
         return os.strerror(number)
-    if "RS485" in text:
-        return "its driver has no RS-485 mode (line.rs485 = true)"
     return text or type(error).__name__
 
 
