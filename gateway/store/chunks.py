@@ -8,14 +8,17 @@ merged stays as it is: a chunk of one piece, one message.
 import logging
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from fastpath import columns
 from fastpath.columns import Block
 from gateway.store.items import SampleItem
 
 _LOGGER = logging.getLogger(__name__)
+
+# Decoded, a sample takes 17 bytes: a group that has more than this in a window has several chunks.
+CHUNK_SAMPLES: Final = 62_500
 
 Columns = tuple[list[int], list[int], list[list[float]], list[bytes]]
 
@@ -133,26 +136,42 @@ def _check(stored: Piece | Chunk) -> None:
 
 
 def _merged_group(span: tuple[int, int], pieces: list[Piece], tags: int) -> list[Chunk]:
-    first, last = span
     sound = [piece for piece in pieces if zlib.crc32(piece.body) == piece.crc32]
-    chunks = [
-        single(piece, first, last) for piece in pieces if zlib.crc32(piece.body) != piece.crc32
-    ]
-    if not sound:
-        return chunks
-    n = sum(piece.n for piece in sound)
-    parts = [(places_of(piece.members, tags), piece.codec, piece.body) for piece in sound]
+    chunks = [single(piece, *span) for piece in pieces if zlib.crc32(piece.body) != piece.crc32]
+    for part in _parted(sound):
+        chunks += _merged_part(span, part, tags)
+    return chunks
+
+
+def _parted(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """In runs of at most ``CHUNK_SAMPLES``, or of one piece that alone has more."""
+    part: list[Piece] = []
+    n = 0
+    for piece in pieces:
+        if part and n + piece.n > CHUNK_SAMPLES:
+            yield part
+            part, n = [], 0
+        part.append(piece)
+        n += piece.n
+    if part:
+        yield part
+
+
+def _merged_part(span: tuple[int, int], pieces: list[Piece], tags: int) -> list[Chunk]:
+    first, last = span
+    n = sum(piece.n for piece in pieces)
+    parts = [(places_of(piece.members, tags), piece.codec, piece.body) for piece in pieces]
     try:
         body = columns.merge(parts, tags)
         block = Block(columns.CODEC_PACKED, body, tags)
     except ValueError as error:
         _LOGGER.error("pieces %s to %s are kept as they are: %s", first, last, error)
-        return chunks + [single(piece, first, last) for piece in sound]
+        return [single(piece, first, last) for piece in pieces]
     if block.samples != n:
         _LOGGER.error("pieces %s to %s: %s samples became %s", first, last, n, block.samples)
-        return chunks + [single(piece, first, last) for piece in sound]
-    chunks.append(
-        Chunk(None, first, last, sound[0].group_id, b"", block.t_first_ns, block.t_last_ns, n, 0,
-              block.messages(), columns.CODEC_PACKED, zlib.crc32(body), body)
+        return [single(piece, first, last) for piece in pieces]
+    chunk = Chunk(
+        None, first, last, pieces[0].group_id, b"", block.t_first_ns, block.t_last_ns, n, 0,
+        block.messages(), columns.CODEC_PACKED, zlib.crc32(body), body,
     )  # fmt: skip
-    return chunks
+    return [chunk]

@@ -13,7 +13,16 @@ from typing import Final, NamedTuple, TypeVar
 from aiosqlite import Connection
 
 from gateway.store import tiers
-from gateway.store.chunks import Chunk, Columns, Piece, block_of, item_of, tags_of, whole
+from gateway.store.chunks import (
+    CHUNK_SAMPLES,
+    Chunk,
+    Columns,
+    Piece,
+    block_of,
+    item_of,
+    tags_of,
+    whole,
+)
 from gateway.store.database import Database
 from gateway.store.history_state import HistoryState
 from gateway.store.items import SampleItem
@@ -22,7 +31,9 @@ from gateway.store.lanes import BACKFILL, LIVE, Run
 _T = TypeVar("_T")
 
 _BLOCKS_MAX: Final = 4
-_BLOCK_SAMPLES_MAX: Final = 500_000  # decoded at a time, where there is more than one block
+_BLOCK_SAMPLES_MAX: Final = (
+    2 * CHUNK_SAMPLES
+)  # decoded at a time, where there is more than one block
 _LONG_SAMPLES: Final = 20_000  # from here on decoding is done in a thread
 _PIECES: Final = 256  # read at a time
 _DAMAGE: Final = (ValueError, LookupError, TypeError)

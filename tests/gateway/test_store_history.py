@@ -1,6 +1,7 @@
 """The history: messages that never change, lanes without gaps, packing, positions, restarts."""
 
 import asyncio
+import contextlib
 import math
 import random
 import sqlite3
@@ -16,6 +17,7 @@ from aiosqlite import Connection
 from fastpath.codes import Quality, Reason
 from fastpath.columns import ABSENT, quality_byte
 from gateway.store import packing, waiting
+from gateway.store.chunks import CHUNK_SAMPLES
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.shedding import Shed
@@ -275,9 +277,11 @@ async def test_cursors_move_forward_and_drop_what_is_done(history: History, tmp_
         await again.close()
 
 
+@pytest.mark.parametrize("chunk_samples", [CHUNK_SAMPLES, 9])
 async def test_packing_changes_no_message(
-    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_samples: int
 ) -> None:
+    monkeypatch.setattr("gateway.store.chunks.CHUNK_SAMPLES", chunk_samples)
     rng = random.Random(7)
     for at in range(60):
         history.set_lane("up", rng.choice(LANES))
@@ -297,6 +301,9 @@ async def test_packing_changes_no_message(
         for item in await history.items("up", "backfill", seq, 1)
     ]
     assert one_by_one == after["backfill"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as database:
+        sizes = [n for (n,) in database.execute("SELECT n FROM chunk")]
+    assert max(sizes) <= chunk_samples
     assert await history.read("b", 0, 10**12) == series
     assert (
         await history.read("b", 10**10, 2 * 10**10, limit=3)

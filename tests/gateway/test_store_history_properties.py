@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from fastpath.columns import ABSENT
-from gateway.store import packing, shedding
+from gateway.store import chunks, packing, shedding
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from tests.gateway.samples import samples_of
@@ -253,6 +253,7 @@ def _samples(item: SampleItem) -> Iterator[Sample]:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "WINDOW_SAMPLES", 7)
+    monkeypatch.setattr(chunks, "CHUNK_SAMPLES", 3)
     monkeypatch.setattr(shedding, "ROOM_PIECES", 3)
 
 

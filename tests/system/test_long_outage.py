@@ -13,13 +13,10 @@ from tests.helpers.outage import ALERTS, Figures, measure
 HOUR_S = 3_600
 MEMORY_BYTES_MAX = 64_000_000
 BYTES_PER_SAMPLE_MAX = 500_000_000 / 311_040_000
-RATIO_MIN, RATIO_MIN_SHORT = (
-    50,
-    20,
-)  # drain over paho; in ten seconds of two busy cores less is seen
-TAIL_BYTES_MAX = (
-    8_000_000  # what is not packed yet, and the -wal: the same after an hour and a week
-)
+# Drain over paho; in ten seconds of two busy cores less is seen.
+RATIO_MIN, RATIO_MIN_SHORT = 50, 20
+# What is not packed yet, and the -wal: the same after an hour and a week.
+TAIL_BYTES_MAX = 8_000_000
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 
 
