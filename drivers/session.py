@@ -147,6 +147,7 @@ class Session:
         """Serve the device until cancelled; nothing else ends it."""
         while True:
             error = await self._serve()
+            _heed()
             if self._told is not True or self._attempts > 0:
                 self._tell(up=False, error=error)  # not for one loss that a reconnect mends
             self._stats.error = str(error)
@@ -182,6 +183,7 @@ class Session:
             self._stats.state = State(DeviceState.CONNECTING)
             self._stats.connects += 1
             await self._driver.connect()
+            _heed()
             self._connected()
             if isinstance(self._driver, Subscribing):
                 await self._receive(self._driver)
@@ -189,6 +191,7 @@ class Session:
                 await self._follow(self._driver)
             while True:
                 await self._poll_next()
+                _heed()
         except DriverError as error:
             return error
         except Exception as error:
@@ -216,6 +219,7 @@ class Session:
         Raises what the driver does, and LinkError where it simply ends.
         """
         async for readings in driver.readings():
+            _heed()
             self._stats.polls += 1
             self._poll_good(0, self._monotonic_ns(), self._utc_ns(), readings)
         text = "the device sends no more"
@@ -230,6 +234,7 @@ class Session:
         await device.subscribe([(each.period_ns, each.plan) for each in self._classes])
         while True:
             batch = await device.pushed()
+            _heed()
             self._stats.polls += 1
             mono_ns, utc_ns = self._monotonic_ns(), self._utc_ns()
             self._poll_good(0, mono_ns, utc_ns, batch.readings)
@@ -348,6 +353,17 @@ class Session:
         full_ns = min(self._retry_max_ns, RETRY_FIRST_NS << min(self._attempts, 16))
         self._attempts += 1
         return int(full_ns * (0.5 + 0.5 * self._jitter()))
+
+
+def _heed() -> None:
+    """Raise the cancellation that a driver's library has swallowed.
+
+    Until Python 3.12 ``asyncio.wait_for`` does so where what it waits for ends in that very turn;
+    a session would go on for ever with a device that the site no longer has.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def ends_session(error: DriverError) -> bool:

@@ -510,3 +510,46 @@ async def test_what_is_told_once_is_proven_afterwards() -> None:
     assert [mono_ns for mono_ns, _, _ in sink.proofs] == sorted(p[0] for p in sink.proofs)
     assert len(driver.asked) == driver.connects == 2, "after a loss it is asked anew"
     assert driver.closes == driver.connects
+
+
+class Swallowing(FakeDriver):
+    """Its library waits as ``asyncio.wait_for`` of Python 3.11 does."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.waits = asyncio.Event()
+        self.where = where
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self._swallow("connect")
+
+    async def read(self, plan: object) -> Sequence[Reading]:
+        await self._swallow("read")
+        return await super().read(plan)
+
+    async def _swallow(self, where: str) -> None:
+        if where == self.where:
+            self.waits.set()
+            try:
+                await self.answer
+            except asyncio.CancelledError:
+                if not self.answer.done():
+                    raise
+
+
+@pytest.mark.parametrize("where", ["connect", "read"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_that_a_library_swallows_ends_it(where: str, fails: bool) -> None:
+    driver = Swallowing(where)
+    if fails:
+        driver.script = lambda call, _: LinkError("gone") if call == where == "read" else None
+    session = Session(driver, [PollClass(PERIOD_NS, "plan")], Recorder(), name="device")
+    task = asyncio.create_task(session.run())
+    await driver.waits.wait()
+    driver.answer.set_result(None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    assert driver.closes == 1
