@@ -75,7 +75,8 @@ class Cursors:
             await begin_cursors(connection, missing, self._state.epoch)
 
         def then(_: None) -> None:
-            self._state.cursors.update({(uplink, ALERT): 0 for uplink in missing})
+            for uplink in missing:  # the very job may have opened the file, and read what it holds
+                self._state.cursors.setdefault((uplink, ALERT), 0)
 
         await self._db.transact(body, then)
 

@@ -14,6 +14,7 @@ from gateway.store.database import Database
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
+from gateway.store.owned_file import OwnedFile
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import AlertLane, LaneSource, SampleLane
 from tests.gateway.samples import samples_of
@@ -54,6 +55,12 @@ async def store(
 async def damaged(_connection: Connection) -> None:
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorname = "SQLITE_CORRUPT"
+    raise error
+
+
+async def failing(*_: object) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_READ"
     raise error
 
 
@@ -125,3 +132,21 @@ async def test_no_item_leaves_with_the_epoch_before_it(
     assert {out.epoch for out in outs} == {source.epoch()}
     assert [out.item.seq for out in outs] == list(range(1, len(outs) + 1))
     assert len(outs) >= COUNT - 1
+
+
+async def test_an_uplink_begins_with_the_cursor_of_a_file_that_was_not_open_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, source = await filled_ledger(tmp_path)
+    await source.save(3, source.epoch())
+    await ledger.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnedFile, "_open", failing)
+        again = await Ledger.open(tmp_path / "ledger.db", "shaft", uplinks=("up",), reserve_bytes=0)
+        assert not again.ok
+    try:
+        again._db._file.retry(0)
+        await again.cursors.begin(("up", "new"))
+        assert again.cursors.owed() == {"up": again.head - 3, "new": again.head}
+    finally:
+        await again.close()
