@@ -82,18 +82,21 @@ class Bounds:
 
     async def _leave_room(self) -> None:
         """On a disk that is short the file stays as large as it is: the oldest make the room."""
-        disk = os.statvfs(self._db.path.parent)
+        try:
+            disk = os.statvfs(self._db.path.parent)
+        except OSError:
+            return  # it does not even say
         free_bytes = disk.f_bavail * disk.f_frsize
         keep_bytes = min(
             KEEP_FREE_BYTES_MAX, disk.f_blocks * disk.f_frsize * KEEP_FREE_PERCENT // 100
         )
         max_bytes = self.limits.max_bytes
         if free_bytes < keep_bytes and not self.pinched:
-            self.pinched = True
             await self._db.limit(min(max_bytes, max(self._db.file_bytes, 1)))
+            self.pinched = True  # only now: where that has failed it is tried again
         elif free_bytes > 2 * keep_bytes and self.pinched:
-            self.pinched = False
             await self._db.limit(max_bytes)
+            self.pinched = False
 
 
 async def _shrink(connection: Connection) -> None:
