@@ -58,6 +58,10 @@ class Dial(Protocol):
     def gap_s(self) -> float:
         """The least rest between two frames."""
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """How the line is set; units of one line must agree."""
+
     def framing(self) -> Framing:
         """A new one for a connection."""
 
@@ -84,6 +88,7 @@ class TcpDial:
     port: int
     keeps: bool = field(default=False, init=False)
     gap_s: float = field(default=0.0, init=False)
+    settings: tuple[object, ...] = field(default=(), init=False)
 
     @property
     def name(self) -> str:
@@ -220,6 +225,11 @@ class SerialDial:
     def gap_s(self) -> float:
         """3.5 characters."""
         return max(GAP_S_MIN, GAP_CHARACTERS * CHARACTER_BITS / self.baud)
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """Speed, parity, stop bits, direction."""
+        return (self.baud, self.parity, self.stop, self.rs485)
 
     def framing(self) -> Framing:
         """RTU."""

@@ -41,11 +41,17 @@ class _Unit:
             self.again_ns = time.monotonic_ns() + late_ns
 
 
+def place_of(dial: Dial) -> object:
+    """What a name stands for now: a port has many names, and another one may get them."""
+    return os.path.realpath(dial.name) if dial.keeps else dial.name
+
+
 class Line:
-    """The port and who speaks over it."""
+    """The port and who speaks over it: that port alone, whatever its name stands for later."""
 
     def __init__(self, dial: Dial) -> None:
         self.link = ModbusLink(dial)
+        self.place = place_of(dial)
         self.users = 0
         self._units: dict[int, _Unit] = {}
         self._turns = _Turns()
@@ -97,8 +103,15 @@ class Line:
         """Nobody is left."""
         self.link.close()
 
+    def serves(self, place: object) -> bool:
+        """Whether it has that port, or would open it."""
+        return self.place == place and (self.link.is_open or place_of(self.link.dial) == place)
+
     async def _opened(self, timeout_s: float) -> None:
         if not self.link.is_open:
+            if not self.serves(self.place):  # ports were numbered anew: units of another line
+                text = f"{self.link.dial.name} is another port by now, or gone"
+                raise LinkError(text)  # whoever hears it leaves, and joins the right line
             await self.link.open(timeout_s)
             if not self.link.dial.keeps:  # a serial server sends what it kept for us
                 late_ns = int(timeout_s * 1e9) if self._late else 0
@@ -123,7 +136,7 @@ class Line:
 
 
 class LineWire(Wire):
-    """One unit of a line. ``lines`` are those that the gateway speaks over, by their name."""
+    """One unit of a line. ``lines`` are those that the gateway speaks over, by their port."""
 
     def __init__(
         self, dial: Dial, unit: int, timeout_s: float, lines: MutableMapping[Any, Any]
@@ -133,7 +146,6 @@ class LineWire(Wire):
         self._timeout_s = timeout_s
         self._lines = lines
         self._line: Line | None = None
-        self._place: object = None  # of the line: a port has many names, and may get others
         self._kept: Line | None = None  # what is known of its silence outlives the connection
 
     @property
@@ -147,10 +159,20 @@ class LineWire(Wire):
         return True
 
     async def open(self) -> None:
-        """Join the line; open its port where nobody has. Raises LinkError."""
+        """Join the line; open its port where nobody has.
+
+        Raises LinkError, also where the line is set in another way than this unit's.
+        """
         self.close()
-        self._place = (Line, os.path.realpath(self.name) if self._dial.keeps else self.name)
-        line: Line = self._lines.setdefault(self._place, self._kept or Line(self._dial))
+        place = place_of(self._dial)
+        line: Line | None = self._lines.get((Line, place))
+        if line is None or not line.serves(place):
+            kept = self._kept
+            line = kept if kept is not None and kept.serves(place) else Line(self._dial)
+            self._lines[Line, line.place] = line
+        if line.link.dial.settings != self._dial.settings:
+            text = f"{self.name} is open with other settings of the line"
+            raise LinkError(text)
         self._kept = line
         line.users += 1
         self._line = line
@@ -167,8 +189,10 @@ class LineWire(Wire):
             return
         line.users -= 1
         if line.users == 0:
-            self._lines.pop(self._place, None)
             line.close()
+            place = (Line, line.place)
+            if self._lines.get(place) is line:
+                del self._lines[place]
 
     async def ask(self, call: Call) -> bytes:
         """One exchange on the line."""

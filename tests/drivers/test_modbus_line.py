@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.errors import DeviceError, DriverError, ProtocolError
+from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError
 from drivers.modbus import MISSES_UNTIL_DOWN, MissedError, ModbusUnit
 from drivers.modbus_dial import RtuTcpDial, SerialDial
 from drivers.modbus_line import LATE_TIMEOUTS, LineWire
@@ -333,6 +333,66 @@ async def test_a_port_by_two_names_is_one_line(tmp_path: Path) -> None:
         assert len(line.lines) == 1
         by_id.unlink()  # as a port that is pulled out
     assert not line.lines
+
+
+def _point(names: dict[Path, SerialBus]) -> None:
+    for name, bus in names.items():
+        name.unlink(missing_ok=True)
+        name.symlink_to(bus.path)
+
+
+async def _after_leaving(wire: LineWire) -> bytes:
+    """As a session does: the first request ends it, the next one is of a new connection."""
+    try:
+        return await wire.read(3, 0, 1)
+    except LinkError:
+        await wire.open()
+        return await wire.read(3, 0, 1)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_ports_that_are_numbered_anew_keep_their_units(
+    order: tuple[int, ...], tmp_path: Path
+) -> None:
+    one, two = Device(registers={0: 1}), Device(registers={0: 2})
+    names = tmp_path / "usb-one", tmp_path / "usb-two"
+    with bus_of(u1=one, u2=one) as here, bus_of(u1=two, u2=two) as there:
+        lines: dict[object, object] = {}
+        _point(dict(zip(names, (here, there), strict=True)))
+        wires = [
+            LineWire(SerialDial(str(name), 115_200), unit, TIMEOUT_S, lines)
+            for name in names
+            for unit in (1, 2)
+        ]
+        for wire in wires:
+            await wire.open()
+        for _ in range(2):  # there, and back again
+            for line in list(lines.values()):
+                line.link.close()  # type: ignore[attr-defined]  # the hub drops out
+            here.units, there.units = there.units, here.units
+            by_now = (here, there) if here.units[1] is one else (there, here)
+            _point(dict(zip(names, by_now, strict=True)))
+            await wires[order[0]].open()  # it was asked in between, the slow ones were not
+            asked = [await _after_leaving(wires[which]) for which in order]
+            assert asked == [bytes((0, 1 + which // 2)) for which in order]
+            assert len(lines) == 2
+        for wire in wires:
+            wire.close()
+    assert not lines
+
+
+async def test_a_line_that_is_set_in_another_way_is_not_joined() -> None:
+    with party(u1=Device(), u2=Device()) as line:
+        first = line.wire(1)
+        await first.open()
+        other = LineWire(SerialDial(line.bus.path, 9_600), 2, TIMEOUT_S, line.lines)
+        with pytest.raises(LinkError, match="open with other settings of the line"):
+            await other.open()
+        await first.read(3, 0, 1)
+        first.close()
+        await asyncio.sleep(0)
+        await other.open()
+        other.close()
 
 
 async def test_a_request_that_is_given_up_leaves_its_turn_to_the_next() -> None:
