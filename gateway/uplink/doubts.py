@@ -65,6 +65,11 @@ class Doubts:
         return self.troubled and self._fails >= ALONE
 
     @property
+    def proven(self) -> bool:
+        """Whether some are parked, and the lane has taken something since each was tried."""
+        return bool(self.parked) and all(found.proven for found in self.parked.values())
+
+    @property
     def since_s(self) -> float:
         """When it failed first."""
         return self._since_s

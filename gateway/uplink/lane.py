@@ -77,8 +77,8 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Pending items that may be sent in their turn: what is parked has its own time."""
-        if len(self._done) > PASSED_MAX and self.doubts.parked:
-            return 0
+        if len(self._done) > PASSED_MAX and self.doubts.proven:
+            return 0  # but where a try counts only after one more has passed, it does
         return max(0, self.pending - len(self.doubts.parked))
 
     def ready(self, now_s: float) -> bool:

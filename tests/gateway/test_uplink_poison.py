@@ -237,6 +237,25 @@ async def test_a_lonely_one_waits_for_company_and_holds_no_other_lane(bench: Ben
         await _feed(bench, made, lambda: bench.ledger.letters)
 
 
+async def test_one_that_more_have_passed_than_may_is_proven_by_one_more_each_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.uplink.lane.PASSED_MAX", 5)
+    monkeypatch.setattr(doubts, "EVERY_S", 0.3)
+    uplink = Failing(POISON)
+    bench.ledger.put(40)
+    async with bench.running(uplink, window=1, group=1) as made:
+        await until(lambda: len(uplink.of("alert")) > POISON + 5)
+        async with asyncio.timeout(5):
+            while not bench.ledger.letters:
+                tries = sum(seq == POISON for seq, _at_s in uplink.tried)
+                assert len(uplink.of("alert")) <= POISON + 5 + tries
+                await asyncio.sleep(0.002)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+        assert made.stats().backlog["alert"] == 0
+    assert list(bench.ledger.letters) == [("platform", "alert", POISON)]
+
+
 async def test_a_letter_that_the_ledger_does_not_take_is_kept_later(bench: Bench) -> None:
     uplink = Failing(POISON)
     broke: list[int] = []
