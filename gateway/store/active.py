@@ -25,9 +25,11 @@ def crc_of(item: ActiveAlert) -> int:
 
 
 def mended(item: ActiveAlert, crc32: int | None, fetch: Fetch) -> ActiveAlert | None:
-    """It as it was; None where that is not known. ``crc32`` None: it was stored without one."""
-    own = _decoded(item.body)
-    if crc_of(item) == crc32 or (crc32 is None and own and own.id == item.id):
+    """It as it was; None where that is not known.
+
+    ``crc32`` None: it was stored without one, so its alert, which has one, is believed first.
+    """
+    if crc_of(item) == crc32:
         return item
     for ident in _idents_of(item):
         stored_crc32, body = fetch(_seq_of(ident)) or (0, None)
@@ -35,7 +37,8 @@ def mended(item: ActiveAlert, crc32: int | None, fetch: Fetch) -> ActiveAlert | 
             found, alert = ActiveAlert(item.subject, ident, body), _decoded(body)
             if alert and alert.id == ident and crc32 in {None, crc_of(found)}:
                 return found
-    return None
+    own = _decoded(item.body)
+    return item if crc32 is None and own and own.id == item.id else None
 
 
 async def read(connection: Connection) -> list[ActiveAlert]:
@@ -44,12 +47,7 @@ async def read(connection: Connection) -> list[ActiveAlert]:
     for subject, ident, body, crc32 in await connection.execute_fetchall("SELECT * FROM active"):
         item: ActiveAlert | None = ActiveAlert(subject, ident, body)
         if item and crc_of(item) != crc32:
-            stored = {
-                seq: tuple(row)
-                for seq in map(_seq_of, _idents_of(item))
-                for row in await connection.execute_fetchall(STORED, (seq,))
-            }
-            item = mended(item, crc32, stored.get)
+            item = await _mended(connection, item, crc32)
             await connection.execute_fetchall("DELETE FROM active WHERE subject = ?", (subject,))
             await write(connection, [item] if item else [])
         found += [item] if item else []
@@ -65,9 +63,21 @@ async def write(connection: Connection, items: list[ActiveAlert]) -> None:
 
 async def seal(connection: Connection) -> None:
     """Bring those of version 2 over, which had no checksums; inside a transaction."""
-    rows = await connection.execute_fetchall("SELECT subject, id, body FROM active_v2")
-    await write(connection, [ActiveAlert(*row) for row in rows])
+    for row in await connection.execute_fetchall("SELECT subject, id, body FROM active_v2"):
+        item = await _mended(connection, ActiveAlert(*row), None)
+        await write(connection, [item] if item else [])
     await connection.execute_fetchall("DROP TABLE active_v2")
+
+
+async def _mended(
+    connection: Connection, item: ActiveAlert, crc32: int | None
+) -> ActiveAlert | None:
+    stored = {
+        seq: tuple(row)
+        for seq in map(_seq_of, _idents_of(item))
+        for row in await connection.execute_fetchall(STORED, (seq,))
+    }
+    return mended(item, crc32, stored.get)
 
 
 def _decoded(body: bytes) -> Alert | None:

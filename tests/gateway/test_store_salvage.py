@@ -173,6 +173,28 @@ async def test_raises_of_version_2_come_over(tmp_path: Path, damage: str) -> Non
     assert await again(ledger, tmp_path) == before
 
 
+@pytest.mark.parametrize("damage", ["", "DROP TABLE journal"])
+async def test_damaged_raises_of_version_2_are_not_given_a_checksum(
+    tmp_path: Path, damage: str
+) -> None:
+    shutil.copy(OLD_2, tmp_path / "ledger.db")
+    edit(
+        tmp_path / "ledger.db",
+        "UPDATE active SET body = CAST(replace(body, 'ch4-2 r', 'ch4-9 r') AS BLOB) "
+        "WHERE subject = 'alarm:ch4-2'",
+        "UPDATE active SET id = id || '7' WHERE subject = 'alarm:ch4-3'",
+        "UPDATE active SET body = CAST('{' || body AS BLOB) WHERE subject = 'alarm:ch4-4'",
+        "UPDATE active SET body = x'00', id = 'x' WHERE subject = 'alarm:ch4-5'",
+        *filter(None, [damage]),
+    )
+    ledger = await open_ledger(tmp_path)
+    for active in (ledger.active(), await again(ledger, tmp_path)):
+        assert [item.subject for item in active] == [f"alarm:ch4-{i}" for i in range(2, 5)]
+        for item in active:
+            body = json.loads(item.body)
+            assert (body["id"], body["cause"]) == (item.id, f"{item.subject[6:]} raised")
+
+
 async def again(ledger: Ledger, directory: Path) -> list[ActiveAlert]:
     """What is active after another start."""
     await ledger.close()
