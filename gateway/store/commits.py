@@ -20,11 +20,15 @@ from gateway.store.waiting import Waiting
 
 
 class _Tried(NamedTuple):
-    """The oldest pieces that wait, and the numbers that they were to get."""
+    """The oldest pieces that wait, and the number that follows theirs where they are stored."""
 
     epoch: int
-    first: int
+    next_piece: int
     pieces: int
+
+    def without(self, gone: int) -> "_Tried | None":
+        """When so many of the oldest wait no more."""
+        return self._replace(pieces=self.pieces - gone) if gone < self.pieces else None
 
 
 class Commits:
@@ -49,17 +53,15 @@ class Commits:
 
     async def _store(self) -> int:
         """Pieces that are stored wait no more, whoever was cancelled."""
-        if self.waiting.trim():
-            self._tried = None
+        gone = self.waiting.trim()
+        self._tried = self._tried and self._tried.without(gone)
         stored = 0
         while self.waiting:
             pieces = self.waiting.oldest()
-            if self._tried is None:
-                first = self._state.lanes.next_piece
-                self._tried = _Tried(self._state.epoch, first, len(pieces))
-            pieces = pieces[: self._tried.pieces]
+            if self._tried is not None:
+                pieces = pieces[: self._tried.pieces]
             last = len(pieces) == len(self.waiting)
-            body = partial(self._write, pieces, self._position if last else None, self._tried)
+            body = partial(self._write, pieces, self._position if last else None)
             await self._db.transact(body, self._state.take)
             self._tried = None
             self.waiting.stored(len(pieces))
@@ -70,12 +72,15 @@ class Commits:
         self,
         waiting: Sequence[Piece],
         position: tuple[int, int] | None,
-        tried: _Tried,
         connection: Connection,
     ) -> Commit:
-        state = self._state
-        if (state.epoch, state.lanes.next_piece) == (tried.epoch, tried.first + tried.pieces):
+        """Its numbers are those of the file as it is now: this job may have opened it."""
+        state, tried = self._state, self._tried
+        first = state.lanes.next_piece
+        if tried is not None and (state.epoch, first) == (tried.epoch, tried.next_piece):
             waiting = ()  # a commit whose sync failed was there all the same, as it was reopened
+        else:
+            self._tried = _Tried(state.epoch, first + len(waiting), len(waiting))
         ids = state.group_ids
         pieces = [piece._replace(group_id=ids[piece.group_id]) for piece in waiting]
         return await state.write(connection, pieces, position)

@@ -53,12 +53,12 @@ class Waiting:
             )
             self._bytes += len(body)
 
-    def trim(self) -> bool:
-        """Keep to the bound; True where the oldest had to go."""
-        before = self.dropped["store"]
+    def trim(self) -> int:
+        """Keep to the bound; gives how many of the oldest had to go."""
+        before = len(self._pieces)
         while self._bytes > BYTES_MAX:
             self.dropped["store"] += self._pop().n
-        return self.dropped["store"] > before
+        return before - len(self._pieces)
 
     def oldest(self) -> list[Piece]:
         """The oldest pieces that one transaction takes: the -wal stays small."""
