@@ -384,13 +384,18 @@ class Pump:
     def _probe(self, lane: Lane) -> int:
         """How many places behind its oldest item the lane tries: the platform may take others.
 
-        Another lane is the better probe, where there is one: it keeps this one's order.
+        Another lane is the better probe, where one may send: it keeps this one's order.
         """
         place = lane.doubts.probe()
-        others = any(other.waiting for other in self._lanes if other is not lane)
+        others = any(self._is_free(other) for other in self._lanes if other is not lane)
         if others and self._settling.taken_s < lane.doubts.since_s:
             return 0
         return min(place, lane.waiting - 1)
+
+    def _is_free(self, lane: Lane) -> bool:
+        """Whether it has something that the platform may take now."""
+        held = lane.denied or lane.doubts.stuck or not lane.ready(_now_s())
+        return lane.waiting > 0 and not held
 
     async def _look_after(self) -> None:
         """What is to be seen and told whether or not there is a session."""

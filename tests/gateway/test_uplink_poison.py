@@ -82,7 +82,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Failing(MemoryUplink):
-    """Gives no verdict on ``bad`` items, nor on their company; ``cut`` ends the session."""
+    """Gives no verdict on ``bad`` items, nor on their company; ``cut`` ends the session.
+
+    ``lane``: whose items, "": every lane's.
+    """
 
     def __init__(self, *bad: int, lane: str = "alert", cut: bool = False) -> None:
         super().__init__()
@@ -112,7 +115,11 @@ class Failing(MemoryUplink):
             self.under_way -= 1
 
     def _is_bad(self, lane: str, out: Outgoing) -> bool:
-        return lane == self.lane and out.item.seq in self.bad and not isinstance(out.item, GapItem)
+        return (
+            self.lane in ("", lane)
+            and out.item.seq in self.bad
+            and not isinstance(out.item, GapItem)
+        )
 
 
 async def _feed(bench: Bench, made: Pump, true: Callable[[], object], lane: str = "alert") -> None:
@@ -235,6 +242,24 @@ async def test_a_lonely_one_waits_for_company_and_holds_no_other_lane(bench: Ben
         made.nudge()
         await until(lambda: uplink.of("alert") == [2])
         await _feed(bench, made, lambda: bench.ledger.letters)
+
+
+async def test_lanes_that_have_one_each_do_not_wait_for_each_other(bench: Bench) -> None:
+    uplink = Failing(1, lane="")
+    bench.ledger.put(6)
+    bench.history.put("live", 6)
+    async with bench.running(uplink):
+        await until(lambda: uplink.of("alert") == uplink.of("live") == [2, 3, 4, 5, 6])
+
+
+async def test_a_lane_that_is_not_taken_at_all_proves_nothing_for_another(bench: Bench) -> None:
+    uplink = Failing(1)
+    denied = Retry(reason="not allowed", denied=True)
+    uplink.answer = lambda name, _out: denied if name == "live" else ACCEPTED
+    bench.ledger.put(6)
+    bench.history.put("live", 6)
+    async with bench.running(uplink):
+        await until(lambda: uplink.of("alert") == [2, 3, 4, 5, 6])
 
 
 async def test_one_that_more_have_passed_than_may_is_proven_by_one_more_each_time(
