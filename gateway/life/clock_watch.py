@@ -20,6 +20,7 @@ import msgspec
 from gateway.errors import StoreError
 from gateway.life.clock import synchronised
 from gateway.store.alert import AlertDraft, Correction, Source
+from gateway.store.undivided import undivided
 from gateway.times import boot_ns as boot_ns_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class ClockWatch:
         self._boot_ns = boot_ns
         self._boot = _BOOT_ID.read_text().strip() if boot is None else boot
         self._open = _read(file)
+        self._drafts: list[AlertDraft] = []  # the corrections, until the ledger has taken them
+        self._storing = asyncio.Lock()
         self._synced_ns: int | None = None  # boot time since when it is synchronised
 
     async def run(self) -> None:
@@ -98,6 +101,8 @@ class ClockWatch:
         """Note that times are not to be trusted, or correct them now that they are."""
         if not self._ledger.epoch:
             return
+        if self._drafts:
+            await self._tell()
         now_ns = self._boot_ns()
         offset_ns = self._utc_ns() - now_ns
         if self._open is not None and self._open.boot != self._boot:
@@ -116,17 +121,26 @@ class ClockWatch:
             self._keep(_Open(self._boot, spans))
 
     async def _correct(self, found: _Open, offset_ns: int | None) -> None:
-        """Tell it, then forget it: a crash between both tells it twice, never not at all."""
         drafts = []
         for i, span in enumerate(found.spans):
             after = found.spans[i + 1] if i + 1 < len(found.spans) else None
             by_ns = None if offset_ns is None else offset_ns - span.offset_ns
             if by_ns is None or abs(by_ns) >= STEP_NS:
                 drafts.append(self._draft(span, after, by_ns))
-        if drafts:
-            await self._ledger.append(drafts)
-        for draft in drafts:
+        self._drafts = drafts
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """What the ledger did not take is appended again as the same, never made anew."""
+        await undivided(self._storing, self._store)
+
+    async def _store(self) -> None:
+        """Tell it, then forget it: a crash between both tells it twice, never not at all."""
+        if self._drafts:
+            await self._ledger.append(self._drafts)
+        for draft in self._drafts:
             _LOGGER.warning("clock: %s", draft.cause)
+        self._drafts = []
         self._open = None
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """What is wrong now, outside the guard: logged once, shown while it lasts, told by an alert.
 
 Whoever finds a problem calls :meth:`Problems.raised` as often as it likes; only the first call
-counts until it is :meth:`Problems.cleared`. The alerts wait here until the ledger takes them.
+counts until it is :meth:`Problems.cleared`. The alerts wait here until the ledger takes them: so
+many in order, and where they are too many, the newest state of each subject behind them.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from gateway.errors import StoreError
 from gateway.store.alert import AlertDraft, Kind, Priority, Source, State
+from gateway.store.undivided import undivided
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,11 +68,13 @@ class Problems:
         self._known: set[tuple[str, str]] = set()  # said anything of it in this life
         self._before: frozenset[str] | None = None  # subjects that an earlier life left raised
         self._waiting: deque[AlertDraft] = deque()
+        self._behind: dict[str, AlertDraft] = {}  # found no place to wait, by subject
+        self._storing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._refused = False
         self.on_stored: Callable[[], None] = _nothing  # new alerts are in the ledger
         self.raised_total: Counter[str] = Counter()  # by kind
-        self.dropped: Counter[str] = Counter()  # alerts that found no place to wait, by reason
+        self.dropped: Counter[str] = Counter()  # alerts that are never told, by reason
 
     def active(self) -> list[Problem]:
         """What is wrong now, oldest first."""
@@ -154,21 +159,28 @@ class Problems:
 
     async def flush(self, ledger: AlertSink) -> bool:
         """One try to store what waits; False when the ledger does not take it now."""
-        batch = list(itertools.islice(self._waiting, _BATCH_MAX))
-        if not batch:
+        if not self._waiting:
             return True
         try:
-            await ledger.append(batch)
+            await undivided(self._storing, partial(self._store_oldest, ledger))
         except StoreError as error:
             if not self._refused:
                 _LOGGER.debug("alerts wait for the ledger: %s", error)  # it is a problem itself
             self._refused = True
             return False
         self._refused = False
-        for _ in batch:
-            self._waiting.popleft()
         self.on_stored()
         return True
+
+    async def _store_oldest(self, ledger: AlertSink) -> None:
+        """Not to be divided: an event that is stored and still waits is told twice."""
+        batch = list(itertools.islice(self._waiting, _BATCH_MAX))
+        if batch:
+            await ledger.append(batch)
+        for _ in batch:
+            self._waiting.popleft()
+        while self._behind and len(self._waiting) < WAITING_ALERTS_MAX:
+            self._waiting.append(self._behind.pop(next(iter(self._behind))))
 
     def _is_new(self, kind: str, ident: str) -> bool:
         """Whether no earlier life has raised this."""
@@ -183,22 +195,33 @@ class Problems:
         priority: Priority,
         alert_kind: Kind | None = None,
     ) -> None:
-        if len(self._waiting) >= WAITING_ALERTS_MAX:
-            self.dropped["alerts_full"] += 1
-            return
         alert: Kind = alert_kind or _ALERT_KINDS.get(kind, "gateway")
-        self._waiting.append(
-            AlertDraft(
-                kind=_END_KINDS.get(alert, alert) if state == "cleared" else alert,
-                state=state,
-                source=Source(kind, ident),
-                utc_ns=self._utc_ns(),
-                priority=priority,
-                cause=text,
-                subject="" if state == "event" else _subject(kind, ident),
-            )
+        draft = AlertDraft(
+            kind=_END_KINDS.get(alert, alert) if state == "cleared" else alert,
+            state=state,
+            source=Source(kind, ident),
+            utc_ns=self._utc_ns(),
+            priority=priority,
+            cause=text,
+            subject="" if state == "event" else _subject(kind, ident),
         )
+        if self._behind or len(self._waiting) >= WAITING_ALERTS_MAX:
+            self._put_behind(draft)
+        else:
+            self._waiting.append(draft)
         self._wake.set()
+
+    def _put_behind(self, draft: AlertDraft) -> None:
+        """One for each subject; an end there takes its raise with it, and the other way round."""
+        if not draft.subject:
+            self.dropped["alerts_full"] += 1
+        elif (before := self._behind.pop(draft.subject, None)) is None:
+            self._behind[draft.subject] = draft
+        elif before.state == draft.state:  # "cleared" of an earlier life may come twice
+            self._behind[draft.subject] = before
+            self.dropped["alerts_full"] += 1
+        else:
+            self.dropped["alerts_full"] += 2
 
 
 def _subject(kind: str, ident: str) -> str:

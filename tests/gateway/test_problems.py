@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from gateway.errors import StoreError
 from gateway.life import problems as problems_module
 from gateway.life.problems import Problems
 from gateway.store.alert import AlertDraft
+from gateway.store.ledger import Ledger
 
 
 class FakeLedger:
@@ -102,6 +105,45 @@ async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problems_module, "WAITING_ALERTS_MAX", 3)
     problems = Problems()
     for number in range(5):
-        problems.raised("device", f"plc-{number}", "no connection")
+        problems.event("device", f"plc-{number}", "seen")
     assert problems.dropped == {"alerts_full": 2}
-    assert len(problems.active()) == 5
+
+
+async def test_what_found_no_place_to_wait_is_told_in_its_newest_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(problems_module, "WAITING_ALERTS_MAX", 2)
+    problems, ledger = Problems(), FakeLedger()
+    problems.follow([])
+    for ident in ("early", "full", "stays", "gone"):
+        problems.raised("device", ident, "no connection")
+    problems.cleared("device", "early", "answers")
+    problems.cleared("device", "gone", "answers")
+    assert len(problems.active()) == 2
+    while problems._waiting:
+        assert await problems.flush(ledger)
+    assert [(draft.source.id, draft.state) for draft in ledger.drafts] == [
+        ("early", "raised"),
+        ("full", "raised"),
+        ("stays", "raised"),
+        ("early", "cleared"),
+    ]
+    assert problems.dropped == {"alerts_full": 2}  # of the one that came and went
+
+
+async def test_an_event_is_stored_once_by_a_task_that_is_stopped_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """The ledger goes on with what a cancelled caller asked for; a stop tells what waits."""
+    ledger = await Ledger.open(tmp_path / "ledger.db", "gw")
+    problems = Problems()
+    problems.event("gateway", "gw", "started")
+    task = asyncio.create_task(problems.run(ledger))
+    while not ledger._appends._waiting:  # noqa: ASYNC110  it tells nobody
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert await problems.flush(ledger)
+    causes = [json.loads(item.body)["cause"] for item in await ledger.alerts(0, 10)]
+    assert causes[1:] == ["started"]  # the first is the ledger's own
+    await ledger.close()
