@@ -5,6 +5,7 @@ The guard is a process in a session of its own and survives this one. One that l
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -37,6 +38,8 @@ START_LOOK_S: Final = 0.02
 WATCH_S: Final = 1.0
 SCANLESS_LOOKS_ALERT: Final = 3  # consecutive looks, WATCH_S apart, without a new scan
 SCANLESS_LOOKS_KILL: Final = 10
+BEGIN_TOLD_S: Final = 10.0  # a guard whose header does not show it
+BEGIN_KILL_S: Final = 60.0  # a slow machine with a slow disk starts within less
 TERM_S: Final = 1.5
 KILL_S: Final = 0.5
 GUARD_MODULE: Final = "fastpath.guard"
@@ -181,6 +184,7 @@ class GuardSupervisor:
         await asyncio.sleep(RESTART_S[min(max(self._failures - 1, 0), len(RESTART_S) - 1)])
         self._clean_stop_before = self._clean_stop()
         try:
+            self._forget()  # what a watch that was broken off has left
             with SPARE_ONES.lent():
                 self._process = process = self._spawn()
                 self._handle = os.pidfd_open(process.pid)
@@ -255,6 +259,7 @@ class GuardSupervisor:
         """Return when the guard has ended, for how long it scanned; meanwhile see that it does."""
         scan, scanless, looks = -1, 0, 0
         begun_s: float | None = None
+        since_s = time.monotonic()
         while not await self._exited(START_LOOK_S if begun_s is None else WATCH_S):
             now = self._scan()
             if begun_s is None:
@@ -262,6 +267,8 @@ class GuardSupervisor:
                     begun_s, scan = time.monotonic(), now
                     if self._on_scans is not None:
                         self._on_scans()
+                elif self._judge_begin(time.monotonic() - since_s):
+                    since_s = time.monotonic()
                 continue
             scanless = 0 if now != scan else scanless + 1
             scan = now if now is not None else scan
@@ -280,8 +287,22 @@ class GuardSupervisor:
             text = f"guard {self._state.pid} makes no scans"
             self._problems.raised("guard", "scan", text, priority="critical")
         elif scanless == SCANLESS_LOOKS_KILL and not self._attach:
-            _LOGGER.error("guard %d is killed: no scan for long", self._state.pid)
-            if self._handle is not None:
+            self._kill("no scan for long")
+
+    def _judge_begin(self, waited_s: float) -> bool:
+        """Of a guard that hangs before its header is there; True where it was killed."""
+        if waited_s >= BEGIN_TOLD_S:
+            text = f"guard {self._state.pid} does not begin to scan"
+            self._problems.raised("guard", "scan", text, priority="critical")
+        if waited_s < BEGIN_KILL_S or self._attach:
+            return False
+        self._kill("it does not begin to scan")
+        return True
+
+    def _kill(self, why: str) -> None:
+        _LOGGER.error("guard %d is killed: %s", self._state.pid, why)
+        if self._handle is not None:
+            with contextlib.suppress(OSError):  # it has ended, or it is another user's
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def _scan(self) -> int | None:

@@ -34,7 +34,10 @@ async def extended(
 
 
 def thread_ticks() -> int:
-    """Clock ticks (1/100 s) that all threads but the first have used; those that ended are out."""
+    """Clock ticks (1/100 s) that all threads but the first have used; those that ended are out.
+
+    Raises OSError where they cannot be listed.
+    """
     ticks = 0
     for task in _TASKS.iterdir():
         if task.name == str(os.getpid()):
@@ -46,10 +49,11 @@ def thread_ticks() -> int:
 
 
 async def _extend(notifier: "Notifier", worked: Callable[[], int]) -> None:
-    before = worked()
+    before: int | None = None
     while True:
+        with contextlib.suppress(OSError):  # no descriptor for it now: looked at again
+            now = worked()
+            if before not in (None, now):
+                notifier.extend(EXTEND_S)
+            before = now
         await asyncio.sleep(LOOK_S)
-        now = worked()
-        if now != before:
-            notifier.extend(EXTEND_S)
-        before = now

@@ -46,6 +46,20 @@ async def test_a_database_at_work_is_waited_for(tmp_path: Path) -> None:
     assert set(notifier.extensions) == {EXTEND_S}
 
 
+async def test_a_look_that_found_no_descriptor_is_not_the_last() -> None:
+    notifier = FakeNotifier()
+    looks: list[int | OSError] = [2, OSError("no descriptor"), 1]
+
+    def worked() -> int:
+        look = looks.pop() if len(looks) > 1 else looks[0]
+        if isinstance(look, OSError):
+            raise look
+        return look
+
+    async with extended(notifier, worked):  # type: ignore[arg-type]
+        await asyncio.wait_for(notifier.told.wait(), 5.0)
+
+
 async def test_a_thread_that_hangs_is_not() -> None:
     notifier, release = FakeNotifier(), threading.Event()
     looks: list[int] = []

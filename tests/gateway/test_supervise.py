@@ -224,6 +224,45 @@ async def test_a_guard_without_scans_is_told_and_killed(site: Paths) -> None:
         await until_problem(problems, "scan", gone=True)
 
 
+async def test_a_guard_that_hangs_before_its_first_scan_is_told_and_killed(
+    site: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "BEGIN_TOLD_S", 0.02)
+    monkeypatch.setattr(supervise, "BEGIN_KILL_S", 0.2)
+    view, problems = FakeView(), Problems()
+    supervisor = GuardSupervisor(site, view, problems, command=python(SLEEPER))
+    async with running(supervisor):
+        assert "does not begin" in await until_problem(problems, "scan")
+        second = await until(supervisor, lambda state: state.alive and state.starts == 2)
+        view.pid = second.pid
+        await until_problem(problems, "scan", gone=True)
+
+
+async def test_a_guard_that_may_not_be_killed_is_watched_on(
+    site: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended just now, or is another user's; the watch, and its descriptor, are not lost."""
+    view, problems = FakeView(), Problems()
+    supervisor = GuardSupervisor(site, view, problems, command=python(SLEEPER))
+    tried = asyncio.Event()
+
+    def refuses(*_: object) -> None:
+        tried.set()
+        raise PermissionError
+
+    async with running(supervisor):
+        first = await until(supervisor, lambda state: state.alive)
+        view.pid = first.pid
+        await until_problem(problems, "guard", gone=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", refuses)
+            view.scanning = False
+            await tried.wait()
+            view.scanning = True
+            await until_problem(problems, "scan", gone=True)
+        assert supervisor.state().starts == 1
+
+
 async def test_a_guard_that_ignores_sigterm_is_killed(
     site: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
