@@ -48,7 +48,7 @@ from gateway.site.model import (
     WatchdogRegister,
     by_id,
 )
-from gateway.site.places import is_boolean, packed_address
+from gateway.site.places import is_boolean, packed_address, server_of
 from gateway.site.recording import told_mode
 from gateway.site.references import SYSTEM_PREFIX, readback_of
 
@@ -107,7 +107,11 @@ class _Compiler:
         self.device_order = Keyed("device", self._guard_devices())
         self.watched = self._watchdog_tags()
         serial = (self.devices[ident] for ident in self.device_order.ids)
-        self.ttys = sorted({device.address for device in serial if device.line is not None})
+        paths = sorted(
+            {device.address for device in serial if device.line is not None}, reverse=True
+        )
+        self._tty_by_port = {server_of(path): path for path in paths}  # one name of each
+        self.ttys = sorted(self._tty_by_port.values())
         self.tag_order = Keyed("tag", self._guard_tags())
         self.output_order = Keyed("output", self.outputs)
         self.interlock_order = Keyed("interlock", self.interlocks)
@@ -309,6 +313,9 @@ class _Compiler:
             for ident in self.group_order.ids
         ]
 
+    def _tty_of(self, device: Device) -> int:
+        return self.ttys.index(self._tty_by_port[server_of(device.address)])
+
     def _device(self, device: Device) -> blob.Device:
         heartbeat, lease, line = device.heartbeat, device.lease, device.line
         host, port = bytes(16), 0
@@ -330,7 +337,7 @@ class _Compiler:
             flags=int(_device_flags(device)),
             unit=device.unit,
             kind=int(DeviceKind.MODBUS_TCP if line is None else DeviceKind.MODBUS_RTU),
-            tty=NONE_U32 if line is None else self.ttys.index(device.address),
+            tty=NONE_U32 if line is None else self._tty_of(device),
             baud=0 if line is None else line.baud,
             lease_address=_number(device, lease),
             data_bits=0 if line is None else line.bits,

@@ -104,21 +104,26 @@ def common_lines(
     outputs: Mapping[str, Output],
     devices: Mapping[str, Device],
 ) -> list[CommonLine]:
-    """Where several devices of an interlock are reached by one address, in the site's order."""
+    """Where several devices of an interlock are reached by one address, in the site's order.
+
+    A backup is such an address: who fell back to it hangs on it with all who are there.
+    """
     read = [(each.tag, each.device) for each in inputs]
     effects = dict.fromkeys(effect.output for effect in interlock.effects)
     written = [(name, outputs[name].device) for name in effects]
     carried: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for device in dict.fromkeys(device for _, device in (*read, *written)):
-        if devices[device].address:  # a simulated one has none
-            carried.setdefault(server_of(devices[device].address), []).append(device)
+        for server, address in _servers(devices[device]).items():
+            carried.setdefault(server, []).append(device)
+            names.setdefault(server, address)
     return [
         CommonLine(
-            address=devices[members[0]].address,
+            address=names[server],
             inputs=tuple(each for each in read if each[1] in members),
             outputs=tuple(each for each in written if each[1] in members),
         )
-        for members in carried.values()
+        for server, members in carried.items()
         if len(members) > 1
     ]
 
@@ -143,7 +148,7 @@ def shared_votes(
         told: set[str] = set()
         for place, votes in sorted(hanging.items(), key=lambda item: item[0] not in devices):
             at = frozenset().union(*votes) if place not in devices else frozenset((place,))
-            behind = {d for d in at if place in (d, server_of(devices[d].address))}
+            behind = {d for d in at if place == d or place in _servers(devices[d])}
             if len(votes) < hiding or behind <= {*interlock.shares, *told}:
                 continue
             told |= behind
@@ -163,4 +168,9 @@ def _listed(names: Sequence[str]) -> str:
 def _places(own: Iterable[str], devices: Mapping[str, Device]) -> set[str]:
     """Devices, and the servers or serial lines that they are reached by."""
     known = [name for name in own if name in devices]
-    return {*known, *(server_of(devices[name].address) for name in known)}
+    return {*known, *(server for name in known for server in _servers(devices[name]))}
+
+
+def _servers(device: Device) -> dict[str, str]:
+    """The servers or the line that a device is reached by, each as written; none of a simulated."""
+    return {server_of(each): each for each in (device.address, device.backup) if each}

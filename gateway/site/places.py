@@ -1,6 +1,7 @@
 """Where devices, points and outputs are: what the drivers and the guard's wire say about them."""
 
 import ipaddress
+import os
 from typing import Any, Final, NamedTuple
 
 from drivers.errors import PointError, RequestError
@@ -262,7 +263,7 @@ class Places:
         how = "modbus" if entry.item.driver != SERIAL else "asked"
         if entry.item.driver == SERIAL and streams(entry.item):
             how = "streaming"
-        first, other = self._ports.setdefault(entry.item.address, (entry.id, how))
+        first, other = self._ports.setdefault(server_of(entry.item.address), (entry.id, how))
         if how != other:
             words = {
                 "modbus": "a Modbus device",
@@ -283,7 +284,7 @@ class Places:
         if line.bits != RTU_BITS and device.driver != SERIAL:
             text = f"found {line.bits}, expected {RTU_BITS} of Modbus RTU"
             self._complain(entry, ("line", "bits"), text)
-        first, other = self._lines.setdefault(device.address, (entry.id, line))
+        first, other = self._lines.setdefault(server_of(device.address), (entry.id, line))
         for key in Line.__struct_fields__:
             own, others = getattr(line, key), getattr(other, key)
             if own != others:
@@ -295,11 +296,12 @@ class Places:
     def _check_master(self, entry: Entry[Device]) -> None:
         """The guard or the gateway: two masters would talk into each other's requests."""
         device = entry.item
+        port = server_of(device.address)
         others = (
             other.id
             for other in self._draft.device
             if other.id in self._guard and other.ok("address", "driver", "fast")
-            if other.item.address == device.address
+            if server_of(other.item.address) == port
         )
         owner = next(others, None)
         if owner is None or device.fast:
@@ -418,12 +420,15 @@ def _keys_of(error: PointError) -> tuple[str | int, ...]:
 
 
 def server_of(address: str) -> str:
-    """One name for one server or port, however its address is written."""
+    """One name for one server or port, however its address is written.
+
+    Of a serial port it is the device node that its name stands for on this machine, now.
+    """
     _, scheme, rest = address.partition("://")
     try:
         endpoint = parse_endpoint(rest.partition("/")[0] if scheme else address)
-    except PointError:  # a serial port
-        return address
+    except PointError:  # a serial port: adapters have names beside their numbers
+        return os.path.realpath(address) if address.startswith("/") else address
     try:
         return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"
     except ValueError:  # a name

@@ -1,0 +1,93 @@
+"""One port by two names, and backups that cross: check sees that devices hang on one thing."""
+
+from pathlib import Path
+
+import pytest
+
+from fastpath import blob
+from tests.gateway.test_check import errors_of, warnings_of
+from tests.helpers.harness import ROOT
+from tests.helpers.sites import checked
+
+GRADED = ROOT / "tests" / "cases" / "good-graded" / "site.toml"
+ONE = "/dev/serial/by-id/usb-one"
+BACKED = """
+[site]
+id = "s"
+{devices}
+[[interlock]]
+id = "i"
+cause = "1oo2(a.t > 1, b.t > 1)"
+effects = []
+response = "5m"
+armed = false
+trips_on_gateway_restart = true
+"""
+DEVICE = """
+[[device]]
+id = "{name}"
+driver = "modbus-tcp"
+address = "{address}:502"
+backup = "{backup}:502"
+[[tag]]
+id = "{name}.t"
+device = "{name}"
+point = {{ address = "ir:0" }}
+range = [0, 10]
+"""
+
+
+@pytest.fixture
+def graded(tmp_path: Path) -> str:
+    """Its two units of one adapter, the second one by the name of the device node."""
+    node, name = tmp_path / "ttyUSB0", tmp_path / "usb-one"
+    name.symlink_to(node)
+    first, found, rest = GRADED.read_text().replace(ONE, str(name), 1).partition(ONE)
+    assert found
+    return first + str(node) + rest
+
+
+def test_the_guard_opens_a_port_of_two_names_once(tmp_path: Path, graded: str) -> None:
+    found = checked(tmp_path, graded)
+    assert len(blob.names(found.program)["ttys"]) == 1
+    [shared] = [line for item in found.summary.conditions for line in item.shared]
+    assert [device for _, device in (*shared.inputs, *shared.outputs)] == [
+        "bus-a",
+        "bus-a",
+        "bus-b",
+    ]
+
+
+def test_a_port_of_two_names_has_one_setting_one_master_and_one_writer(
+    tmp_path: Path, graded: str
+) -> None:
+    second = graded.index('id = "bus-b"')
+
+    def other(old: str, new: str) -> list[str]:
+        assert old in graded[second:]
+        return errors_of(tmp_path, graded[:second] + graded[second:].replace(old, new, 1))
+
+    [error] = other("baud = 115200", "baud = 9600")
+    assert "found 9600, expected 115200 as device[bus-a] on this line" in error
+    [error] = other("unit = 2\nfast = true", "unit = 2")
+    assert "a device that the gateway polls on the guard's port" in error
+    errors = other('device = "plc"\naddress = "c:1"', 'device = "bus-a"\nunit = 2\naddress = "c:1"')
+    assert any('found "c:1", which output[feed] writes' in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("backups", "told"),
+    [(("192.0.2.2", "192.0.2.1"), True), (("192.0.2.3", "192.0.2.4"), False)],
+)
+def test_votes_that_back_up_each_other(
+    tmp_path: Path, backups: tuple[str, str], told: bool
+) -> None:
+    devices = [
+        DEVICE.format(name=name, address=address, backup=backup)
+        for name, address, backup in zip(
+            ("a", "b"), ("192.0.2.1", "192.0.2.2"), backups, strict=True
+        )
+    ]
+    warnings = warnings_of(tmp_path, BACKED.format(devices="".join(devices)))
+    said = "all 2 votes of 1oo2 come from a and b at one address"
+    assert warnings.count(said) == int(told)
