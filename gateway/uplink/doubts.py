@@ -14,6 +14,9 @@ platform its process. Why proofs from the same lane: another one has another add
 may be well while this one is broken for whatever comes. A lane that takes what it had failed over
 begins every count anew: it fails now and then, whatever is sent. All of this is in memory: after a
 restart it begins anew, and what had passed a parked item is sent once more.
+
+A marker holds nothing that could be lost, and the next sequence shows the same hole. It is not
+parked: after ``TRIES`` that count, as fast as the lane's holds allow, it is left out.
 """
 
 from typing import Final
@@ -51,6 +54,9 @@ class Doubts:
         self._fails = 0
         self._probes = 0  # that were tried since
         self._turn = False  # a probe's
+        self._marker = False  # it is one
+        self._tries = 0  # of a marker; the lane took something before each of them
+        self._proven = False  # and since the last
         self._since_s = 0.0
         self._what = ("", "", 0)
 
@@ -74,6 +80,11 @@ class Doubts:
         """When it failed first."""
         return self._since_s
 
+    @property
+    def vain(self) -> bool:
+        """Whether it is a marker that has failed so often that it is to be left out."""
+        return self._marker and self._tries >= TRIES
+
     def probe(self) -> int:
         """Which item is to be tried now: 0 the oldest, n the one that many places behind it."""
         return 1 + self._probes % PROBES if self.stuck and self._turn else 0
@@ -82,8 +93,20 @@ class Doubts:
         """How long the lane is to wait after a failure."""
         return min(HOLD_S_MAX, HOLD_S * 2.0 ** min(self._fails, 10))
 
-    def failed(self, seq: int, fault: str, detail: str, utc_ns: int, now_s: float) -> None:
-        """It was sent alone, and nothing is known of it; ``fault``: of a small fixed set."""
+    def failed(
+        self,
+        seq: int,
+        fault: str,
+        detail: str,
+        utc_ns: int,
+        now_s: float,
+        *,
+        marker: bool = False,
+    ) -> None:
+        """It was sent alone, and nothing is known of it; ``fault``: of a small fixed set.
+
+        ``marker``: ``seq`` is the first that it stands for; the last may grow.
+        """
         found = self.parked.get(seq)
         if found is not None:
             found.due_s = now_s + EVERY_S
@@ -97,7 +120,10 @@ class Doubts:
                 self._forget_trouble()
                 self._since_s = now_s
             self._seq, self._what = seq, (fault, detail, utc_ns)
+            self._marker = marker
             self._fails += 1
+            self._tries += self._proven
+            self._proven = False
             self._turn = True
 
     def accepted(self, seq: int, now_s: float) -> None:
@@ -115,6 +141,10 @@ class Doubts:
 
     def park(self, now_s: float, *, proven: bool = True) -> None:
         """Something else was taken: the stuck one waits aside, where there is room for it."""
+        if self.stuck and self._marker:
+            self._proven |= proven
+            self._turn = False
+            return
         if not self.stuck or len(self.parked) >= PARKED_MAX:
             return
         due_s = now_s if proven else now_s + EVERY_S
@@ -147,5 +177,5 @@ class Doubts:
         self._forget_trouble()
 
     def _forget_trouble(self) -> None:
-        self._seq = self._fails = self._probes = 0
-        self._turn = False
+        self._seq = self._fails = self._probes = self._tries = 0
+        self._turn = self._marker = self._proven = False

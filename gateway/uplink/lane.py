@@ -177,6 +177,7 @@ class Lane:
         self._done[first] = item.seq
         self.refused.pop(item.seq, None)
         self.doubts.forget(item.seq)
+        self.doubts.forget(first)
         self._front = (0, 0) if first <= self._front[0] else self._front
         if first > self.cursor + 1:
             return

@@ -7,6 +7,7 @@ one that is denied. The letter and the alert about it are durable before the cur
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from gateway.uplink import message
 from gateway.uplink.base import (
     Accepted,
     GapItem,
+    Item,
     Outgoing,
     Problems,
     Refused,
@@ -24,6 +26,8 @@ from gateway.uplink.base import (
 from gateway.uplink.lane import Lane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
 from gateway.uplink.link_state import LinkState
+
+_LOGGER = logging.getLogger(__name__)
 
 STORE_RETRY_S: Final = 1.0
 REFUSED_RETRY_S: Final = 30.0
@@ -70,7 +74,7 @@ class Settling:
         retry: Retry | None = None
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
-                lane.doubts.accepted(out.item.seq, _now_s())
+                lane.doubts.accepted(_key_of(out.item), _now_s())
                 lane.done(out.item)
                 accepted += 1
             elif isinstance(verdict, Refused):
@@ -93,10 +97,16 @@ class Settling:
 
     def failed(self, lane: Lane, out: Outgoing, why: Retry) -> bool:
         """It was sent alone and nobody says whose fault it is. True: no other lane need wait."""
-        if not why.fault or isinstance(out.item, GapItem):
+        if not why.fault:
             return False
-        now_s, doubts, seq = _now_s(), lane.doubts, out.item.seq
-        doubts.failed(seq, why.fault, why.reason, message.stamp_ns(out), now_s)
+        now_s, doubts, seq = _now_s(), lane.doubts, _key_of(out.item)
+        marker = isinstance(out.item, GapItem)
+        doubts.failed(seq, why.fault, why.reason, message.stamp_ns(out), now_s, marker=marker)
+        if doubts.vain:
+            text = printable(why.reason)
+            _LOGGER.warning("%s: a gap marker of %s is left out: %s", self._uplink, lane.name, text)
+            lane.done(out.item)
+            return True
         if seq in doubts.parked:
             doubts.postpone(seq, now_s + why.after_s)
             return True
@@ -174,6 +184,10 @@ class Settling:
             lane.denied = ""
             self._problems.cleared("uplink", f"{self._uplink}/{lane.name}", "is taken again")
         self._went_up()
+
+
+def _key_of(item: Item) -> int:
+    return item.first if isinstance(item, GapItem) else item.seq
 
 
 def _now_s() -> float:

@@ -92,6 +92,7 @@ class Failing(MemoryUplink):
         self.bad = set(bad)
         self.lane = lane
         self.cut = cut
+        self.markers = False  # they are bad, too
         self.down = False
         self.tried: list[tuple[int, float]] = []  # alone: which, when
         self.under_way = 0
@@ -115,11 +116,9 @@ class Failing(MemoryUplink):
             self.under_way -= 1
 
     def _is_bad(self, lane: str, out: Outgoing) -> bool:
-        return (
-            self.lane in ("", lane)
-            and out.item.seq in self.bad
-            and not isinstance(out.item, GapItem)
-        )
+        if self.lane not in ("", lane):
+            return False
+        return self.markers if isinstance(out.item, GapItem) else out.item.seq in self.bad
 
 
 async def _feed(bench: Bench, made: Pump, true: Callable[[], object], lane: str = "alert") -> None:
@@ -260,6 +259,32 @@ async def test_a_lane_that_is_not_taken_at_all_proves_nothing_for_another(bench:
     bench.history.put("live", 6)
     async with bench.running(uplink):
         await until(lambda: uplink.of("alert") == [2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_marker_that_it_fails_over_holds_nobody(bench: Bench, cut: bool) -> None:
+    uplink = Failing(lane="live", cut=cut)
+    uplink.markers = True
+    bench.history.put("live", 30)
+    bench.history.shed("live", 5)
+    bench.history.put("backfill", 5)
+    async with bench.running(uplink):
+        await until(lambda: bench.history.cursors == {"live": 30, "backfill": 5})
+    assert sorted(uplink.of("live")) == list(range(6, 31))
+    assert sum(seq == 5 for seq, _at_s in uplink.tried) > doubts.TRIES
+
+
+async def test_a_platform_that_fails_over_everything_gets_every_marker(bench: Bench) -> None:
+    uplink = Failing(lane="live")
+    uplink.down = True
+    bench.history.put("live", 10)
+    bench.history.shed("live", 5)
+    bench.ledger.put(1)
+    async with bench.running(uplink) as made:
+        await until(lambda: len(uplink.tried) >= 30)
+        uplink.down = False
+        await until(lambda: not any(made.stats().backlog.values()))
+    assert sorted(uplink.of("live")) == [-5, 6, 7, 8, 9, 10]
 
 
 async def test_one_that_more_have_passed_than_may_is_proven_by_one_more_each_time(
