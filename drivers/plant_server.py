@@ -45,6 +45,13 @@ class Command(Struct, frozen=True, forbid_unknown_fields=True):
     device: str = ""
     fault: Fault = "none"
     description: str = ""  # become: the file of another plant
+    number: int = 0  # comes back with the answer
+
+
+class _Numbered(Struct, frozen=True):
+    """The number of a command that may be wrong in all else."""
+
+    number: int = 0
 
 
 class Units:
@@ -218,12 +225,18 @@ class PlantServers:
             await server.close()
 
     def obey(self, line: bytes) -> dict[str, Any]:
-        """Carry out one command: ``text`` says what was done, ``error`` why not."""
+        """Carry out one command: ``text`` says what was done, ``error`` why not.
+
+        The answer has the ``number`` of the command, where it has one.
+        """
+        answer: dict[str, Any] = {}
         try:
+            if number := msgspec.json.decode(line, type=_Numbered).number:
+                answer["number"] = number
             command = msgspec.json.decode(line, type=Command)
-            return self._carry_out(command)
+            return answer | self._carry_out(command)
         except (msgspec.MsgspecError, DriverError) as error:
-            return {"error": str(error)}
+            return answer | {"error": str(error)}
 
     def _carry_out(self, command: Command) -> dict[str, Any]:
         plant, now_ns = self._plant, self._monotonic_ns()

@@ -58,6 +58,7 @@ class Simulation:
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._asking = threading.Lock()  # one question, one answer
+        self._asked = 0  # questions so far: an answer that comes late is none to the next
 
     def begin(self, checked: Checked) -> Checked:
         """Empty the directories, start the plant; the site over it. Raises GatewayError."""
@@ -158,14 +159,15 @@ class Simulation:
             self._start(self._plant)
 
     def _start(self, plant: PlantText) -> dict[str, int]:
+        """The ports by device. Raises GatewayError."""
         description = self._paths.runtime / DESCRIPTION
-        description.write_bytes(encoded(plant))
         command = [sys.executable, "-m", "drivers.sim", "plant", os.fspath(description)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
         try:
-            line = self._line(START_S)
+            description.write_bytes(encoded(plant))
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+            line = self._line(time.monotonic() + START_S)
             ports: dict[str, int] = msgspec.json.decode(line)["ports"]
         except (OSError, KeyError, TypeError, msgspec.MsgspecError) as error:
             self.close()
@@ -184,7 +186,10 @@ class Simulation:
             raise GatewayError(msg) from error
         if "error" in answer:
             raise GatewayError(str(answer["error"]))
-        ports: dict[str, int] = answer["ports"]
+        ports: dict[str, int] | None = answer.get("ports")
+        if ports is None:
+            msg = "the simulated plant does not say where it listens"
+            raise GatewayError(msg)
         return ports
 
     def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,19 +197,23 @@ class Simulation:
         with self._asking:
             if self._process is None or self._process.stdin is None:
                 raise ConnectionError(_ENDED)
-            self._process.stdin.write(msgspec.json.encode(dict(command)) + b"\n")
+            self._asked += 1
+            self._process.stdin.write(msgspec.json.encode({**command, "number": self._asked}))
+            self._process.stdin.write(b"\n")
             self._process.stdin.flush()
-            answer: dict[str, Any] = msgspec.json.decode(self._line(ANSWER_S))
-            return answer
+            until_s = time.monotonic() + ANSWER_S
+            while True:
+                answer: dict[str, Any] = msgspec.json.decode(self._line(until_s))
+                if answer.get("number") == self._asked:
+                    return answer
 
-    def _line(self, wait_s: float) -> bytes:
-        """The plant's next line. Raises OSError."""
+    def _line(self, until_s: float) -> bytes:
+        """The plant's next line, by that time (monotonic). Raises OSError."""
         if self._process is None or self._process.stdout is None:
             raise ConnectionError(_ENDED)
         stream = self._process.stdout.fileno()
-        end = time.monotonic() + wait_s
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([stream], [], [], max(0.0, end - time.monotonic()))
+            ready, _, _ = select.select([stream], [], [], max(0.0, until_s - time.monotonic()))
             if not ready:
                 raise TimeoutError(_SILENT)
             data = os.read(stream, 65_536)

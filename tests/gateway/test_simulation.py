@@ -1,5 +1,6 @@
 """Where tags lie at rest, what becomes of a site's devices, and who may drive a tag."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,9 +11,11 @@ import pytest
 from drivers.plant import PlantText
 from gateway.__main__ import main
 from gateway.check import check_site
+from gateway.errors import GatewayError
+from gateway.orders.outcome import Exit
 from gateway.plant.native import native_plant
 from gateway.plant.simulated_site import at_ports, encoded, simulated_site
-from gateway.plant.simulation import simulate
+from gateway.plant.simulation import Simulation, simulate
 
 SITE = """
 [site]
@@ -183,6 +186,35 @@ async def test_a_real_site_is_not_driven() -> None:
     outcome = await simulate(gateway, "x", 1.0, 0.0, "uid:me", bad=False, end=False)
     assert outcome.exit_code == 4
     assert "this site is real" in outcome.text
+
+
+def test_an_answer_that_comes_late_is_none_to_the_next_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = Simulation(cast("Any", SimpleNamespace(runtime=tmp_path)))
+    simulation._start(PlantText())
+    process = simulation._process
+    assert process is not None
+    try:
+        for question in ({"do": "driven"}, {"do": "become", "description": "none"}):
+            process.send_signal(signal.SIGSTOP)
+            with monkeypatch.context() as patch:
+                patch.setattr("gateway.plant.simulation.ANSWER_S", 0.05)
+                assert simulation.tell(question).exit_code == Exit.NOT_REACHED
+            process.send_signal(signal.SIGCONT)
+            assert simulation._become(PlantText()) == {}
+            outcome = simulation.tell({"do": "drive", "tag": "none.such", "value": 1.0})
+            assert outcome.exit_code == Exit.USAGE
+            assert "none.such" in outcome.text
+            assert simulation.tell({"do": "driven"}).exit_code == Exit.DONE
+    finally:
+        simulation.close()
+
+
+def test_a_plant_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    simulation = Simulation(cast("Any", SimpleNamespace(runtime=tmp_path / "none")))
+    with pytest.raises(GatewayError, match=r"did not start: .*No such file"):
+        simulation._start(PlantText())
 
 
 OTHERS = """
