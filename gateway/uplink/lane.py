@@ -40,6 +40,8 @@ class Lane:
         self.denied = ""  # why the other end does not take this lane at all
         self.doubted = False  # it refused whatever was sent: who is at fault is not known
         self.refused: dict[int, Refused] = {}  # not yet set aside, by sequence
+        self.vouched = False  # something was taken beside those
+        self.marker_faults = 0  # in a row, over markers in their place
         self.doubts = Doubts()
         self.sent = 0
         self.retried = 0

@@ -336,7 +336,7 @@ class Pump:
             outs = outs[-1:]
         known = [(out, lane.refused[out.item.seq]) for out in outs if out.item.seq in lane.refused]
         if known:
-            await self._settling.set_aside(lane, known, proven=False)
+            await self._settling.set_aside(lane, known, proven=lane.vouched)
         else:
             alone = self._batch.singly or lane.doubts.troubled
             await self._send_and_settle(lane, outs, alone=alone)

@@ -3,7 +3,9 @@
 An item that is refused is set aside as a dead letter only once the other end has shown that it
 takes something: the numbered gap marker sent in the item's place, or another item of the same
 send. Where it refuses the marker, too, it refuses everything, and the lane is retried slowly like
-one that is denied. The letter and the alert about it are durable before the cursor moves.
+one that is denied. Where it fails over the marker ``TRIES`` times in a row, by no verdict, that is
+no proof, but holds nothing that is proven otherwise. The letter and the alert about it are durable
+before the cursor moves.
 """
 
 import asyncio
@@ -21,8 +23,10 @@ from gateway.uplink.base import (
     Problems,
     Refused,
     Retry,
+    UnansweredError,
     Verdict,
 )
+from gateway.uplink.doubts import TRIES
 from gateway.uplink.lane import Lane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
 from gateway.uplink.link_state import LinkState
@@ -90,6 +94,7 @@ class Settling:
             self._taken(lane)
         try:
             if refused:
+                lane.vouched = accepted > 0
                 await self.set_aside(lane, refused, proven=accepted > 0)
         finally:
             if retry and not (len(outs) == 1 and self.failed(lane, outs[0], retry)):
@@ -124,18 +129,35 @@ class Settling:
     ) -> None:
         """Markers in the place of what is refused, then the letters; all or none of it.
 
-        Raises StoreError where a letter is not kept.
+        ``proven``: it has taken something of the lane, and need not take the markers. Raises
+        StoreError where a letter is not kept, UnansweredError where the markers end the session.
         """
         refused = refused[: self._letters.left(_now_s())]
         if not refused:
             lane.hold_until_s = _now_s() + ONE_EVERY_S
             return
         markers = [marker_of(out, why, self._utc_ns()) for out, why in refused]
-        verdicts = await self._send(lane, markers)
-        for verdict in verdicts:
-            if isinstance(verdict, Retry):
-                self.pause(lane, verdict)
-                return
+        cut: UnansweredError | None = None
+        try:
+            verdicts = await self._send(lane, markers)
+        except UnansweredError as error:
+            cut, verdicts = error, [Retry(reason=str(error), fault=error.fault)]
+        if wait := _wait_for_markers(lane, verdicts):
+            self.pause(lane, wait)
+        else:
+            await self._put_away(lane, refused, verdicts, proven=proven)
+        if cut:
+            raise cut
+
+    async def _put_away(
+        self,
+        lane: Lane,
+        refused: Sequence[tuple[Outgoing, Refused]],
+        verdicts: Sequence[Verdict],
+        *,
+        proven: bool,
+    ) -> None:
+        """The letters, where it was shown that something is taken. ``verdicts``: on the markers."""
         if any(isinstance(verdict, Accepted) for verdict in verdicts):
             lane.doubts.accepted(0, _now_s())
         elif not proven:
@@ -184,6 +206,18 @@ class Settling:
             lane.denied = ""
             self._problems.cleared("uplink", f"{self._uplink}/{lane.name}", "is taken again")
         self._went_up()
+
+
+def _wait_for_markers(lane: Lane, verdicts: Sequence[Verdict]) -> Retry | None:
+    """Why markers are to be sent again; None where they have their verdicts, or never will."""
+    retries = [verdict for verdict in verdicts if isinstance(verdict, Retry)]
+    if any(isinstance(verdict, Accepted) for verdict in verdicts):
+        lane.marker_faults = 0
+    asked = next((retry for retry in retries if not retry.fault), None)
+    if asked or not retries:
+        return asked
+    lane.marker_faults += 1
+    return None if lane.marker_faults >= TRIES else retries[0]
 
 
 def _key_of(item: Item) -> int:

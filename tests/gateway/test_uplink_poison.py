@@ -12,7 +12,15 @@ from aiohttp import web
 
 from gateway.site.model import Duration
 from gateway.uplink import doubts, link_state, pump, settling
-from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Retry, UnansweredError, Verdict
+from gateway.uplink.base import (
+    ACCEPTED,
+    GapItem,
+    Outgoing,
+    Refused,
+    Retry,
+    UnansweredError,
+    Verdict,
+)
 from gateway.uplink.doubts import Doubts
 from gateway.uplink.pump import Pump
 from gateway.uplink.registry import make_uplink
@@ -272,6 +280,47 @@ async def test_a_marker_that_it_fails_over_holds_nobody(bench: Bench, cut: bool)
         await until(lambda: bench.history.cursors == {"live": 30, "backfill": 5})
     assert sorted(uplink.of("live")) == list(range(6, 31))
     assert sum(seq == 5 for seq, _at_s in uplink.tried) > doubts.TRIES
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_refused_one_is_set_aside_though_its_marker_fails(bench: Bench, cut: bool) -> None:
+    uplink = Failing(cut=cut)
+    uplink.markers = True
+    uplink.answer = lambda _lane, out: Refused("bad") if out.item.seq == POISON else ACCEPTED
+    bench.ledger.put(8)
+    async with bench.running(uplink):
+        await until(lambda: bench.ledger.letters)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert list(bench.ledger.letters) == [("platform", "alert", POISON)]
+    assert len(uplink.tried) == doubts.TRIES
+    assert ("raised", "platform/alert") not in bench.problems.said
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_one_that_it_fails_over_is_set_aside_though_its_marker_fails(
+    bench: Bench, cut: bool
+) -> None:
+    uplink = Failing(POISON, cut=cut)
+    uplink.markers = True
+    bench.ledger.put(8)
+    async with bench.running(uplink) as made:
+        await _feed(bench, made, lambda: bench.ledger.letters)
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert list(bench.ledger.letters) == [("platform", "alert", POISON)]
+
+
+async def test_a_marker_that_it_fails_over_once_is_sent_again(bench: Bench) -> None:
+    uplink = Failing()
+    uplink.markers = True
+    uplink.answer = lambda _lane, out: (
+        Refused("bad") if out.item.seq == POISON and not isinstance(out.item, GapItem) else ACCEPTED
+    )
+    bench.ledger.put(8)
+    async with bench.running(uplink):
+        await until(lambda: uplink.tried)
+        uplink.markers = False
+        await until(lambda: bench.cursor() == bench.ledger.head)
+    assert -POISON in uplink.of("alert")
 
 
 async def test_a_platform_that_fails_over_everything_gets_every_marker(bench: Bench) -> None:
