@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.store.chunks import Chunk, Piece
 from gateway.store.lanes import BACKFILL, LIVE, MessageRange, Range
+from gateway.store.sqlite_file import is_damage, is_wrong
 from gateway.store.tiers import Line
 
 SALVAGE_S_MAX: Final = 3.0
@@ -35,10 +36,14 @@ class Progress(NamedTuple):
 
 
 class OldHistory:
-    """A history that was set aside. Nothing raises."""
+    """A history that was set aside. Nothing raises.
+
+    ``passing``: something could not be read, and not for damage: another time it may be.
+    """
 
     def __init__(self, path: Path) -> None:
         self.pieces_whole = True  # no piece was left out so far
+        self.passing = False
         self._deadline_s = time.monotonic() + SALVAGE_S_MAX
         self._bytes_left = SALVAGE_BYTES_MAX
         try:
@@ -46,6 +51,7 @@ class OldHistory:
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
             )
         except sqlite3.Error:
+            self.passing = True
             self._connection = None
 
     def __enter__(self) -> Self:
@@ -139,6 +145,11 @@ class OldHistory:
             yield found
             last = first - 1
 
+    def note(self, key: str) -> str:
+        """What it notes under this key, "" where that is nothing or not known."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key) or [("",)]
+        return rows[0][0] if isinstance(rows[0][0], str) else ""
+
     def buckets(self) -> int | None:
         """How many five-minute buckets it had, None where that is not known."""
         rows = self._rows("SELECT buckets FROM tier")
@@ -204,8 +215,11 @@ class OldHistory:
             return None
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError, OverflowError):
-            return None
+        except sqlite3.Error as error:
+            self.passing = self.passing or not (is_damage(error) or is_wrong(error))
+        except (UnicodeDecodeError, OverflowError):
+            pass
+        return None
 
 
 def _is_sound(row: tuple[Any, ...]) -> bool:

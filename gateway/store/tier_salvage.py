@@ -1,7 +1,8 @@
 """The five-minute values of a damaged history: taken over after the start, a step at a time.
 
 There may be a year of them, which no start waits for. How far it has come stands in the new file,
-so a restart goes on with it. Those of pieces that were not packed are made with the new file.
+so a restart goes on with it, and so does the file that follows where this one is damaged as well.
+Those of pieces that were not packed are made with the new file.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import msgspec
 from aiosqlite import Connection
 
 from fastpath.columns import FIELDS
+from gateway.life.descriptors import SPARE_ONES
 from gateway.store import tiers
 from gateway.store.chunks import Piece, merged
 from gateway.store.database import Database
@@ -25,6 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 
 STEP_BYTES: Final = 512 * 1024
 STEPS_PER_CALL: Final = 16
+TRIES_MAX: Final = 100  # calls: where an error has not passed by then it counts as damage
 _KEY: Final = "five-minute values to take over"
 
 
@@ -35,19 +38,26 @@ class Rest(msgspec.Struct, frozen=True):
     below: int
     had: int | None  # buckets that there were, None: that is not known
     taken: int = 0
+    tries: int = 0  # in vain, since something was read
+    then: "Rest | None" = None  # of the file before, which was damaged earlier
 
 
 class _Read(NamedTuple):
-    """Lines, by the key and tags of their groups, and the rest behind them."""
+    """Lines, by the key and tags of their groups, and the rest behind them.
+
+    ``passing``: it ended with an error that may pass.
+    """
 
     lines: list[tuple[tuple[str, str], tiers.Line]]
     below: int
+    passing: bool = False
 
 
 async def begin(connection: Connection, old: OldHistory, file: str, packed_to: int) -> None:
-    """Note what there is to take over: of the windows up to a piece."""
+    """Note what there is to take over: of the windows up to a piece, then what it had to itself."""
     had = await asyncio.to_thread(old.buckets)
-    rest = Rest(file, tiers.line_id(packed_to + 1), had)
+    before = _rest_of(await asyncio.to_thread(old.note, _KEY))
+    rest = Rest(file, tiers.line_id(packed_to + 1), had, then=before)
     await connection.execute_fetchall("INSERT INTO meta VALUES (?, ?)", (_KEY, _text(rest)))
 
 
@@ -73,28 +83,46 @@ async def take_over(db: Database, max_bytes: int) -> tuple[bool, str]:
         rest = await db.query(_rest)
         if rest is None:
             return False, ""
-        read = await asyncio.to_thread(_read, db.path.parent, rest)
+        with SPARE_ONES.lent():
+            read = await asyncio.to_thread(_read, db.path.parent, rest)
         after = await db.transact(partial(_store, rest, read, max_bytes))
         if after is not None and not after.below:
-            return False, _told(after)
+            return after.then is not None, _told(after)
+        if read.passing:
+            break
     return True, ""
 
 
 async def _rest(connection: Connection) -> Rest | None:
-    text = await value_of(connection, "SELECT value FROM meta WHERE key = ?", (_KEY,))
-    return msgspec.json.decode(text, type=Rest) if text else None
+    return _rest_of(await value_of(connection, "SELECT value FROM meta WHERE key = ?", (_KEY,)))
+
+
+def _rest_of(text: str | None) -> Rest | None:
+    """None, too, where the text makes no sense."""
+    try:
+        return msgspec.json.decode(text, type=Rest) if text else None
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
 
 
 def _read(directory: Path, rest: Rest) -> _Read:
     """The next lines of the damaged file; none where it is gone. Blocking."""
-    path, found, below = directory / rest.file, [], rest.below
-    if not path.is_file():
-        return _Read([], 0)
+    path, below = directory / rest.file, rest.below
+    found: list[tuple[tuple[str, str], tiers.Line]] = []
+    patient = rest.tries < TRIES_MAX
+    try:
+        if not path.is_file():
+            return _Read([], 0)
+    except OSError:
+        return _Read([], below if patient else 0, passing=patient)
     with OldHistory(path) as old:
         old.limit(STEP_BYTES)
         groups = {ident: (key, tags) for ident, key, tags in old.groups()}
         while below and old.may_go_on():
-            lines, below = old.lines(below)
+            lines, after = old.lines(below)
+            if old.passing and patient:  # the groups, or these: nothing of it is left out yet
+                return _Read(found, below, passing=True)
+            below = after
             found += [(groups[line.group_id], line) for line in lines if line.group_id in groups]
     return _Read(found, below)
 
@@ -116,13 +144,19 @@ async def _store(rest: Rest, read: _Read, max_bytes: int, connection: Connection
         rest,
         below=0 if over else read.below,
         taken=rest.taken + sum(line.n for line in lines) // FIELDS,
+        tries=rest.tries + 1 if read.passing and read.below == rest.below else 0,
     )
-    if after.below:
-        sql = "UPDATE meta SET value = ?2 WHERE key = ?1"
-        await connection.execute_fetchall(sql, (_KEY, _text(after)))
-    else:
-        await connection.execute_fetchall("DELETE FROM meta WHERE key = ?", (_KEY,))
+    await _note(connection, after if after.below else after.then)
     return after
+
+
+async def _note(connection: Connection, rest: Rest | None) -> None:
+    """What is to be taken over from now on: older than all that is here."""
+    await connection.execute_fetchall("DELETE FROM meta WHERE key = ?", (_KEY,))
+    if rest is not None:
+        first = await value_of(connection, "SELECT min(id) FROM summary") or rest.below
+        rest = msgspec.structs.replace(rest, below=min(rest.below, first))
+        await connection.execute_fetchall("INSERT INTO meta VALUES (?, ?)", (_KEY, _text(rest)))
 
 
 def _lines_of(pieces: Sequence[Piece], group_tags: Mapping[int, Sequence[str]]) -> list[tiers.Line]:

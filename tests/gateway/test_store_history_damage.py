@@ -4,9 +4,11 @@ import random
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -267,6 +269,98 @@ async def test_the_five_minute_values_follow_after_the_start(
         assert other["a"].pop()[1] == 1
         assert other == {tag: [(b.t_ns, b.samples) for b in own] for tag, own in wanted.items()}
         assert not await history.take_over()
+    finally:
+        await history.close()
+
+
+async def test_five_minute_values_outlive_a_second_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What of the first file was not taken over yet comes after that of the second."""
+    monkeypatch.setattr(tier_salvage, "STEP_BYTES", 1_000)
+    monkeypatch.setattr(tier_salvage, "STEPS_PER_CALL", 1)
+    wanted = await fill_hours(tmp_path)
+    for _ in range(2):
+        behind(tmp_path)
+        history = await opened(tmp_path)
+        for _ in range(2):
+            assert await history.take_over()
+        await history.close()
+    assert len(list(tmp_path.glob("*.damaged-*[0-9]"))) == 2
+    history = await opened(tmp_path)
+    try:
+        while await history.take_over():
+            pass
+        assert not history.take_damage(), "nothing was lost"
+        for tag, found in (await five_minutes(history)).items():
+            same(found, wanted[tag])
+    finally:
+        await history.close()
+
+
+FAILURES = [
+    ("", "SQLITE_CANTOPEN"),
+    ("summary", "SQLITE_IOERR_READ"),
+    ("poll_group", "SQLITE_NOMEM"),
+]
+
+
+@contextmanager
+def failing_reads(monkeypatch: pytest.MonkeyPatch, table: str, name: str) -> Iterator[None]:
+    """Nothing can be read of a table of the file that was set aside; "": nor can it be opened."""
+
+    def fail() -> NoReturn:
+        error = sqlite3.OperationalError("it may pass")
+        error.sqlite_errorname = name
+        raise error
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            return fail() if table in sql else super().execute(sql, *rest)
+
+    real = sqlite3.connect
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        return real(*args, **options, factory=Failing) if table else fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect)
+        yield
+
+
+async def test_errors_that_pass_cost_no_five_minute_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = await fill_hours(tmp_path)
+    behind(tmp_path)
+    history = await opened(tmp_path)
+    try:
+        history.take_damage()
+        for failure in FAILURES:
+            with failing_reads(monkeypatch, *failure):
+                for _ in range(3):
+                    assert await history.take_over()
+        while await history.take_over():
+            pass
+        assert not history.take_damage(), "nothing was lost"
+        for tag, found in (await five_minutes(history)).items():
+            same(found, wanted[tag])
+    finally:
+        await history.close()
+
+
+async def test_an_error_that_never_passes_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier_salvage, "TRIES_MAX", 3)
+    await fill_hours(tmp_path)
+    behind(tmp_path)
+    history = await opened(tmp_path)
+    try:
+        history.take_damage()
+        with failing_reads(monkeypatch, *FAILURES[1]):
+            assert [await history.take_over() for _ in range(4)] == [True] * 3 + [False]
+        assert history.take_damage().startswith("0 of ")
     finally:
         await history.close()
 
