@@ -133,12 +133,12 @@ def _prepare(path: Path, making: Path) -> None:
     needed_bytes = sum(
         part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists()
     )
+    making.unlink(missing_ok=True)  # of a start that was killed: its room is free
     free_bytes = shutil.disk_usage(path.parent).free
     # The transaction itself may write all of it into the -wal, and then into the file.
     if free_bytes < 3 * needed_bytes + SPARE_BYTES:
         msg = f"{free_bytes >> 20} MiB are free, three times {needed_bytes >> 20} MiB are needed"
         raise OSError(msg)
-    making.unlink(missing_ok=True)
     os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 

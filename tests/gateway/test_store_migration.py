@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiosqlite import Connection
@@ -24,6 +25,7 @@ from gateway.store.sqlite_file import (
     value_of,
 )
 
+MIB = 1024 * 1024
 OLD = Path(__file__).parent.parent / "stores" / "ledger-v1.db"
 
 _KILLED = """
@@ -148,6 +150,20 @@ async def test_without_room_for_a_copy_it_goes_on_without(
     assert content(old)[0] == "-- 2"
     assert not copies(old)
     assert "there was no room for a copy" in caplog.text
+
+
+async def test_the_half_copy_of_a_start_that_was_killed_takes_no_room(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = old.with_name("ledger.db.schema-1.making")
+    making.write_bytes(bytes(MIB))
+
+    def usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=migration.SPARE_BYTES + (0 if making.exists() else MIB))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    await close_file(await open_file(old, schema_of(renamed), fresh=False))
+    assert len(copies(old)) == 1
 
 
 async def test_old_copies_are_bounded(old: Path) -> None:
