@@ -253,9 +253,10 @@ class Database:
         try:
             while True:
                 await asyncio.wait({tries}, timeout=THREAD_LOOK_S)
-                if not self._file.unserved:
-                    if tries.done():
-                        return tries.result()
+                unserved = self._file.unserved
+                if tries.done() and not (unserved and tries.exception()):
+                    return tries.result()  # done is done, though the thread has ended since
+                if not unserved:
                     continue
                 await self._file.give_up()
                 self._file.retry(0)

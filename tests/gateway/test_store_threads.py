@@ -58,6 +58,27 @@ async def test_one_that_ends_inside_a_transaction(ledger: Any) -> None:
     assert ledger.ok
 
 
+async def test_one_that_ends_right_after_a_commit(
+    ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed is done: told as failed, it would be appended twice."""
+    connection = ledger._db._file.connection
+    real = connection.execute_fetchall
+
+    async def last(sql: str, *rest: Any) -> Any:
+        found = await real(sql, *rest)
+        if sql == "COMMIT":
+            end_thread(connection)
+            connection._thread.join()
+        return found
+
+    monkeypatch.setattr(connection, "execute_fetchall", last)
+    assert await ledger.append([draft("done")]) == [2]
+    with pytest.raises(StoreError, match="its thread has ended"):
+        await ledger.append([draft("meanwhile")])
+    assert await ledger.append([draft("after")]) == [3]
+
+
 async def test_a_commit_that_nobody_answers_is_looked_up(
     ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
