@@ -283,8 +283,14 @@ class Pump:
             if not outs:
                 return False
             (lane,) = (lane for lane in self._lanes if lane.name == name)
-            verdicts = await self._send(lane, outs, alone=self._batch.singly)
-            retry = await self._resending.settle(name, outs, verdicts)
+            cut: UnansweredError | None = None
+            alone = self._batch.singly or self._resending.singly(name)
+            try:
+                verdicts = await self._send(lane, outs, alone=alone)
+            except UnansweredError as error:
+                cut = error
+                verdicts = [Retry(reason=str(error), fault=error.fault)] * len(outs)
+            retry = await self._resending.settle(name, outs, verdicts, self._settling.taken_s)
         except StoreError as error:
             self._store_trouble(error)
             return False
@@ -292,6 +298,8 @@ class Pump:
             # The lane may be free for all that, and the next try must not hold it up again.
             after_s = max(retry.after_s, settling.REFUSED_RETRY_S)
             self._resending.hold(name, self._link.slowly_s(after_s), retry.reason)
+            if cut:
+                raise cut
             if not retry.denied:
                 self._settling.pause(lane, retry)
         return retry is None

@@ -2,13 +2,17 @@
 
 A letter has its old number, so no cursor moves. Taken, it is settled; refused, it is a dead letter
 as before; with a link that fails it stays queued. One that is to wait holds the letters of its lane
-alone, and for long: nothing that people sent again may keep what comes anew.
+alone, and for long: nothing that people sent again may keep what comes anew. Where nothing is known
+of any of them (a status 5xx, a session that ends), they go one by one; one that fails ``TRIES``
+times, something having been taken between each two, is a dead letter again.
 """
 
 import asyncio
 import logging
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from gateway.store.alert import AlertItem
 from gateway.uplink.base import (
@@ -21,12 +25,23 @@ from gateway.uplink.base import (
     Retry,
     Verdict,
 )
+from gateway.uplink.doubts import TRIES
 from gateway.uplink.letters import printable
 
 if TYPE_CHECKING:
     from gateway.store.letter import Letter
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class _Doubted(msgspec.Struct):
+    """The letter of a lane over which the other end failed last."""
+
+    epoch: int
+    seq: int
+    tries: int = 0  # that count
+    tried_s: float = float("-inf")  # loop time
+
 
 _NO_LANE = "its lane is not sent to this uplink any more"
 
@@ -39,6 +54,9 @@ class Resending:
         self._lanes = lanes
         self._ledger = ledger
         self._hold_until_s: dict[str, float] = {}  # by lane; loop time
+        self._singly: dict[str, int] = {}  # by lane: how many are to go one by one
+        self._doubted: dict[str, _Doubted] = {}  # by lane
+        self._taken_s = float("-inf")  # loop time
 
     @property
     def pending(self) -> int:
@@ -49,6 +67,10 @@ class Resending:
         """Send none of this lane's for so long."""
         _LOGGER.info("%s: letters of %s wait: %s", self._uplink, lane, printable(why))
         self._hold_until_s[lane] = _now_s() + seconds
+
+    def singly(self, lane: str) -> bool:
+        """Whether this lane's go one by one, with nothing else under way."""
+        return lane in self._singly
 
     async def next(self, limit: int, held: Container[str] = ()) -> tuple[str, list[Outgoing]]:
         """A lane and the oldest of its letters, at most ``limit``; none where none may be sent.
@@ -69,16 +91,27 @@ class Resending:
         if not letters:
             return "", []
         lane = letters[0].lane
+        limit = 1 if self.singly(lane) else limit
         own = [letter for letter in letters if letter.lane == lane][:limit]
         return lane, [_out(letter, self._ledger.audit_head) for letter in own]
 
     async def settle(
-        self, lane: str, outs: Sequence[Outgoing], verdicts: Sequence[Verdict]
+        self,
+        lane: str,
+        outs: Sequence[Outgoing],
+        verdicts: Sequence[Verdict],
+        taken_s: float,
     ) -> Retry | None:
-        """Write down what became of them; gives why to wait, where one asks for that."""
+        """Write down what became of them; gives why to wait, where one asks for that.
+
+        ``taken_s``: loop time at which the other end has taken an item of a lane last.
+        """
         retry: Retry | None = None
+        known = sum(not isinstance(verdict, Retry) for verdict in verdicts)
+        self._count_known(lane, known)
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
+                self._taken_s = _now_s()
                 await self._ledger.letter_sent(self._uplink, lane, out.epoch, out.item.seq)
             elif isinstance(verdict, Refused):
                 await self._ledger.letter_refused(
@@ -86,7 +119,35 @@ class Resending:
                 )
             else:
                 retry = verdict
+        if retry and retry.fault and not known:
+            await self._failed(lane, outs, retry, max(taken_s, self._taken_s))
         return retry
+
+    def _count_known(self, lane: str, count: int) -> None:
+        left = self._singly.pop(lane, 0) - count
+        if left > 0:
+            self._singly[lane] = left
+
+    async def _failed(
+        self, lane: str, outs: Sequence[Outgoing], why: Retry, taken_s: float
+    ) -> None:
+        """It may be the fault of one of them."""
+        self._singly[lane] = max(len(outs), self._singly.get(lane, 0))
+        if len(outs) > 1:
+            return
+        (out,) = outs
+        found = self._doubted.get(lane)
+        if found is None or (found.epoch, found.seq) != (out.epoch, out.item.seq):
+            found = self._doubted[lane] = _Doubted(out.epoch, out.item.seq)
+        if not found.tries or taken_s > found.tried_s:
+            found.tries += 1
+        found.tried_s = _now_s()
+        if found.tries >= TRIES:
+            await self._ledger.letter_refused(
+                self._uplink, lane, out.epoch, out.item.seq, why.fault
+            )
+            del self._doubted[lane]
+            self._count_known(lane, 1)
 
     async def _refuse(self, letter: "Letter", reason: str) -> None:
         await self._ledger.letter_refused(

@@ -377,6 +377,37 @@ async def test_a_letter_that_the_ledger_does_not_take_is_kept_later(bench: Bench
         await until(lambda: bench.cursor() == bench.ledger.head)
 
 
+def _queue(bench: Bench, *seqs: int) -> None:
+    for seq in seqs:
+        bench.ledger.letters["platform", "backfill", seq] = ("http_422", b"{}")
+        bench.ledger.resend("backfill", seq)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_letter_that_it_fails_over_is_dead_again_and_holds_no_other(
+    bench: Bench, cut: bool
+) -> None:
+    uplink = Failing(POISON, lane="backfill", cut=cut)
+    _queue(bench, 3, POISON, 5, 6)
+    async with bench.running(uplink) as made:
+        await _feed(bench, made, lambda: not bench.ledger.queued, "live")
+        assert made.stats().up
+    assert uplink.of("backfill") == [3, 5, 6]
+    assert list(bench.ledger.letters) == [("platform", "backfill", POISON)]
+    assert [seq for seq, _at_s in uplink.tried] == [POISON] * doubts.TRIES
+
+
+async def test_a_letter_stays_queued_where_nothing_at_all_is_taken(bench: Bench) -> None:
+    uplink = Failing(POISON, lane="backfill", cut=True)
+    _queue(bench, POISON)
+    async with bench.running(uplink):
+        await until(lambda: len(uplink.tried) >= 2 * doubts.TRIES)
+        assert bench.ledger.queued
+        uplink.bad.clear()
+        await until(lambda: not bench.ledger.queued)
+    assert not bench.ledger.letters
+
+
 def test_a_try_counts_only_after_the_lane_has_taken_something() -> None:
     lane = Doubts()
     for now_s in (0.0, 1.0):
