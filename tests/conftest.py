@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Set
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -16,6 +17,11 @@ from tests.helpers.opcua_server import OpcUaServer, opcua_server
 
 LEAVE_WITHIN_S = 3.0  # threads and processes that were told to end may need a moment
 MARK = f"SITEWARDEN_TEST_RUN={os.getpid()}.{time.monotonic_ns()}"
+
+
+# How long an example takes says nothing on a machine that is busy.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

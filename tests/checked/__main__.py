@@ -31,6 +31,7 @@ source = fastpath
 parallel = true
 patch = subprocess
 sigterm = true
+omit = *.pxd
 """
 
 
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
         code = _run(sys.executable, "-m", "pytest", "-q", KILLED) or code
     _run(*measure, "combine", ours, "-q")
     print("Coverage of the fast path, by lines (checked build):")
-    _run(*measure, "report", ours, "-i", "--include=*.pyx,*.py", "--omit=*/reference.py")
+    _run(*measure, "report", ours, "-i", "--include=*.pyx,*.py", "--omit=*/reference*.py")
     return code
 
 
