@@ -1,7 +1,8 @@
 """The text of a CSV as spreadsheets save it: UTF-8, UTF-16, GB 18030 or the Western code page.
 
 Nothing in a file says which of the last two it is. A Chinese character is two bytes beyond ASCII,
-nearly always; a Western letter or degree sign is one, and stands alone nearly always.
+nearly always; a Western letter or degree sign is one, and stands alone mostly. Two small letters
+that stand together, as in "Medição", would be a rare character; two capitals stand inside a word.
 """
 
 import codecs
@@ -14,6 +15,13 @@ WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
 CHINESE: Final = "gb18030"
 WESTERN: Final = "cp1252"
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]+")
+_WESTERN_RUN: Final = re.compile(
+    rb"(?<![\x80-\xff])(?:"
+    rb"[\x80-\xff](?:[\x80-\xff]{2})*"  # no whole number of Chinese characters
+    rb"|[\xd8-\xff][\x80-\xff]"  # of the second level of GB 2312, and alone
+    rb"|(?<=[A-Za-z])[\xc0-\xdf]{2}(?=[A-Za-z])"
+    rb")(?![\x80-\xff])"
+)
 
 
 def text_of_csv(file: str, data: bytes, complaints: Complaints) -> str | None:
@@ -33,5 +41,5 @@ def text_of_csv(file: str, data: bytes, complaints: Complaints) -> str | None:
 
 
 def _code_page(data: bytes) -> str:
-    lengths = [len(run) for run in _BEYOND_ASCII.findall(data)]
-    return WESTERN if 2 * lengths.count(1) > len(lengths) else CHINESE
+    runs, western = _BEYOND_ASCII.findall(data), _WESTERN_RUN.findall(data)
+    return WESTERN if 2 * len(western) > len(runs) else CHINESE

@@ -18,6 +18,7 @@ from gateway.site import tags_csv
 from gateway.site.complaints import Complaints, Origin
 from gateway.site.convert import convert
 from gateway.site.model import Duration, Point, Tag
+from gateway.site.spreadsheet import text_of_csv
 
 SITE = """
 [site]
@@ -145,6 +146,23 @@ def test_a_western_spreadsheets_letters_and_commas(desk: Desk, encoding: str) ->
 WESTERN_SITE = """id;device;address;type;unit;low;high
 t;plc;hr:1;float32;°C;0,5;99,5
 """
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Medição;Posição;sucção", "cp1252"),
+        ("MEDIÇÃO;POSIÇÃO;VAZÃO", "cp1252"),
+        ("Meßgröße;Größe;öß;°C;m³/h", "cp1252"),
+        ("Température;Débit;créée", "cp1252"),
+        ("A相B相C相;a相;b相;泵a;泵b;阀x;℃", "gb18030"),
+        ("ch4浓度;co浓度;1号泵run;甲烷;罐", "gb18030"),
+    ],
+)
+def test_which_code_page_a_file_has_is_seen_by_its_letters(text: str, encoding: str) -> None:
+    complaints = Complaints("site.toml")
+    assert text_of_csv("list.csv", text.encode(encoding), complaints) == text
+    assert not complaints
 
 
 def test_hexadecimal_digits_are_no_coil(desk: Desk) -> None:
