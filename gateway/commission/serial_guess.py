@@ -193,15 +193,22 @@ def _pattern(line: bytes) -> tuple[str, list[str]]:
 
     if line[:1] in (b"$", b"!"):
         head, *cells = line.split(b",")
-        parts = [re.escape(head.decode("latin-1"))]
+        parts = [_literally(head)]
         parts += [number(cell) if number_of(cell) is not None else "[^,]*" for cell in cells]
         return ",".join(parts), numbers
     at = 0
     for match in _NUMBER.finditer(line):
-        parts += [re.escape(line[at : match.start()].decode("latin-1")), number(match[0])]
+        parts += [_literally(line[at : match.start()]), number(match[0])]
         at = match.end()
-    pattern = "".join([*parts, re.escape(line[at:].decode("latin-1"))])
-    return pattern.replace("'", r"\x27"), numbers  # it stands in single quotes
+    return "".join([*parts, _literally(line[at:])]), numbers
+
+
+def _literally(raw: bytes) -> str:
+    """As a part of a pattern in single quotes, which TOML takes as it stands: no control codes."""
+    return "".join(
+        re.escape(chr(byte)) if 0x20 <= byte < 0x7F and byte != 0x27 else f"\\x{byte:02x}"
+        for byte in raw
+    )
 
 
 # ---- frames

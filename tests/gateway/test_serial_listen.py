@@ -145,6 +145,7 @@ async def test_a_port_that_is_taken_or_gone_or_none(tmp_path: Path) -> None:
 def streams() -> Iterator[tuple[str, bytes, str]]:
     numbers = random.Random(5)
     yield "bare", b"".join(b"%.2f kg\r\n" % (i / 7) for i in range(20)), "(?P<v1>"
+    yield "stx", b"".join(b"\x02'%5d kg\r\n" % i for i in range(20)), r"'\x02\x27"
     sums = b"".join(
         text + own_checksum("sum8", text).hex().upper().encode() + b"\r"
         for text in (b"%d,%d,%d" % (i, i * i, 7) for i in range(30))
