@@ -1,6 +1,7 @@
 """What to look at next where a device does not answer: the mistakes that people make with it."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +48,7 @@ def port_hint(path: str, dev: Path = DEV) -> str:
         found = next((sorted(dev.glob(each)) for each in ADAPTERS if any(dev.glob(each))), [])
         there = ", ".join(map(str, found))
         return f"there are {there}" if there else "no serial adapter is plugged in"
-    with contextlib.suppress(OSError, KeyError):
-        port.open("rb", buffering=0).close()
+    if os.access(port, os.R_OK | os.W_OK):  # opening it may hang, as it has perhaps just done
         return ""
     with contextlib.suppress(OSError, KeyError):
         return f"its group is {port.group()}: is this user in it?"

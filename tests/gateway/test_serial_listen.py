@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import struct
+import threading
 import tty
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from gateway.check import check_site
 from gateway.cli import serial as serial_command
+from gateway.commission.hints import port_hint
 from gateway.commission.modbus_heard import modbus_units
 from gateway.commission.serial_guess import guess
 from gateway.site.model import Line
@@ -137,6 +139,16 @@ async def test_a_port_that_is_taken_or_gone_or_none(tmp_path: Path) -> None:
         _, err = await asyncio.wait_for(gone.communicate(), 20)
         assert b"the port has gone" in err or b"Input/output error" in err
         await far.tell("plug")
+
+
+def test_a_port_that_hangs_when_it_is_opened_is_not_opened_for_a_hint(tmp_path: Path) -> None:
+    port = tmp_path / "tty"
+    os.mkfifo(port)  # whose open waits for a writer
+    said: list[str] = []
+    asking = threading.Thread(target=lambda: said.append(port_hint(str(port))), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert said == [""]
 
 
 # ---- guesses
