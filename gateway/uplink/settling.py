@@ -181,7 +181,8 @@ class Settling:
     def pause(self, lane: Lane, why: Retry, accepted: int = 0) -> None:
         """``denied`` holds the lane alone, anything else the whole link."""
         if not why.denied:
-            self._link.hold_until_s = _now_s() + max(why.after_s, self._link.backoff_s())
+            until_s = _now_s() + max(why.after_s, self._link.backoff_s())
+            self._link.hold_until_s = max(self._link.hold_until_s, until_s)
             if not accepted:
                 self._link.went_down(UplinkError(why.reason or "it asks us to wait"))
             return

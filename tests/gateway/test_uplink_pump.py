@@ -784,6 +784,31 @@ async def test_a_letter_that_is_to_wait_holds_up_no_alert(
     assert not bench.problems.active
 
 
+async def test_a_long_wait_is_not_shortened_by_what_another_lane_is_told(bench: Bench) -> None:
+    both = asyncio.Barrier(2)
+
+    class Asking(MemoryUplink):
+        """Asks alerts to wait for ten minutes, then the live rows, sent beside them, for less."""
+
+        async def send(self, lane: str, items: list[Outgoing]) -> list[Verdict]:  # type: ignore[override]
+            self.sends.append((lane, list(items)))
+            if lane == "live":
+                bench.ledger.put()
+            await both.wait()
+            if lane == "live":
+                await asyncio.sleep(0)
+            return [Retry(600.0 if lane == "alert" else 0.0, "busy")] * len(items)
+
+    bench.uplink = Asking()
+    bench.history.put("live")
+    async with bench.running() as made:
+        await until(lambda: bench.uplink.sends)
+        made.nudge()
+        await until(lambda: made.stats().retried == 2)
+        await asyncio.sleep(0.2)  # many times the pause of the second
+    assert [lane for lane, _outs in bench.uplink.sends] == ["live", "alert"]
+
+
 async def test_no_letter_goes_in_a_lane_that_is_held(bench: Bench) -> None:
     denied = True
 
