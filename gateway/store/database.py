@@ -11,6 +11,7 @@ Constraints:
 """
 
 import asyncio
+import errno
 import logging
 import math
 import sqlite3
@@ -283,7 +284,10 @@ class Database:
                 if not await self._mend(error):
                     raise self._failure(error) from error
             except NotOpenError as error:
-                raise StoreError(self._trouble or str(error)) from error
+                if not isinstance(error.__cause__, OSError):
+                    raise StoreError(self._trouble or str(error)) from error
+                if not await self._mend_wal(error.__cause__):
+                    raise self._failure(error) from error
             except UnicodeDecodeError as error:  # a text on the disk is none any more
                 await self._mend_damage(error)
             except (DamagedError, NewerError) as error:
@@ -341,6 +345,13 @@ class Database:
                 self._file.retry(0)
                 return True
             self._file.retry(REOPEN_NS)
+        return False
+
+    async def _mend_wal(self, error: OSError) -> bool:
+        """True where there was no room to write a -wal anew, which some file systems need."""
+        if error.errno in {errno.ENOSPC, errno.EDQUOT} and await self._room.make():
+            self._file.retry(0)
+            return True
         return False
 
     async def _mend_damage(self, error: Exception) -> bool:

@@ -42,7 +42,7 @@ REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fi
 
 
 class NotOpenError(Exception):
-    """The file could not be opened a moment ago."""
+    """The file could not be opened a moment ago, or now: then an OSError is the cause."""
 
 
 class OwnedFile:

@@ -377,3 +377,49 @@ async def test_a_disk_that_refuses_what_is_beside_sqlite_is_tried_again(
         assert history.stats().samples == 2 * 10 * len(TAGS)
     finally:
         await history.close()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+async def test_a_wal_that_cannot_be_written_anew_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owned_file, "renew_wal", refuse)
+        ledger = await open_ledger(tmp_path, 0)
+        try:
+            assert ledger.stats().trouble == f"ledger.db-wal: {os.strerror(number)}"
+            with pytest.raises(StoreError, match=os.strerror(number)):
+                await ledger.append(drafts(1))
+        except BaseException:
+            await ledger.close()
+            raise
+    try:
+        await until(lambda: ledger.ok)
+        assert not ledger.stats().trouble
+    finally:
+        await ledger.close()
+
+
+async def test_the_reserve_makes_room_for_writing_a_wal_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy-on-write disk that is full has none even for what is there already."""
+    ledger = await open_ledger(tmp_path, 8 * MIB)
+    await until(lambda: ledger.stats().reserve_bytes == 8 * MIB)
+    await ledger.close()
+    reserve = tmp_path / "ledger.db.reserve"
+
+    def refuse(_: Path) -> None:
+        if reserve.stat().st_size == 8 * MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(owned_file, "renew_wal", refuse)
+    ledger = await open_ledger(tmp_path, 8 * MIB)
+    try:
+        assert ledger.ok
+        assert await ledger.append(drafts(1)) == [2]
+    finally:
+        await ledger.close()
