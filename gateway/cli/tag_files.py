@@ -111,6 +111,8 @@ def _show(args: argparse.Namespace, found: "TagImport") -> None:
             f"{' ...' if len(silent) > 1 else ''}): the device's is taken; compare one value, "
             "'sitewarden read' shows a register in every order"
         )
+    if found.guessed:
+        print(f"note: it is no UTF-8 and was read as {found.guessed}: look at its letters")
     if found.left_out:
         print(plain(f"note: columns that mean nothing here: {', '.join(found.left_out)}"))
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
@@ -151,6 +153,7 @@ def _as_json(found: "TagImport", backup: Path | None) -> dict[str, Any]:
             for change in found.changes
         ],
         "left_out": found.left_out,
+        "guessed": found.guessed or None,
         "backup": str(backup) if backup else None,
     }
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from gateway.site.draft import Draft
 from gateway.site.later import LATER_KEYS
 from gateway.site.load import read_site
 from gateway.site.model import Device, Tag
+from gateway.site.spreadsheet import guessed
 
 NUMBERS: Final = tags_csv.NUMBERS
 _MODBUS: Final = re.compile("[a-z]{1,2}:|[0-9]")
@@ -36,12 +37,16 @@ class Change:
 
 @dataclass(slots=True)
 class TagImport:
-    """A list that fits its site. ``merged`` is the site's new CSV, b"" where it has none."""
+    """A list that fits its site. ``merged`` is the site's new CSV, b"" where it has none.
+
+    ``guessed``: its code page, where nothing but its letters says so.
+    """
 
     changes: list[Change]
     left_out: tuple[str, ...]
     path: Path | None = None
     merged: bytes = b""
+    guessed: str = ""
 
 
 def read_import(file: Path, site: Path | None, *, device: str = "") -> TagImport:
@@ -59,13 +64,14 @@ def read_import(file: Path, site: Path | None, *, device: str = "") -> TagImport
         for row in table.rows
     ]
     if draft is not None and site is not None:
-        return _into(draft, site, table, rows)
+        return replace(_into(draft, site, table, rows), guessed=guessed(data))
     _tell_doubles(str(file), rows, complaints)
     for row in rows:
         _check_alone(_entry(str(file), row.number, row.cells, complaints), complaints)
     if complaints:
         raise ConfigError(complaints.lines())
-    return TagImport([Change(row, "read") for row in rows], table.left_out)
+    changes = [Change(row, "read") for row in rows]
+    return TagImport(changes, table.left_out, guessed=guessed(data))
 
 
 def _into(draft: Draft, site: Path, table: TagTable, rows: Sequence[TagRow]) -> TagImport:

@@ -12,6 +12,7 @@ from typing import Final
 from gateway.site.complaints import Complaints
 
 WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
+UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 CHINESE: Final = "gb18030"
 WESTERN: Final = "cp1252"
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]+")
@@ -30,7 +31,7 @@ def text_of_csv(file: str, data: bytes, complaints: Complaints) -> str | None:
         text = "found a workbook, expected CSV: save the sheet as CSV UTF-8"
         complaints.at_line(file, 1, "", text)
         return None
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    utf16 = data.startswith(UTF16)
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", _code_page(data)):
         try:
             return data.decode(encoding)
@@ -38,6 +39,17 @@ def text_of_csv(file: str, data: bytes, complaints: Complaints) -> str | None:
             continue
     complaints.at_line(file, 1, "", "found an unknown encoding, expected UTF-8 or GB 18030")
     return None
+
+
+def guessed(data: bytes) -> str:
+    """The code page that a file's letters speak for; empty for Unicode, which is sure."""
+    if data.startswith(UTF16):
+        return ""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _code_page(data)
+    return ""
 
 
 def _code_page(data: bytes) -> str:

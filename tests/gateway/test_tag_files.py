@@ -131,6 +131,7 @@ def test_a_western_spreadsheets_letters_and_commas(desk: Desk, encoding: str) ->
     assert code == 0, err
     assert "added  plc hr:0 float32 m 0..12.5" in out
     assert "note: 2 of two or four registers name no byte order (row 2 ...)" in out
+    assert ("note: it is no UTF-8 and was read as cp1252" in out) is (encoding == "cp1252")
     tags = desk.tags()
     assert [tags[name].unit for name in ("fuellstand", "temperatur", "durchfluss")] == [
         "m", "°C", "m³/h",
