@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from gateway.errors import StoreError
+from gateway.life.child import start_child
 from gateway.life.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.event_drain import EventDrain
@@ -175,10 +176,10 @@ class Recorder:
         self._running = True
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._run_events(), name="recorder events")
-                group.create_task(self._run_samples(), name="recorder samples")
-                group.create_task(self._run_commits(), name="recorder commits")
-                group.create_task(self._run_keeping(), name="recorder keeping")
+                start_child(group, self._run_events, "recorder events")
+                start_child(group, self._run_samples, "recorder samples")
+                start_child(group, self._run_commits, "recorder commits")
+                start_child(group, self._run_keeping, "recorder keeping")
         finally:
             self._running = False
             await self._finish()

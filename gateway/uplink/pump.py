@@ -12,11 +12,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.errors import StoreError, UplinkError
+from gateway.life.child import start_child
 from gateway.uplink import backlog, batch, settling
 from gateway.uplink.backlog import Backlog, Waiting
 from gateway.uplink.base import (
@@ -199,10 +201,10 @@ class Pump:
             self._link.notice(self._uplink)
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
-                    group.create_task(self._work(lane), name=f"{self._id}/{lane.name}")
-                group.create_task(self._work_letters(), name=f"{self._id}/letters")
+                    start_child(group, partial(self._work, lane), f"{self._id}/{lane.name}")
+                start_child(group, self._work_letters, f"{self._id}/letters")
                 if isinstance(self._uplink, Watched):
-                    group.create_task(self._watch(self._uplink), name=f"{self._id}/watch")
+                    start_child(group, partial(self._watch, self._uplink), f"{self._id}/watch")
         except Exception as error:  # noqa: BLE001  a fault in one uplink must not end the gateway
             return session_error(error)
         finally:

@@ -578,6 +578,24 @@ async def test_samples_of_a_program_that_is_nowhere_are_counted(tmp_path: Path) 
         await made.stop()
 
 
+async def test_a_loop_that_is_cancelled_from_inside_ends_the_recorder_and_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def given_up() -> None:
+        monkeypatch.undo()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.recorder, "commit", given_up)
+    task, bench.task = bench.task, None
+    assert task
+    done, _ = await asyncio.wait((task,), timeout=5)
+    task.cancel()
+    assert done, "it runs on, and commits nothing any more"
+    error = task.exception()
+    assert isinstance(error, ExceptionGroup)
+    assert "recorder commits was cancelled from inside" in str(error.exceptions[0])
+
+
 async def test_a_stop_stores_what_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "COMMIT_S", 60.0)
     second = await again_after(bench)

@@ -809,6 +809,23 @@ async def test_a_long_wait_is_not_shortened_by_what_another_lane_is_told(bench: 
     assert [lane for lane, _outs in bench.uplink.sends] == ["live", "alert"]
 
 
+async def test_a_lane_whose_send_is_cancelled_from_inside_goes_on(bench: Bench) -> None:
+    """A library does that, where it awaits what another of its tasks has given up."""
+    cancelled: list[int] = []
+
+    def answer(_lane: str, out: Outgoing) -> Verdict:
+        if not cancelled:
+            cancelled.append(out.item.seq)
+            raise asyncio.CancelledError
+        return ACCEPTED
+
+    bench.uplink.answer = answer
+    bench.ledger.put(2)
+    async with bench.running():
+        await until(lambda: bench.uplink.of("alert") == [1, 2])
+    assert cancelled == [1]
+
+
 async def test_no_letter_goes_in_a_lane_that_is_held(bench: Bench) -> None:
     denied = True
 
