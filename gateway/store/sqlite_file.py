@@ -6,6 +6,7 @@ here opens the file behind SQLite's back while a connection of this process is o
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import aiosqlite
 from aiosqlite import Connection
 
-from gateway.store.migration import Step, StrandedError, bring_forward
+from gateway.store.migration import SPARE_BYTES, Step, StrandedError, bring_forward
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -250,7 +251,8 @@ def is_wrong(error: sqlite3.Error) -> bool:
 def unusable(path: Path) -> str:
     """Why SQLite could not even begin: something else is in the place of a file; "": it can.
 
-    A file of ours that we may not use is made usable where that is possible. Blocking.
+    A file that we may not use is made usable where that is possible. Raises OSError where it is
+    whole, and somebody has to help. Blocking.
     """
     for suffix in PARTS:
         part = path.with_name(path.name + suffix)
@@ -262,8 +264,34 @@ def unusable(path: Path) -> str:
             try:
                 part.chmod(0o640)
             except OSError:
-                return f"{part.name} cannot be read and written by us"
+                if not os.access(part, os.R_OK):
+                    return f"{part.name} cannot be read and written by us"
+                _make_ours(part)
     return ""
+
+
+def _make_ours(part: Path) -> None:
+    """Put a copy in the place of a file of another user: root has put it back. Raises OSError."""
+    copy = part.with_name(f"{part.name}.ours")
+    try:
+        _copy(part, copy)
+        copy.replace(part)
+        sync_directory(part.parent)
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        msg = f"{part.name} is of another user and cannot be copied ({error.strerror}): chown it"
+        raise OSError(msg) from error
+
+
+def _copy(part: Path, copy: Path) -> None:
+    """Durably. Raises OSError, also where that would leave others next to no room."""
+    copy.unlink(missing_ok=True)  # of a start that was killed
+    if shutil.disk_usage(part.parent).free < part.stat().st_size + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    shutil.copyfile(part, copy)
+    copy.chmod(0o640)
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _peek(path: Path, schema: Schema, *, begun: bool) -> None:

@@ -1,5 +1,6 @@
 """Databases that were damaged: set aside, begun anew, nothing to be deleted by hand."""
 
+import errno
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.store import sqlite_file
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -281,3 +283,47 @@ async def test_a_damaged_history_is_set_aside(tmp_path: Path) -> None:
         assert len(aside(tmp_path, "history.db")) == 1
     finally:
         await history.close()
+
+
+@pytest.fixture
+def of_root(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Inodes of another user: they can be read, and not written or changed by us."""
+    inodes: set[int] = set()
+    access, chmod = os.access, Path.chmod
+
+    def may(file: Path, mode: int) -> bool:
+        return access(file, mode) and not (mode & os.W_OK and file.stat().st_ino in inodes)
+
+    def change(file: Path, mode: int) -> None:
+        if file.stat().st_ino in inodes:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        chmod(file, mode)
+
+    monkeypatch.setattr(os, "access", may)
+    monkeypatch.setattr(Path, "chmod", change)
+    return inodes
+
+
+async def test_a_file_that_root_has_put_back_is_taken_as_it_is(
+    tmp_path: Path, of_root: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = await fill(tmp_path)
+    of_root.update(part.stat().st_ino for part in tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_file, "SPARE_BYTES", 1 << 60)
+        ledger = await open_ledger(tmp_path)
+        try:
+            assert not ledger.ok
+            assert "ledger.db-wal is of another user" in ledger.stats().trouble
+            assert "chown it" in ledger.stats().trouble
+        finally:
+            await ledger.close()
+    ledger = await open_ledger(tmp_path)
+    try:
+        assert ledger.ok
+        assert ledger.epoch == epoch
+        assert await ledger.append([draft("after")]) == [ledger.head]
+    finally:
+        await ledger.close()
+    assert not list(tmp_path.glob("*.damaged-*"))
+    assert not list(tmp_path.glob("*.ours"))
