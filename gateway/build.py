@@ -1,5 +1,6 @@
 """From a checked site to the gateway's parts, in the order in which they need each other."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,34 +53,48 @@ if TYPE_CHECKING:
 async def open_stores(
     config: "Config", paths: "Paths", *, exercise: bool = False
 ) -> tuple[Ledger, History]:
-    """The two databases; a disk that does not take them now is told later, by their state.
+    """The two databases, opened side by side.
 
+    A disk that does not take them now is told later, by their state. Cancelled, what is opened is
+    closed again.
     ``exercise``: every alert says that it is one.
     Raises StoreError for a file of a newer version.
     """
     told = [item.id for item in config.uplink if ALERT in item.lanes]
-    ledger = await Ledger.open(
-        paths.ledger,
-        gateway_name(config),
-        site=config.site.id,
-        uplinks=told,
-        clock_synced=clock.synchronised,
-        exercise=exercise,
+    ledger_opens = asyncio.create_task(
+        Ledger.open(
+            paths.ledger,
+            gateway_name(config),
+            site=config.site.id,
+            uplinks=told,
+            clock_synced=clock.synchronised,
+            exercise=exercise,
+        ),
+        name="ledger opens",
     )
-    try:
-        history = await History.open(
+    history_opens = asyncio.create_task(
+        History.open(
             paths.history,
             groups=poll_groups(config),
             uplinks=[item.id for item in config.uplink if {LIVE, BACKFILL} & set(item.lanes)],
             max_bytes=config.history.max_bytes,
             max_age_ns=config.history.raw_max_age_ns,
             five_minute_max_age_ns=config.history.five_minute_max_age,
-        )
+        ),
+        name="history opens",
+    )
+    try:
+        await asyncio.wait({ledger_opens, history_opens})
+        ledger, history = ledger_opens.result(), history_opens.result()
         for item in config.uplink:
             if BACKFILL not in item.lanes and LIVE in item.lanes:
                 history.set_lane(item.id, LIVE)  # before the first commit: nothing else is its own
     except BaseException:
-        await ledger.close()
+        ledger_opens.cancel()
+        history_opens.cancel()
+        for opened in await asyncio.gather(ledger_opens, history_opens, return_exceptions=True):
+            if not isinstance(opened, BaseException):
+                await opened.close()
         raise
     return ledger, history
 

@@ -51,6 +51,7 @@ from gateway.view.server import ViewServer
 if TYPE_CHECKING:
     from gateway.check import Checked
     from gateway.parts import Gateway
+    from gateway.site.model import Config
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
 
@@ -59,6 +60,8 @@ _LOGGER = logging.getLogger(__name__)
 READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and for the sockets
 TASKS_STOP_S: Final = 1.3
 STORES_STOP_S: Final = 0.8
+PARTED_S: Final = 1.0  # that a start waits for what it parts with
+STORES_LOOK_S: Final = 1.0
 REBUILD_S: Final = 2.0
 EXCHANGE_S: Final = 0.1  # until the answer to a reload has gone
 THREADS_STOP_S: Final = 0.3
@@ -162,6 +165,8 @@ class Daemon:
             command=None if simulation is None else simulated_guard_command(paths, guard_cpu),
         )
         self._stores: tuple[Ledger, History] | None = None
+        self._closing: set[asyncio.Task[None]] = set()  # stores that the disk has not let go of
+        self._decided = False  # the present reload knew what the uplinks are owed
         self._applier: Applier | None = None
         self._housekeeper: Housekeeper | None = None
         self.gateway: Gateway | None = None
@@ -205,6 +210,7 @@ class Daemon:
         """A moment after the answer has gone: it travels through what is exchanged."""
         if self._exchanging is not None:
             self._exchanging.cancel()  # it may still try to build what is not wanted any more
+        self._decided = self._stores is None or all(store.epoch for store in self._stores)
         self._exchanging = asyncio.create_task(self._exchange(checked), name="exchange")
 
     async def _exchange(self, checked: "Checked") -> None:
@@ -246,8 +252,7 @@ class Daemon:
         simulated = self._simulation is not None
         self._stores = await open_stores(self._checked.config, self._paths, exercise=simulated)
         if not simulated:
-            parted = PartedUplinks(self._checked.config, *self._stores)
-            await parted.forget("site file", decided=decided)
+            await self._part(self._checked.config, *self._stores, reloaded=decided)
         reactions = Reactions()
         gateway = build_gateway(
             self._checked,
@@ -268,16 +273,54 @@ class Daemon:
         gateway.reloader = self._reloader
         return gateway
 
-    async def stop(self, *, failed: bool = False) -> None:
-        """End everything in order, in 3 s at most.
+    async def _part(
+        self, config: "Config", ledger: "Ledger", history: "History", *, reloaded: bool
+    ) -> None:
+        """Part with uplinks that the site has no more, as soon as both stores can tell of them.
 
+        Raises ConfigError where a start finds one that may not go. Later nothing is refused: it is
+        kept, and told.
+        """
+        decided, parted = reloaded and self._decided, asyncio.Event()
+
+        def are_open() -> bool:
+            return ledger.ok and history.ok
+
+        async def part() -> None:
+            while not are_open():  # noqa: ASYNC110  they tell nobody
+                await asyncio.sleep(STORES_LOOK_S)
+            uplinks = PartedUplinks(config, ledger, history)
+            await uplinks.forget("site file", decided=decided)
+            refusals = [] if decided else uplinks.refusals()
+            if refusals:
+                self._problems.raised("gateway", "parted uplinks", "; ".join(refusals))
+            else:
+                text = "no uplink that the site file lacks is owed anything"
+                self._problems.cleared("gateway", "parted uplinks", text)
+            parted.set()
+            await asyncio.Event().wait()
+
+        opened = are_open()
+        if opened and not reloaded:
+            refusals = PartedUplinks(config, ledger, history).refusals()
+            if refusals:
+                raise ConfigError(refusals)
+        self._tasks.start("parted uplinks", part)
+        if opened:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(parted.wait(), PARTED_S)
+
+    async def stop(self, *, failed: bool = False) -> None:
+        """End everything in order, whatever the disk does.
+
+        It takes 3.4 s at most, and 1.4 s more where a reload is under way.
         ``failed``: the start did not succeed; a guard that ran before it is left protecting.
         """
         self._notifier.stopping()
         if self._exchanging is not None and not self._exchanging.done():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TASKS_STOP_S):
-                    await self._exchanging
+            await asyncio.wait({self._exchanging}, timeout=TASKS_STOP_S)
+            self._exchanging.cancel()
+            await asyncio.wait({self._exchanging}, timeout=EXCHANGE_S)
         if self.gateway is not None:
             self.gateway.stopping = True
         if self._housekeeper is not None:
@@ -389,15 +432,29 @@ class Daemon:
     # End
 
     async def _close_stores(self) -> None:
+        """In ``STORES_STOP_S`` at most: where the disk takes longer, it goes on by itself."""
         if self._stores is None:
             return
         (ledger, history), self._stores = self._stores, None
-        try:
-            async with asyncio.timeout(STORES_STOP_S):
-                await self._problems.flush(ledger)
-                await asyncio.gather(ledger.close(), history.close())
-        except TimeoutError:
+        ends = (self._close_ledger(ledger), history.close())
+        closing = {asyncio.create_task(end, name="store closes") for end in ends}
+        self._closing |= closing
+        for task in closing:
+            task.add_done_callback(self._store_closed)
+        _, late = await asyncio.wait(closing, timeout=STORES_STOP_S)
+        if late:
             _LOGGER.error("the databases do not close in time; they are safe as they are")
+
+    def _store_closed(self, task: "asyncio.Task[None]") -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOGGER.error("a database was not closed in order", exc_info=error)
+
+    async def _close_ledger(self, ledger: "Ledger") -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORES_STOP_S / 2):
+                await self._problems.flush(ledger)
+        await ledger.close()
 
 
 async def _serve(daemon: Daemon) -> int:
@@ -421,7 +478,7 @@ async def _serve(daemon: Daemon) -> int:
         await stopping
     for task in (starting, stopping):
         task.cancel()
-    await asyncio.wait({starting, stopping})
+    await asyncio.wait({starting, stopping}, timeout=TASKS_STOP_S)
     await daemon.stop(failed=failure is not None)
     if failure is None:
         return 0

@@ -47,6 +47,7 @@ START_S: Final = 8.0  # that a start waits: ten seconds are what the whole of it
 TRIES_MAX: Final = 64
 AGAIN_S: Final = 0.1  # after the task itself has failed
 THREAD_LOOK_S: Final = 1.0  # how soon a thread that ended is seen
+_WORKING: Final[dict[Path, "asyncio.Task[None]"]] = {}  # the tasks that have not ended, by file
 
 
 class _Job(NamedTuple):
@@ -70,6 +71,7 @@ class Database:
         self._room = Room(self._file, owner, reserve_bytes)
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_MAX)
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._closing = False
         self._trouble = ""
         self._writes_fail = False
@@ -116,10 +118,14 @@ class Database:
     async def start(self) -> None:
         """Start the task and try to open the file; one that cannot be opened is tried for ever.
 
-        Where it takes long (a large file of an older version) jobs wait for it, and nobody else.
+        Where it takes long (a large file of an older version, or one that the Database before this
+        one has not let go of) jobs wait for it, and nobody else. Cancelled, it ends by itself.
         Raises StoreError only where trying does not help: the file is of a newer version.
         """
-        self._task = asyncio.create_task(self._work(), name=f"store {self.path.name}")
+        before = _WORKING.get(self.path)
+        self._task = asyncio.create_task(self._work(before), name=f"store {self.path.name}")
+        _WORKING[self.path] = self._task
+        self._task.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(START_S):
                 await self.query(self._look)
@@ -130,17 +136,18 @@ class Database:
                 await self.close()
                 raise
         except BaseException:
-            await self.close()
+            self._end()
             raise
 
     async def close(self) -> None:
-        """Finish what is queued and close the file. Safe to call twice."""
+        """Finish what is queued and close the file. Safe to call twice.
+
+        It takes as long as the disk does; a caller that is cancelled leaves it going on.
+        """
         if self._task is None:
             return
-        if not self._closing:
-            self._closing = True
-            await self._queue.put(_Job(self._look, None, write=False, done=None))
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._end()
+        await asyncio.wait({self._task})
 
     async def transact(self, body: Body[_T], then: Callable[[_T], None] | None = None) -> _T:
         """Run ``body`` in one transaction; ``then`` takes its result once that is durable.
@@ -177,10 +184,25 @@ class Database:
             self._refuse_rest()
         return await asyncio.shield(done)
 
+    def _end(self) -> None:
+        """Take no more; the task ends behind what is queued."""
+        if not self._closing:
+            self._closing = True
+            end = _Job(self._look, None, write=False, done=None)
+            self._ending = asyncio.create_task(self._queue.put(end), name="store ends")
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if _WORKING.get(self.path) is task:
+            del _WORKING[self.path]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOGGER.error("%s: it was not closed in order", self.path.name, exc_info=error)
+
     # ---- the one task --------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(self, before: "asyncio.Task[None] | None") -> None:
         try:
+            if before is not None:  # one that the disk has not let go of: two would write
+                await asyncio.wait({before})
             while not await self._jobs_done():
                 pass
         finally:
@@ -234,6 +256,9 @@ class Database:
         except Exception as error:
             _LOGGER.exception("%s: a job failed", self.path.name)
             _fail(done, error)
+        except BaseException:  # the task is broken off: nobody else would answer
+            _fail(done, self._closed())
+            raise
         else:
             if not done.done():
                 done.set_result(result)

@@ -4,13 +4,14 @@ Taking one out, or renaming an uplink, would silently give up what it has not ha
 file without it is refused, at a start and at a reload, until the site says that it may go:
 ``discard_uplinks`` in ``[site]``, with the uplink's id, or ``id/lane`` for a lane. What is given up
 is written to the audit. A reload is decided once, before the guard takes the site file; what the
-end of the old parts adds after that changes nothing any more.
+end of the old parts adds after that changes nothing any more. What the stores have is known only
+once they are open: those of a start that did not wait for them are kept, and told.
 """
 
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.errors import ConfigError, StoreError
+from gateway.errors import StoreError
 from gateway.store.cursors import ALERT
 from gateway.store.lanes import BACKFILL, LIVE
 
@@ -51,7 +52,7 @@ class _Parted(NamedTuple):
 
 
 class PartedUplinks:
-    """Those of the stores that ``config`` does not have."""
+    """Those of the stores, which are open, that ``config`` does not have."""
 
     def __init__(self, config: "Config", ledger: "Ledger", history: "History") -> None:
         self._ledger = ledger
@@ -70,18 +71,21 @@ class PartedUplinks:
             f"site.discard_uplinks: found no {one.what} any more, which {one.owed}; "
             f"expected it back, or discard_uplinks = [{one.name!r}] to give them up"
             for one in self._parted
-            if one.alerts + one.messages and one.name not in self._discard
+            if self._is_refused(one)
         ]
+
+    def _is_refused(self, one: _Parted) -> bool:
+        return bool(one.alerts + one.messages) and one.name not in self._discard
 
     async def forget(self, who: str, *, decided: bool = False) -> None:
         """Part with them, audited, and know the site's own from now on.
 
-        A store that does not answer now keeps them for the next start. Raises ConfigError where
-        one may not go, unless that was ``decided`` before: then nothing is refused any more.
+        One that is refused stays, unless that was ``decided`` before. A store that does not answer
+        now keeps them for the next start.
         """
-        if not decided and (refusals := self.refusals()):
-            raise ConfigError(refusals)
         for one in self._parted:
+            if not decided and self._is_refused(one):
+                continue
             detail = {"alerts": one.alerts, "messages": one.messages}
             try:
                 seq = await self._ledger.command(who, "discard uplink", one.name, detail)
