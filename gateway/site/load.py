@@ -131,9 +131,9 @@ def _resolve_uplink(uplink: Uplink, folder: Path) -> Uplink:
 
 
 def _resolve_tag(tag: Tag, devices: dict[str, Device]) -> Tag:
-    if tag.value is not None:  # computed: never stale by itself
+    device = devices.get(tag.device or "")
+    if tag.value is not None or device is None:  # computed: never stale by itself; or: not checked
         return recording.resolved(tag, None)
-    device = devices[tag.device or ""]
     poll, stale = tag_times(tag, device)
     return structs.replace(
         recording.resolved(folded(tag) if device.fast else tag, device),

@@ -306,7 +306,7 @@ def test_csv_without_a_heading_for_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"id,device\na,\xff\xff\n", "tags.csv:1: found an unknown encoding"),
+        (b"id,device\na,p\x81\n", "tags.csv:1: found an unknown encoding"),
         (b'id,device\na,p\nb,"p\n', "tags.csv:3: found a broken row"),
         (b"", 'tags.csv:1: found no heading "id"'),
     ],
@@ -315,6 +315,13 @@ def test_broken_csv(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "tags.csv").write_bytes(data)
     _, errors = load(tmp_path, CSV)
     assert any(error.startswith(said) for error in errors), errors
+
+
+def test_a_reference_to_nothing_is_for_the_check_to_tell(tmp_path: Path) -> None:
+    (tmp_path / "tags.csv").write_text("id,device\na,nothing\n")
+    config, errors = load(tmp_path, CSV)
+    assert config is not None, errors
+    assert config.tag[-1].device == "nothing"
 
 
 # ---- the schema, and words
