@@ -4,13 +4,8 @@ import errno
 import os
 import signal
 import struct
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from fastpath import blob as blobs
 from fastpath import journal
@@ -20,6 +15,7 @@ from tests.helpers.build import build
 from tests.helpers.device import Device
 from tests.helpers.guard import GuardProcess, mine, other_outputs, reset
 from tests.helpers.guarding import methane, protecting, scans, tripped
+from tests.helpers.small_disk import small_disk
 
 MIB = 1 << 20
 WINDOWS_BYTES = 4096 * 1600
@@ -112,18 +108,6 @@ async def test_a_guard_that_starts_again_finds_room_for_what_it_had(
     assert guard.load(mine(device.port), flags=1).code == ResultCode.DONE
 
 
-@contextmanager
-def _small_tmpfs(at: Path, size_kib: int) -> Iterator[None]:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(at)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(at)], check=True)
-
-
 def _fill(path: Path) -> None:
     """Until not a page is left."""
     with path.open("wb", buffering=0) as file:
@@ -137,7 +121,7 @@ def _fill(path: Path) -> None:
 async def test_a_program_without_room_is_refused_and_the_old_one_goes_on(
     guard: GuardProcess, device: Device
 ) -> None:
-    with _small_tmpfs(guard.runtime, 32 * 1024):
+    with small_disk(guard.runtime, 32 * 1024):
         await protecting(guard, mine(device.port))
         full = guard.runtime / "full"
         _fill(full)

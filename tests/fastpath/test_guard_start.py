@@ -15,6 +15,7 @@ from fastpath.records import payload_of
 from tests.helpers.device import Device
 from tests.helpers.guard import GuardProcess, directories, mine
 from tests.helpers.guarding import methane, protecting
+from tests.helpers.small_disk import small_disk
 
 
 def affinities(pid: int) -> dict[str, set[int]]:
@@ -75,14 +76,8 @@ def test_a_cpu_that_is_not_allowed_is_refused() -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk(tmp_path / "disk", 16 * 1024) as mount:
+        yield mount
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ from tests.helpers.guard import BREAKER_COIL, GuardProcess, mine, reset
 from tests.helpers.guard_file import INTERLOCKS_AT, flip
 from tests.helpers.guarding import methane, protecting, scans, tripped
 from tests.helpers.outputs import add_interlock, add_output
+from tests.helpers.small_disk import small_disk
 
 TRIPPED = InterlockState.TRIPPED
 PAIR_BYTES = 256  # an interlock's two latches
@@ -193,14 +193,8 @@ async def test_a_flipped_bit_in_a_latch_is_a_trip_whichever_it_is(
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
     """4 MiB of memory: less than the shared file wants."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk(tmp_path / "small", 4 * 1024) as mount:
+        yield mount
 
 
 async def test_too_little_memory_for_the_shared_file_is_said_at_the_start(

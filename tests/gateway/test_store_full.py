@@ -42,7 +42,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", getattr(request, "param", DISK_MIB)) as mounted:
+    with small_disk(tmp_path / "disk", 1024 * getattr(request, "param", DISK_MIB)) as mounted:
         yield mounted
 
 

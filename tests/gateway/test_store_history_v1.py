@@ -214,7 +214,7 @@ def packed(places: list[Any]) -> bytes:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 4) as mounted:
+    with small_disk(tmp_path / "disk", 4 * 1024) as mounted:
         yield mounted
 
 

@@ -26,6 +26,7 @@ from fastpath.codes import InterlockState, OutputState
 from tests.drivers.scripted import Conversation, Scripted, registers_reply, reply, scripted
 from tests.helpers.harness import COIL, CONTACT, GAS, LIMIT, ROOT, Site, site_text, until
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.small_disk import small_disk
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -251,15 +252,8 @@ async def test_second_instance_is_refused_and_the_first_protects_on(
 @pytest.fixture
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A tmpfs of its own where the state directory will be."""
-    mount = tmp_path / "state"
-    mount.mkdir()
-    size = f"size={request.param}m,mode=750"
-    command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk(tmp_path / "state", 1024 * request.param, "mode=750") as mount:
+        yield mount
 
 
 class Filler:

@@ -1,7 +1,6 @@
 """Every inode of the disk is used up: alerts go on, it is told, and heals within ten seconds."""
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from tests.helpers.harness import COIL, CONTACT, GAS, LIMIT, Site, site_text, until
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.small_disk import small_disk
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -20,14 +20,8 @@ HEAL_S = 10.0
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs with few inodes where the state directory will be."""
-    mount = tmp_path / "state"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400m,nr_inodes=200,mode=750", "tmpfs"]
-    done = subprocess.run([*command, str(mount)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk(tmp_path / "state", 400 * 1024, "nr_inodes=200", "mode=750") as mount:
+        yield mount
 
 
 def told(site: Site, state: str) -> list[dict[str, Any]]:
