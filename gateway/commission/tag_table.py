@@ -21,7 +21,6 @@ from gateway.site.tags_csv import HEADINGS, TEXTS, text_of
 
 SEPARATORS: Final = ",;\t|"
 TITLE_ROWS_MAX: Final = 10  # above the headings
-ROWS_MAX: Final = 100_000
 
 _RANGE: Final = re.compile(
     r"\s*(?P<low>[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(?:-|–|—|~|～|\.\.|…|to|至|到|,)\s*"

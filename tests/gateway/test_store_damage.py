@@ -1,5 +1,6 @@
 """Databases that were damaged: set aside, begun anew, nothing to be deleted by hand."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,7 +8,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -286,8 +287,12 @@ async def test_a_damaged_history_is_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def of_root(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Inodes of another user: they can be read, and not written or changed by us."""
+def give_to_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Make files another user's: they can be read, and not written or changed by us.
+
+    A file is known by its inode, which is held open: a file system gives the inode of a file that
+    is gone to the next one, and a copy of ours would be root's.
+    """
     inodes: set[int] = set()
     access, chmod = os.access, Path.chmod
 
@@ -301,14 +306,20 @@ def of_root(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     monkeypatch.setattr(os, "access", may)
     monkeypatch.setattr(Path, "chmod", change)
-    return inodes
+    with contextlib.ExitStack() as held:
+
+        def give(file: Path) -> None:
+            inodes.add(os.fstat(held.enter_context(file.open("rb")).fileno()).st_ino)
+
+        yield give
 
 
 async def test_a_file_that_root_has_put_back_is_taken_as_it_is(
-    tmp_path: Path, of_root: set[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, give_to_root: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch = await fill(tmp_path)
-    of_root.update(part.stat().st_ino for part in tmp_path.iterdir())
+    for part in tmp_path.iterdir():
+        give_to_root(part)
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_file, "SPARE_BYTES", 1 << 60)
         ledger = await open_ledger(tmp_path)
