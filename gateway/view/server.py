@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from gateway.view.api import Api
+from gateway.view.actions import Actions
+from gateway.view.api import tcp_application, unix_application
 from gateway.view.listener import tcp_listeners, unix_listener
 from gateway.view.metrics import Metrics
+from gateway.view.reads import Reads
 
 if TYPE_CHECKING:
     from gateway.parts import Gateway
@@ -40,8 +42,9 @@ class ViewServer:
         """Bind both sockets and serve; returns only by cancellation."""
         executor = ThreadPoolExecutor(1, thread_name_prefix="view")
         metrics = Metrics(self._gateway, self._reactions, executor)
-        api = Api(self._gateway, metrics, executor)
-        unix, tcp = _runner(api.unix_application()), _runner(api.tcp_application())
+        reads = Reads(self._gateway, metrics, executor)
+        actions = Actions(self._gateway, executor)
+        unix, tcp = _runner(unix_application(reads, actions)), _runner(tcp_application(reads))
         try:
             await unix.setup()
             await tcp.setup()

@@ -136,7 +136,7 @@ async def test_stop_is_audited_and_ends_the_process(
     guard: LiveGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = asyncio.Event()
-    monkeypatch.setattr("gateway.view.api.os.kill", lambda *_: ended.set())
+    monkeypatch.setattr("gateway.view.actions.os.kill", lambda *_: ended.set())
     gateway = gateway_of(guard)
     async with served(gateway), unix_client(gateway) as client:
         outcome = await (await client.post("/stop", json={})).json()
