@@ -21,8 +21,9 @@ from gateway.errors import ConfigError, GatewayError, GuardError
 from gateway.guard.apply import Applier, Running
 from gateway.guard.fast_points import FastPoints
 from gateway.guard.link import GuardLink, LinkState
+from gateway.guard.process import guard_cpu_refusal, simulated_guard_command
 from gateway.guard.sharedview import SharedView
-from gateway.guard.supervise import GuardSupervisor, guard_cpu_refusal, simulated_guard_command
+from gateway.guard.supervise import GuardSupervisor
 from gateway.life.certificate_watch import CertificateWatch
 from gateway.life.clock_watch import ClockWatch
 from gateway.life.descriptors import SPARE_ONES, ExceptionLines

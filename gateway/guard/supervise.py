@@ -9,18 +9,13 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fastpath.codes import Counter
-from fastpath.cpus import cpu_refusal
-from gateway.life.descriptors import SPARE_ONES
-from gateway.life.sd_notify import VARIABLES as NOTIFY_VARIABLES
+from gateway.guard.process import GuardProcess, guard_command, is_guard
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
@@ -42,12 +37,7 @@ BEGIN_TOLD_S: Final = 10.0  # a guard whose header does not show it
 BEGIN_KILL_S: Final = 60.0  # a slow machine with a slow disk starts within less
 TERM_S: Final = 1.5
 KILL_S: Final = 0.5
-GUARD_MODULE: Final = "fastpath.guard"
 _EXIT_ALREADY_RUNNING: Final = 3
-_SIMULATED_GUARD: Final = f"""import logging, sys
-logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="SIMULATED guard: %(message)s")
-from {GUARD_MODULE} import main
-sys.exit(main())"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +80,7 @@ class GuardSupervisor:
         self._cpu = cpu
         self._command = list(command or guard_command(paths, cpu))
         self._state = GuardState()
-        self._handle: int | None = None  # pidfd
-        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: GuardProcess | None = None
         self._clean_stop_before: tuple[int, int] | None = None
         self._failures = 0
         self._missed = False  # the alert about it stands
@@ -118,22 +107,12 @@ class GuardSupervisor:
 
     async def stop(self) -> None:
         """End the guard, SIGTERM first, in 2 s at most; with ``attach`` leave it running."""
-        if self._handle is None:
+        if self._guard is None:
             return
         if self._attach:
             await self.release()
             return
-        for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
-            try:
-                signal.pidfd_send_signal(self._handle, number)
-            except ProcessLookupError:
-                break
-            except OSError as error:
-                _LOGGER.error("guard %d is left running: %s", self._state.pid, error.strerror)
-                break
-            if await self._exited(wait_s):
-                break
-            _LOGGER.warning("guard %d did not end by %s in time", self._state.pid, number.name)
+        await self._end(self._guard)
         self._forget()
         self._state = replace(self._state, alive=False, text="ended with the gateway")
 
@@ -148,20 +127,17 @@ class GuardSupervisor:
         if view is None or not view.guard_alive():
             return False
         pid = view.header().pid
+        before = self._guard  # of a watch that was broken off
+        child = before.child if before is not None and before.pid == pid else None
         try:
-            with SPARE_ONES.lent():
-                handle = os.pidfd_open(pid)
-                known = is_guard(pid)
+            guard = GuardProcess(pid, child)
         except OSError:
             return False  # not there any more, or not yet in the header
-        if not known:
-            os.close(handle)  # an earlier guard's pid, taken by another process since
+        if not is_guard(pid):
+            guard.let_go()  # an earlier guard's pid, taken by another process since
             return False
-        if self._handle is not None:
-            os.close(self._handle)  # of a watch that was broken off
-        if self._process is not None and self._process.pid != pid:
-            self._process = None
-        self._handle = handle
+        self._forget()
+        self._guard = guard
         self._clean_stop_before = self._clean_stop()
         self._set_running(pid, adopted=True)
         _LOGGER.info("guard %d adopted", pid)
@@ -183,25 +159,29 @@ class GuardSupervisor:
             return False
         await asyncio.sleep(RESTART_S[min(max(self._failures - 1, 0), len(RESTART_S) - 1)])
         self._clean_stop_before = self._clean_stop()
+        self._forget()  # what a watch that was broken off has left
         try:
-            self._forget()  # what a watch that was broken off has left
-            with SPARE_ONES.lent():
-                self._process = process = self._spawn()
-                self._handle = os.pidfd_open(process.pid)
+            self._guard = guard = GuardProcess.start(self._command)
         except OSError as error:
             self._missing(f"the guard cannot be started: {error.strerror}")
             self._failures += 1
             return False
-        self._set_running(process.pid, adopted=False)
-        _LOGGER.info("guard %d started", process.pid)
+        self._set_running(guard.pid, adopted=False)
+        _LOGGER.info("guard %d started", guard.pid)
         return True
 
-    def _spawn(self) -> "subprocess.Popen[bytes]":
-        # What the service manager gave is this process's own, not the guard's.
-        environment = {k: v for k, v in os.environ.items() if k not in NOTIFY_VARIABLES}
-        return subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
+    async def _end(self, guard: GuardProcess) -> None:
+        for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+            try:
+                guard.send(number)
+            except ProcessLookupError:
+                return
+            except OSError as error:
+                _LOGGER.error("guard %d is left running: %s", guard.pid, error.strerror)
+                return
+            if await guard.ended(wait_s):
+                return
+            _LOGGER.warning("guard %d did not end by %s in time", guard.pid, number.name)
 
     def _set_running(self, pid: int, *, adopted: bool) -> None:
         self._looks = 0
@@ -215,8 +195,7 @@ class GuardSupervisor:
         )
 
     def _ended(self) -> None:
-        process = self._process
-        code = process.poll() if process is not None else None
+        code = self._guard.exit_status if self._guard is not None else None
         pid = self._state.pid
         self._forget()
         if code == _EXIT_ALREADY_RUNNING:
@@ -239,12 +218,9 @@ class GuardSupervisor:
         self._problems.raised("guard", "guard", text, priority="critical")
 
     def _forget(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-        process, self._process = self._process, None
-        if process is not None:
-            process.poll()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.let_go()
 
     def _clean_stop(self) -> tuple[int, int] | None:
         try:
@@ -260,7 +236,7 @@ class GuardSupervisor:
         scan, scanless, looks = -1, 0, 0
         begun_s: float | None = None
         since_s = time.monotonic()
-        while not await self._exited(START_LOOK_S if begun_s is None else WATCH_S):
+        while not await self._over(START_LOOK_S if begun_s is None else WATCH_S):
             now = self._scan()
             if begun_s is None:
                 if now is not None:
@@ -279,6 +255,10 @@ class GuardSupervisor:
                 self._missed = False
                 self._problems.cleared("guard", "guard", text)
         return time.monotonic() - begun_s if begun_s is not None else 0.0
+
+    async def _over(self, wait_s: float) -> bool:
+        """True as soon as the guard has ended or was let go, False after ``wait_s``."""
+        return self._guard is None or await self._guard.ended(wait_s)
 
     def _judge(self, scanless: int) -> None:
         if scanless == 0:
@@ -301,9 +281,9 @@ class GuardSupervisor:
 
     def _kill(self, why: str) -> None:
         _LOGGER.error("guard %d is killed: %s", self._state.pid, why)
-        if self._handle is not None:
+        if self._guard is not None:
             with contextlib.suppress(OSError):  # it has ended, or it is another user's
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                self._guard.send(signal.SIGKILL)
 
     def _scan(self) -> int | None:
         """The number of this guard's newest scan; None until its own header is there."""
@@ -312,61 +292,6 @@ class GuardSupervisor:
             return None
         header = view.header()
         return header.scan if header.pid == self._state.pid else None
-
-    async def _exited(self, wait_s: float) -> bool:
-        """True as soon as the process has ended, False after ``wait_s``."""
-        handle = self._handle
-        if handle is None:
-            return True
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(handle, ended.set)
-        try:
-            async with asyncio.timeout(wait_s):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(handle)
-        if self._process is not None:
-            self._process.wait()  # it has ended: takes its exit status, does not block
-        return True
-
-
-def guard_cpu_refusal(cpu: int, *, attach: bool) -> str:
-    """Why no guard that is started here can scan on this CPU; empty where it can."""
-    if attach:
-        return "with --attach the guard is another unit's: give its own command line --cpu"
-    return cpu_refusal(cpu)
-
-
-def guard_command(paths: "Paths", cpu: int | None = None) -> list[str]:
-    """The guard's command line for a site; ``cpu``: what it scans on, None: any."""
-    bound = [] if cpu is None else ["--cpu", str(cpu)]
-    return [
-        sys.executable,
-        "-m",
-        GUARD_MODULE,
-        "--runtime-dir",
-        os.fspath(paths.runtime),
-        "--state-dir",
-        os.fspath(paths.state),
-        *bound,
-    ]
-
-
-def simulated_guard_command(paths: "Paths", cpu: int | None = None) -> list[str]:
-    """The same for a simulated run: each line of its log says so."""
-    command = guard_command(paths, cpu)
-    return [command[0], "-c", _SIMULATED_GUARD, *command[3:]]
-
-
-def is_guard(pid: int) -> bool:
-    """Whether a process is a guard, not one that took an earlier guard's pid."""
-    try:
-        return GUARD_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _how(code: int | None) -> str:

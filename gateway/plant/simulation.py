@@ -24,7 +24,7 @@ from drivers.plant import PlantText
 from fastpath.journal import GuardView, JournalError
 from gateway.check import Checked
 from gateway.errors import GatewayError, StoreError
-from gateway.guard.supervise import is_guard
+from gateway.guard.process import is_guard
 from gateway.orders.outcome import Exit, Outcome
 from gateway.paths import SIMULATED, Paths
 from gateway.plant.simulated_site import at_ports, encoded, joined, simulated_site
