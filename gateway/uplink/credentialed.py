@@ -1,20 +1,23 @@
 """An uplink whose credentials are read when it connects.
 
 A credential that is missing or refused is then a link that is refused: told once, tried again, and
-healed by the file alone. Renewed certificates are taken at the next session.
+healed by the file alone. Renewed certificates are taken at the next session. A platform that answers
+and does not let a lane in (a token that is over) ends no session: there the files are looked at
+before that lane is tried again, and other ones begin a session of their own.
 """
 
 import asyncio
-import logging
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UplinkError
 from gateway.uplink.base import (
     Acknowledges,
     LinkRefusedError,
     Noticing,
     Outgoing,
+    Retry,
     Verdict,
     Watched,
 )
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from gateway.site.model import Uplink as UplinkConfig
     from gateway.uplink.message import Sender
     from gateway.uplink.registry import AnyUplink
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class CredentialedUplink:
@@ -46,6 +47,8 @@ class CredentialedUplink:
         self._sender = sender
         self._load = load
         self._uplink: AnyUplink | None = None
+        self._used: tuple[bytes, ...] = ()  # digests of what the session has
+        self._denied: set[str] = set()  # lanes
         self.acknowledges = Acknowledges.NONE
 
     @property
@@ -62,6 +65,8 @@ class CredentialedUplink:
         """Read the credentials and open a session. Raises UplinkError."""
         credentials = self._loaded(self._config.credentials)
         by_proxy = self._loaded(self._config.proxy_credentials)
+        self._used = await asyncio.to_thread(_digests, (credentials, by_proxy))
+        self._denied.clear()
         uplink = self._uplink or make_uplink(self._config, self._sender)
         uplink.credentials = credentials
         if isinstance(uplink, HttpUplink):
@@ -71,8 +76,16 @@ class CredentialedUplink:
         return await uplink.connect()
 
     async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
-        """Send by the session that is open. Raises UplinkError."""
-        return await self._session().send(lane, items)
+        """Send by the session that is open. Raises UplinkError, also to begin one with new files."""
+        if lane in self._denied and await self._have_changed():
+            msg = "the credentials are other ones now"
+            raise UplinkError(msg)
+        verdicts = await self._session().send(lane, items)
+        if any(isinstance(verdict, Retry) and verdict.denied for verdict in verdicts):
+            self._denied.add(lane)
+        else:
+            self._denied.discard(lane)
+        return verdicts
 
     async def lost(self) -> None:
         """Raises UplinkError when the session ends; otherwise never returns."""
@@ -92,8 +105,36 @@ class CredentialedUplink:
         except GatewayError as error:
             raise LinkRefusedError(str(error)) from error
 
+    async def _have_changed(self) -> bool:
+        config = self._config
+        try:
+            held = [self._loaded(name) for name in (config.credentials, config.proxy_credentials)]
+        except LinkRefusedError:
+            return False  # what cannot be used now is no better
+        return await asyncio.to_thread(_digests, held) != self._used
+
     def _session(self) -> "AnyUplink":
         if self._uplink is None:
             msg = "no session"
             raise LinkRefusedError(msg)
         return self._uplink
+
+
+def _digests(held: "Sequence[Credentials | None]") -> tuple[bytes, ...]:
+    """Two of them differ where a text or a file does. A file that cannot be read has none."""
+    return tuple(digest for credentials in held for digest in _digests_of(credentials))
+
+
+def _digests_of(credentials: "Credentials | None") -> list[bytes]:
+    if credentials is None:
+        return [b""]
+    secrets = (credentials.password, credentials.webhook_secret)
+    texts = [credentials.username or "", *(secret.reveal() if secret else "" for secret in secrets)]
+    paths = (credentials.ca_path, credentials.cert_path, credentials.key_path)
+    parts = [text.encode() for text in texts]
+    for path in paths:
+        try:
+            parts.append(path.read_bytes() if path else b"")
+        except OSError:
+            parts.append(b"")
+    return [hashlib.sha256(part).digest() for part in parts]
