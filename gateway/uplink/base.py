@@ -69,8 +69,8 @@ class Retry(Struct, frozen=True):
     ``denied``: this lane is not allowed or not known there (rights, address). It is retried slowly
     and told once, and the other lanes go on. Else the whole link pauses.
 
-    ``fault``: what the item would be refused for (``Refused.reason``) if it alone were answered so;
-    "" where the other end has asked to wait, whatever is sent.
+    ``fault``: what the item would be refused for (``Refused.reason``) if it alone were answered so,
+    while others of its lane are taken; "" where the other end has asked to wait, whatever is sent.
     """
 
     after_s: float = 0.0

@@ -27,7 +27,7 @@ class Batch:
     def limit(self, lane: Lane) -> int:
         """For the lane's next send."""
         asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order
-        if self.singly or asking or lane.doubts.troubled:
+        if self.singly or lane.singly or asking or lane.doubts.troubled:
             return 1
         if lane.name == ALERT:
             return self._alerts

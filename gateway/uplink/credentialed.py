@@ -1,9 +1,9 @@
 """An uplink whose credentials are read when it connects.
 
 A credential that is missing or refused is then a link that is refused: told once, tried again, and
-healed by the file alone. Renewed certificates are taken at the next session. A platform that answers
-and does not let a lane in (a token that is over) ends no session: there the files are looked at
-before that lane is tried again, and other ones begin a session of their own.
+healed by the file alone. Renewed certificates are taken at the next session. A platform that
+answers and does not let a lane in (a token that is over) ends no session: there the files are
+looked at before that lane is tried again, and other ones begin a session of their own.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class CredentialedUplink:
         return await uplink.connect()
 
     async def send(self, lane: str, items: Sequence[Outgoing]) -> list[Verdict]:
-        """Send by the session that is open. Raises UplinkError, also to begin one with new files."""
+        """Send by the session that is open. Raises UplinkError, also where one has to begin."""
         if lane in self._denied and await self._have_changed():
             msg = "the credentials are other ones now"
             raise UplinkError(msg)

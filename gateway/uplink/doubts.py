@@ -1,4 +1,4 @@
-"""Items that one lane's other end may fail over, where it gives no verdict on them.
+"""Items that one lane's other end may fail over, where it gives no verdict on them alone.
 
 A status 5xx, a session that ends, silence: such a failure is the platform's, and is tried again.
 But where a parser crashes over one item, that item would hold its lane for ever. So an item that
@@ -15,6 +15,13 @@ may be well while this one is broken for whatever comes. A lane that takes what 
 begins every count anew: it fails now and then, whatever is sent. All of this is in memory: after a
 restart it begins anew, and what had passed a parked item is sent once more.
 
+An item that is denied (no rights, no such address) says nothing of itself as long as its lane takes
+nothing else: the rights are missing. So the next one is tried at once, and only where that one is
+taken the first is parked, in the same way: something on the way there dislikes this one. Another
+lane proves nothing here, it has rights of its own.
+
+Where ``PARKED_MAX`` are parked, a further one stays the oldest; those behind it pass it one by one.
+
 A marker holds nothing that could be lost, and the next sequence shows the same hole. It is not
 parked: after ``TRIES`` that count, as fast as the lane's holds allow, it is left out.
 """
@@ -27,7 +34,7 @@ ALONE: Final = 2  # failures in a row, sent alone, before others are tried besid
 TRIES: Final = 5
 SPAN_S: Final = 600.0
 EVERY_S: Final = SPAN_S / (TRIES - 1)
-PARKED_MAX: Final = 20  # at once; further ones hold their lane
+PARKED_MAX: Final = 20  # at once; past a further one the others go one by one
 PASSED_MAX: Final = 20_000  # items that pass one that is parked, all to be sent again after a crash
 PROBES: Final = 8  # following items that are tried in turn: the next one may be as bad
 HOLD_S: Final = 0.5  # of the lane after a failure, doubled by each
@@ -55,6 +62,7 @@ class Doubts:
         self._probes = 0  # that were tried since
         self._turn = False  # a probe's
         self._marker = False  # it is one
+        self._denied = False  # it was, when it failed last
         self._tries = 0  # of a marker; the lane took something before each of them
         self._proven = False  # and since the last
         self._since_s = 0.0
@@ -74,6 +82,11 @@ class Doubts:
     def proven(self) -> bool:
         """Whether some are parked, and the lane has taken something since each was tried."""
         return bool(self.parked) and all(found.proven for found in self.parked.values())
+
+    @property
+    def denied(self) -> bool:
+        """Whether the oldest item has failed for want of rights, which another lane may have."""
+        return self.troubled and self._denied
 
     @property
     def since_s(self) -> float:
@@ -102,10 +115,12 @@ class Doubts:
         now_s: float,
         *,
         marker: bool = False,
+        denied: bool = False,
     ) -> None:
         """It was sent alone, and nothing is known of it; ``fault``: of a small fixed set.
 
-        ``marker``: ``seq`` is the first that it stands for; the last may grow.
+        ``marker``: ``seq`` is the first that it stands for; the last may grow. ``denied``: the
+        other end has answered, for want of rights; another item is tried at once.
         """
         found = self.parked.get(seq)
         if found is not None:
@@ -121,10 +136,12 @@ class Doubts:
                 self._since_s = now_s
             self._seq, self._what = seq, (fault, detail, utc_ns)
             self._marker = marker
-            self._fails += 1
+            self._denied = denied
+            self._fails = max(ALONE, self._fails + 1) if denied else self._fails + 1
             self._tries += self._proven
             self._proven = False
-            self._turn = True
+            # Where there is no other one the same comes in its turn: not again at once.
+            self._turn = not (denied and self._turn)
 
     def accepted(self, seq: int, now_s: float) -> None:
         """The other end has taken it; 0: a marker."""
@@ -178,4 +195,4 @@ class Doubts:
 
     def _forget_trouble(self) -> None:
         self._seq = self._fails = self._probes = self._tries = 0
-        self._turn = self._marker = self._proven = False
+        self._turn = self._marker = self._denied = self._proven = False

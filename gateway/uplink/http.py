@@ -14,7 +14,7 @@ answer                                  verdict
 2xx with an error that names no item    the link pauses: nobody said that it is stored (1)
 400, 413, 422                           the batch is halved until the one is found: refused
 401, 403, 404, 405 and any other 4xx    lane denied: slow retry, the other lanes go on,
-                                        nothing delivered
+                                        nothing delivered (1)
 408, 425, 429                           the link pauses, for Retry-After where that is given
 5xx                                     likewise (1)
 3xx, a page (HTML), other               the link pauses: nobody said that it is stored (1)
@@ -296,7 +296,8 @@ def _settle(
         place = by_id.get(error.id) if error.id else by_seq.get(error.seq)
         if place is None:
             named = error.id[:80] or error.seq
-            return Retry(reason=f"the answer names an item that was not sent: {named}")
+            text = f"the answer names an item that was not sent: {named}"
+            return Retry(reason=text, fault=REFUSED_ITEM)
         refused[place] = Refused(REFUSED_ITEM, error.reason[:200])
     for body in batch:
         verdicts[body.place] = refused.get(body.place, ACCEPTED)

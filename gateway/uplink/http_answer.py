@@ -56,7 +56,7 @@ def answer_of(status: int, headers: Mapping[str, str], body: bytes, url: str) ->
     if status >= 500:
         return _failed(status, reason, _retry_after_s(headers))
     if status >= 400:
-        return Retry(DENIED_RETRY_S, reason, denied=True)
+        return Retry(DENIED_RETRY_S, reason, denied=True, fault=f"http_{status}")
     return _failed(status, reason)
 
 

@@ -38,6 +38,8 @@ class Lane:
         self.cursor = 0
         self.hold_until_s = 0.0  # loop time before which nothing of this lane is sent
         self.denied = ""  # why the other end does not take this lane at all
+        self.singly = 0  # items that go one by one: one of them was denied, or all
+        self.taken_s = float("-inf")  # loop time at which one of its items was accepted last
         self.doubted = False  # it refused whatever was sent: who is at fault is not known
         self.refused: dict[int, Refused] = {}  # not yet set aside, by sequence
         self.vouched = False  # something was taken beside those

@@ -5,7 +5,9 @@ where                  code                                      verdict
 =====================  ========================================  ==================================
 PUBACK                 0x00, 0x10 (nobody subscribed)            accepted
 PUBACK                 0x87 not authorised, 0x90 topic name      lane denied: slow retry, the other
-                                                                 lanes go on, nothing delivered
+                                                                 lanes go on, nothing delivered;
+                                                                 each time over one item, while
+                                                                 others are taken: its fault
 PUBACK                 0x91 packet id in use, 0x97 quota         the link pauses
 PUBACK                 0x99 payload format, 0x95 too large,      this item is refused
                        0x80, 0x83 and any other >= 0x80
@@ -41,7 +43,7 @@ DENIED_RETRY_S: Final = 30.0
 QUOTA_RETRY_S: Final = 5.0
 TAKEN_OVER: Final = 0x8E
 
-_DENIED: Final = {0x87: "not authorised", 0x90: "topic name invalid"}
+_DENIED: Final = {0x87: "not_authorised", 0x90: "topic_name_invalid"}
 _PAUSE: Final = {0x91: "packet id in use", 0x97: "quota exceeded"}
 _BAD_ITEM: Final = {
     0x80: "unspecified",
@@ -74,7 +76,9 @@ def verdict_of(code: int, topic: str) -> Verdict:
     if code < 0x80:
         return ACCEPTED
     if code in _DENIED:
-        return Retry(DENIED_RETRY_S, f"{topic}: {_DENIED[code]}", denied=True)
+        fault = _DENIED[code]
+        text = f"{topic}: {fault.replace('_', ' ')}"
+        return Retry(DENIED_RETRY_S, text, denied=True, fault=fault)
     if code in _PAUSE:
         return Retry(QUOTA_RETRY_S, _PAUSE[code])
     return Refused(_BAD_ITEM.get(code, "unspecified"), f"PUBACK 0x{code:02x}")

@@ -292,7 +292,9 @@ class Pump:
             except UnansweredError as error:
                 cut = error
                 verdicts = [Retry(reason=str(error), fault=error.fault)] * len(outs)
-            retry = await self._resending.settle(name, outs, verdicts, self._settling.taken_s)
+            retry = await self._resending.settle(
+                name, outs, verdicts, self._settling.taken_s, lane.taken_s
+            )
         except StoreError as error:
             self._store_trouble(error)
             return False
@@ -380,7 +382,7 @@ class Pump:
         open_ = [verdict for verdict in verdicts if isinstance(verdict, Retry)]
         if len(open_) < len(outs):
             self._batch.known(len(outs) - len(open_))
-        elif len(outs) > 1 and any(retry.fault for retry in open_):
+        elif len(outs) > 1 and any(retry.fault and not retry.denied for retry in open_):
             self._batch.failed(len(outs))
         await self._settling.settle(lane, outs, verdicts)
 
@@ -398,7 +400,7 @@ class Pump:
         """
         place = lane.doubts.probe()
         others = any(self._is_free(other) for other in self._lanes if other is not lane)
-        if others and self._settling.taken_s < lane.doubts.since_s:
+        if others and not lane.doubts.denied and self._settling.taken_s < lane.doubts.since_s:
             return 0
         return min(place, lane.waiting - 1)
 

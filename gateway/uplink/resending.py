@@ -4,13 +4,14 @@ A letter has its old number, so no cursor moves. Taken, it is settled; refused, 
 as before; with a link that fails it stays queued. One that is to wait holds the letters of its lane
 alone, and for long: nothing that people sent again may keep what comes anew. Where nothing is known
 of any of them (a status 5xx, a session that ends), they go one by one; one that fails ``TRIES``
-times, something having been taken between each two, is a dead letter again.
+times, something having been taken between each two, is a dead letter again. So is one that is
+denied, where that was something of its own lane; the next letter is tried between.
 """
 
 import asyncio
 import logging
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_NO_LANE: Final = "its lane is not sent to this uplink any more"
+
 
 class _Doubted(msgspec.Struct):
     """The letter of a lane over which the other end failed last."""
@@ -41,9 +44,12 @@ class _Doubted(msgspec.Struct):
     seq: int
     tries: int = 0  # that count
     tried_s: float = float("-inf")  # loop time
+    rests: bool = False  # it is another one's turn
 
-
-_NO_LANE = "its lane is not sent to this uplink any more"
+    def is_(self, letter: "Letter | Outgoing") -> bool:
+        """Whether it is that one."""
+        seq = letter.item.seq if isinstance(letter, Outgoing) else letter.seq
+        return (self.epoch, self.seq) == (letter.epoch, seq)
 
 
 class Resending:
@@ -56,7 +62,7 @@ class Resending:
         self._hold_until_s: dict[str, float] = {}  # by lane; loop time
         self._singly: dict[str, int] = {}  # by lane: how many are to go one by one
         self._doubted: dict[str, _Doubted] = {}  # by lane
-        self._taken_s = float("-inf")  # loop time
+        self._taken_s = dict.fromkeys(lanes, float("-inf"))  # by lane; loop time
 
     @property
     def pending(self) -> int:
@@ -91,8 +97,10 @@ class Resending:
         if not letters:
             return "", []
         lane = letters[0].lane
-        limit = 1 if self.singly(lane) else limit
-        own = [letter for letter in letters if letter.lane == lane][:limit]
+        own = [letter for letter in letters if letter.lane == lane]
+        if self.singly(lane):
+            own, limit = self._in_turn(lane, own), 1
+        own = own[:limit]
         return lane, [_out(letter, self._ledger.audit_head) for letter in own]
 
     async def settle(
@@ -101,17 +109,19 @@ class Resending:
         outs: Sequence[Outgoing],
         verdicts: Sequence[Verdict],
         taken_s: float,
+        own_taken_s: float,
     ) -> Retry | None:
         """Write down what became of them; gives why to wait, where one asks for that.
 
-        ``taken_s``: loop time at which the other end has taken an item of a lane last.
+        ``taken_s``: loop time at which the other end has taken an item of any lane last;
+        ``own_taken_s``: of this lane.
         """
         retry: Retry | None = None
         known = sum(not isinstance(verdict, Retry) for verdict in verdicts)
         self._count_known(lane, known)
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
-                self._taken_s = _now_s()
+                self._taken_s[lane] = _now_s()
                 await self._ledger.letter_sent(self._uplink, lane, out.epoch, out.item.seq)
             elif isinstance(verdict, Refused):
                 await self._ledger.letter_refused(
@@ -120,8 +130,18 @@ class Resending:
             else:
                 retry = verdict
         if retry and retry.fault and not known:
-            await self._failed(lane, outs, retry, max(taken_s, self._taken_s))
+            own_s = max(own_taken_s, self._taken_s[lane])
+            any_s = max(taken_s, *self._taken_s.values())
+            await self._failed(lane, outs, retry, own_s if retry.denied else any_s)
         return retry
+
+    def _in_turn(self, lane: str, own: list["Letter"]) -> list["Letter"]:
+        """Without the one that failed last, where it is another one's turn and there is one."""
+        doubted = self._doubted.get(lane)
+        if doubted is None or not doubted.rests:
+            return own
+        doubted.rests = False
+        return [letter for letter in own if not doubted.is_(letter)] or own
 
     def _count_known(self, lane: str, count: int) -> None:
         left = self._singly.pop(lane, 0) - count
@@ -137,11 +157,12 @@ class Resending:
             return
         (out,) = outs
         found = self._doubted.get(lane)
-        if found is None or (found.epoch, found.seq) != (out.epoch, out.item.seq):
+        if found is None or not found.is_(out):
             found = self._doubted[lane] = _Doubted(out.epoch, out.item.seq)
         if not found.tries or taken_s > found.tried_s:
             found.tries += 1
         found.tried_s = _now_s()
+        found.rests = True
         if found.tries >= TRIES:
             await self._ledger.letter_refused(
                 self._uplink, lane, out.epoch, out.item.seq, why.fault

@@ -89,6 +89,7 @@ class Settling:
                 if retry is None or verdict.denied or not retry.denied:
                     retry = verdict  # one that is denied says more than one that is not known
         lane.sent += accepted
+        lane.singly = max(0, lane.singly - accepted - len(refused))
         self.refused += len(refused)
         if accepted:
             self._taken(lane)
@@ -97,8 +98,19 @@ class Settling:
                 lane.vouched = accepted > 0
                 await self.set_aside(lane, refused, proven=accepted > 0)
         finally:
-            if retry and not (len(outs) == 1 and self.failed(lane, outs[0], retry)):
-                self.pause(lane, retry, accepted)
+            self._wait(lane, outs, retry, accepted)
+
+    def _wait(self, lane: Lane, outs: Sequence[Outgoing], why: Retry | None, accepted: int) -> None:
+        """``why`` some are to be sent again."""
+        if why is None:
+            return
+        if len(outs) == 1:
+            if not self.failed(lane, outs[0], why):
+                self.pause(lane, why, accepted)
+        elif why.denied and why.fault:
+            lane.singly = len(outs)  # whether it is all of them or one is seen by one alone
+        else:
+            self.pause(lane, why, accepted)
 
     def failed(self, lane: Lane, out: Outgoing, why: Retry) -> bool:
         """It was sent alone and nobody says whose fault it is. True: no other lane need wait."""
@@ -106,7 +118,8 @@ class Settling:
             return False
         now_s, doubts, seq = _now_s(), lane.doubts, _key_of(out.item)
         marker = isinstance(out.item, GapItem)
-        doubts.failed(seq, why.fault, why.reason, message.stamp_ns(out), now_s, marker=marker)
+        stamp_ns = message.stamp_ns(out)
+        doubts.failed(seq, why.fault, why.reason, stamp_ns, now_s, marker=marker, denied=why.denied)
         if doubts.vain:
             text = printable(why.reason)
             _LOGGER.warning("%s: a gap marker of %s is left out: %s", self._uplink, lane.name, text)
@@ -115,6 +128,8 @@ class Settling:
         if seq in doubts.parked:
             doubts.postpone(seq, now_s + why.after_s)
             return True
+        if why.denied:
+            return doubts.probe() > 0 and lane.waiting > 1  # that one at once, then the hold
         if doubts.stuck:
             lane.hold_until_s = now_s + why.after_s + doubts.hold_s()
             self._link.hold_until_s = max(self._link.hold_until_s, now_s + why.after_s)
@@ -195,9 +210,10 @@ class Settling:
 
     def _taken(self, lane: Lane) -> None:
         """The other end takes what this lane has."""
-        self.taken_s = _now_s()
+        self.taken_s = lane.taken_s = _now_s()
         for other in self._lanes:
-            if other is not lane and other.doubts.stuck and other.waiting <= 1:
+            lonely = other.doubts.stuck and other.waiting <= 1
+            if other is not lane and lonely and not other.doubts.denied:
                 other.doubts.park(self.taken_s, proven=False)
         self.fruitless = False
         self.barren = 0

@@ -1,7 +1,5 @@
 """Credentials that are missing at first: a refused link that the file alone heals."""
 
-import asyncio
-
 import pytest
 from aiohttp import BasicAuth, web
 from aiohttp.test_utils import TestServer
@@ -10,12 +8,11 @@ from gateway.errors import GatewayError
 from gateway.site.credentials import Credentials, Secret
 from gateway.site.model import Uplink
 from gateway.store.alert import AlertItem
-from gateway.uplink import http_answer, link_state
 from gateway.uplink.base import ACCEPTED, ALERT, Acknowledges, LinkRefusedError, Outgoing
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
-from gateway.uplink.pump import Pump
-from tests.helpers.uplinks import MemoryHistory, MemoryLedger, MemoryProblems, until
+from tests.helpers.pumping import Bench
+from tests.helpers.uplinks import until
 
 SENDER = Sender(gateway="g", site="s", uplink="platform")
 ITEM = Outgoing(AlertItem(1, b'{"id":"g/1/1","kind":"trip","recorded":"x"}'), epoch=1)
@@ -64,11 +61,8 @@ async def test_missing_then_wrong_then_right() -> None:
     assert seen == ["gateway:wrong", "gateway:right"]
 
 
-async def test_a_token_that_is_renewed_is_taken_up_without_a_restart(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(http_answer, "DENIED_RETRY_S", 0.05)
-    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
+@pytest.mark.usefixtures("quick")
+async def test_a_token_that_is_renewed_is_taken_up_without_a_restart(bench: Bench) -> None:
     valid = "first"
     refused = 0
 
@@ -82,17 +76,14 @@ async def test_a_token_that_is_renewed_is_taken_up_without_a_restart(
     app.router.add_post("/{path:.*}", take)
     safe = Safe()
     safe.password = valid
-    ledger, history, problems = MemoryLedger(), MemoryHistory(), MemoryProblems()
     async with TestServer(app) as server:
         config = Uplink(id="platform", kind="http", url=str(server.make_url("")), credentials="x")
         uplink = CredentialedUplink(config, SENDER, safe.load)
-        pump = Pump(config, uplink, ledger, history, problems, SENDER)
-        task = asyncio.create_task(pump.run())
-        try:
-            ledger.put()
+        async with bench.running(uplink) as pump:
+            bench.ledger.put()
             await until(lambda: pump.stats().sent["alert"] == 1)
             valid = "second"
-            ledger.put()
+            bench.ledger.put()
             await until(lambda: refused >= 3)
             assert pump.stats().connects == 1, "the same ones are worth no new session"
             safe.password = ""  # being written
@@ -101,7 +92,4 @@ async def test_a_token_that_is_renewed_is_taken_up_without_a_restart(
             safe.password = valid
             await until(lambda: pump.stats().sent["alert"] == 2)
             assert pump.stats().connects == 2
-            assert not problems.active
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            assert not bench.problems.active

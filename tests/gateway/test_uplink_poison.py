@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from gateway.site.model import Duration
-from gateway.uplink import doubts, link_state, pump, settling
+from gateway.uplink import doubts
 from gateway.uplink.base import (
     ACCEPTED,
     GapItem,
@@ -23,70 +22,21 @@ from gateway.uplink.base import (
 )
 from gateway.uplink.doubts import Doubts
 from gateway.uplink.pump import Pump
-from gateway.uplink.registry import make_uplink
 from tests.helpers.http_script import Script
 from tests.helpers.mosquitto import Mosquitto, Subscriber
 from tests.helpers.mqtt_script import Answer, ScriptedBroker
 from tests.helpers.nginx import nginx
 from tests.helpers.proxy import FaultProxy
+from tests.helpers.pumping import Bench
 from tests.helpers.uplinks import (
-    SENDER,
-    MemoryHistory,
-    MemoryLedger,
-    MemoryProblems,
     MemoryUplink,
-    config_of,
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 POISON = 4
 FAULT = Retry(reason="status 500", fault="http_500")
-
-
-class Bench:
-    """A pump between stores in memory and a platform."""
-
-    def __init__(self) -> None:
-        self.ledger = MemoryLedger()
-        self.history = MemoryHistory()
-        self.problems = MemoryProblems()
-
-    @asynccontextmanager
-    async def running(
-        self, uplink: Any = None, url: str = "", **changes: Any
-    ) -> AsyncIterator[Pump]:
-        kind = "http" if url.startswith("http") else "mqtt"
-        config = config_of(url or "mqtt://127.0.0.1", kind=kind, **changes)
-        uplink = uplink or make_uplink(config, SENDER)
-        made = Pump(
-            config, uplink, self.ledger, self.history, self.problems, SENDER, jitter=lambda: 0.5
-        )
-        task = asyncio.create_task(made.run())
-        try:
-            yield made
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def cursor(self) -> int:
-        return self.ledger.cursors.get(("platform", "alert"), 0)
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
-    monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.05)
-    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
-    monkeypatch.setattr(doubts, "HOLD_S", 0.01)
-    monkeypatch.setattr(doubts, "HOLD_S_MAX", 0.04)
-    monkeypatch.setattr(doubts, "EVERY_S", 0.05)
 
 
 class Failing(MemoryUplink):
@@ -391,7 +341,7 @@ async def test_a_letter_that_it_fails_over_is_dead_again_and_holds_no_other(
     _queue(bench, 3, POISON, 5, 6)
     async with bench.running(uplink) as made:
         await _feed(bench, made, lambda: not bench.ledger.queued, "live")
-        assert made.stats().up
+        await _feed(bench, made, lambda: made.stats().up, "live")
     assert uplink.of("backfill") == [3, 5, 6]
     assert list(bench.ledger.letters) == [("platform", "backfill", POISON)]
     assert [seq for seq, _at_s in uplink.tried] == [POISON] * doubts.TRIES

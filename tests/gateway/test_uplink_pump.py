@@ -2,9 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -25,59 +22,16 @@ from gateway.uplink.base import (
 )
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import AlertLane, SampleLane
-from gateway.uplink.pump import Pump
+from tests.helpers.pumping import Bench
 from tests.helpers.uplinks import (
     SENDER,
     T0_NS,
     MemoryHistory,
-    MemoryLedger,
-    MemoryProblems,
     MemoryUplink,
-    config_of,
     until,
 )
 
-
-@dataclass
-class Bench:
-    """A pump and what it is between."""
-
-    ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    history: MemoryHistory = field(default_factory=MemoryHistory)
-    problems: MemoryProblems = field(default_factory=MemoryProblems)
-    uplink: MemoryUplink = field(default_factory=MemoryUplink)
-
-    def make(self, **changes: Any) -> Pump:
-        config = config_of("mqtt://127.0.0.1", **changes)
-        now_ns = T0_NS + 100_000_000_000
-        return Pump(
-            config, self.uplink, self.ledger, self.history, self.problems, SENDER,
-            utc_ns=lambda: now_ns, jitter=lambda: 0.5,
-        )  # fmt: skip
-
-    @asynccontextmanager
-    async def running(self, **changes: Any) -> AsyncIterator[Pump]:
-        made = self.make(**changes)
-        task = asyncio.create_task(made.run())
-        try:
-            yield made
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
-    monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.05)
-    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 async def test_alerts_then_live_then_backfill(bench: Bench) -> None:

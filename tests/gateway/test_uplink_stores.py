@@ -17,7 +17,7 @@ from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup, SampleItem
 from gateway.store.ledger import Ledger
-from gateway.uplink import link_state, message, pump, settling
+from gateway.uplink import message
 from gateway.uplink.base import ACCEPTED, GapItem, Outgoing, Refused, Verdict
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import SampleLane
@@ -36,13 +36,12 @@ from tests.helpers.uplinks import (
 TAGS = ("ch4.t1", "ch4.t2", "air.speed")
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.04)
-    monkeypatch.setattr(settling, "STORE_RETRY_S", 0.02)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
-    monkeypatch.setattr(packing, "WINDOW_SAMPLES", len(TAGS))  # a message is one poll
+def one_poll_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "WINDOW_SAMPLES", len(TAGS))
 
 
 class Site:
