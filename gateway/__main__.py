@@ -4,6 +4,7 @@ Heavy modules are imported by the command that needs them, so that ``trip`` star
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ EPILOG = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing that a user can cause ends in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's code page lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(argv)
     except KeyboardInterrupt:

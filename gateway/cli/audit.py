@@ -4,6 +4,7 @@ Reads the ledger's file alone, so it works with the gateway running, hanging or 
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.cli.options import add_directories, add_json, paths_of
 from gateway.cli.table import complain, moment, plain, show_json, show_table
 from gateway.errors import ConfigError, GatewayError
 from gateway.orders.outcome import Exit
+from gateway.site.whole_file import whole_file
 from gateway.store.alert import rfc3339
 from gateway.store.audit import AuditEntry, Chain, ChainError
 from gateway.store.ledger_reader import LedgerReader
@@ -186,15 +188,14 @@ def _heads_in(path: Path, gateway: str) -> list[LeftHead]:
     """Every head that this gateway's alerts in a file carried, once each. Raises GatewayError."""
     found: dict[str, LeftHead] = {}
     try:
-        if path.stat().st_size > ALERTS_BYTES_MAX:
-            msg = f"{path} has more than {ALERTS_BYTES_MAX >> 20} MiB: take the newest alerts alone"
-            raise GatewayError(msg)
-        for alert in _alerts_in(path.read_bytes()):
+        for alert in _alerts_in(whole_file(path, ALERTS_BYTES_MAX)):
             head = alert.get("audit_head")
             if isinstance(head, str) and head and alert.get("gateway") == gateway:
                 found[head] = LeftHead(head=head, alert=str(alert.get("id", "")))
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
+        if error.errno == errno.EFBIG:
+            msg += "; take the newest alerts alone"
         raise GatewayError(msg) from error
     if not found:
         msg = f"{path} holds no alert of gateway '{gateway}' with an audit_head"

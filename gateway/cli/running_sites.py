@@ -121,7 +121,10 @@ def _by_guard(paths: Paths, *, runs: bool) -> RunningSite | None:
     if found is None:
         why = f"its program is not in {paths.state}; name its --state-dir"
         return RunningSite(paths, None, why=why)
-    return RunningSite(paths, holdings_of_program(found))
+    try:
+        return RunningSite(paths, holdings_of_program(found))
+    except ValueError as error:
+        return RunningSite(paths, None, why=str(error))
 
 
 def _usual() -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ from gateway.orders.outcome import Exit
 from gateway.site.tags_csv import HEADINGS
 
 if TYPE_CHECKING:
+    from gateway.cli.running_sites import RunningSite
     from gateway.commission.target import Target
 
 UNIT_MAX: Final = 255
@@ -120,12 +122,19 @@ def numbers_of(option: str, text: str, least: int, most: int) -> list[int]:
 
 
 def new_file(emit: str | None) -> None:
-    """Raises ConfigError where ``--emit`` names a file that is there."""
+    """Raises ConfigError where ``--emit`` names a file that is there, or that cannot be made.
+
+    It is asked for before a scan of minutes, not after it.
+    """
     if emit is None or emit == "-":
         return
     there = [path for path in (Path(emit), tags_beside(emit)) if path.exists()]
     if there:
         raise ConfigError([f"--emit: {there[0]} is there already, expected a new file"])
+    folder = Path(emit).absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+        why = "cannot be written to" if folder.is_dir() else "is no directory"
+        raise ConfigError([f"--emit: found {emit}, but {folder} {why}"])
 
 
 def tags_beside(emit: str) -> Path:
@@ -170,11 +179,11 @@ class _Progress:
 def _allowed(args: argparse.Namespace, target: "Target") -> bool:
     """Whether it may be done: somebody is asked where a running site has a device there."""
     sites = running_sites(paths_of(args))
-    own = [*owners(target.device.address, sites), *(s for s in sites if s.holdings is None)]
-    if args.yes or not own:
+    own = owners(target.device.address, sites)
+    unknown = [site for site in sites if site.holdings is None]
+    if args.yes or not (own or unknown):
         return True
-    names = " and ".join(site.name for site in own)
-    text = f"{target.device.address} belongs to the running site {names}, which polls it"
+    text = " and ".join(f"{target.device.address} {_polled_by(site)}" for site in own or unknown)
     if not sys.stdin.isatty():
         complain(f"not scanned: {text}; say --yes if it is meant")
         return False
@@ -182,6 +191,12 @@ def _allowed(args: argparse.Namespace, target: "Target") -> bool:
         return input(plain(f"{text}. Scan it besides? [y/N] ")).strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def _polled_by(site: "RunningSite") -> str:
+    if site.holdings is None:
+        return f"may belong to the guard in {site.paths.runtime}: {site.why}"
+    return f"belongs to the running site {site.name}, which polls it"
 
 
 def _show(args: argparse.Namespace, target: "Target", scanning: Scan) -> None:

@@ -86,6 +86,7 @@ class Ear:
     errors: int = 0  # bytes with a parity or framing error
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     why: str = ""
+    untold: OSError | None = None  # why nothing more can be shown: the reader of a pipe has gone
     _part: bytes = b""
     _part_s: float = 0.0
     _begin_s: float = field(default_factory=time.monotonic)
@@ -119,7 +120,13 @@ class Ear:
         self.lost.set()
 
     def _show(self, part: bytes) -> None:
-        self.show(self._part_s - self._begin_s, part)
+        if self.untold is not None:
+            return
+        try:
+            self.show(self._part_s - self._begin_s, part)
+        except OSError as error:  # here, in the port's callback, nobody would hear of it
+            self.untold = error
+            self.lost.set()
 
 
 async def _listen(path: str, line: Line, args: argparse.Namespace) -> int:
@@ -137,6 +144,8 @@ async def _listen(path: str, line: Line, args: argparse.Namespace) -> int:
     text = f"listening on {path}, {_words(line)}; Ctrl-C ends it"
     await _hear(path, line, ear, stop, seconds, opened=lambda: _say(args, text))
     ear.flush()
+    if ear.untold is not None:
+        raise ear.untold
     if ear.why:
         complain(ear.why)
     return _propose(args, path, line, ear)

@@ -1,6 +1,7 @@
 """``tags --import`` and ``--export``: lists of points from and to spreadsheets."""
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -69,8 +70,7 @@ def _write(args: argparse.Namespace, found: "TagImport") -> Path | None:
         raise ConfigError([text])
     if all(change.kind == "same" for change in found.changes):
         return None
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    backup = found.path.with_name(f"{found.path.name}.{stamp}.bak")
+    backup = _backup(found.path)
     try:
         mode = found.path.stat().st_mode & 0o777
         replace_file(backup, found.path.read_bytes(), sync=True)
@@ -80,6 +80,13 @@ def _write(args: argparse.Namespace, found: "TagImport") -> Path | None:
         msg = f"{found.path} cannot be written: {error.strerror}"
         raise GatewayError(msg) from error
     return backup
+
+
+def _backup(path: Path) -> Path:
+    """Where the old list goes: a name by the time that is not there yet."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (f"{path.name}.{stamp}{f'-{n}' if n > 1 else ''}.bak" for n in itertools.count(1))
+    return next(backup for backup in map(path.with_name, names) if not backup.exists())
 
 
 def _show(args: argparse.Namespace, found: "TagImport") -> None:

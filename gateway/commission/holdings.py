@@ -91,11 +91,18 @@ def holdings_of(config: Config) -> Holdings:
 
 
 def holdings_of_program(program: bytes) -> Holdings:
-    """Those of a verified program: what the guard itself holds, and names of the rest."""
+    """Those of a verified program: what the guard itself holds, and names of the rest.
+
+    Places without a name, in a program that carries none, are held all the same. Raises ValueError
+    for a program of another version.
+    """
+    if blob.HEADER.unpack_from(program)[:2] != (blob.MAGIC, blob.FORMAT):
+        msg = "its program is of another version of Sitewarden"
+        raise ValueError(msg)
     names = blob.names(program)
     devices: list[blob.Device] = blob.section(program, "devices")
     addresses = [_program_address(device, names.get("ttys", [])) for device in devices]
-    idents = names.get("devices", [])
+    idents = _named(names.get("devices", []), len(devices))
     held = [
         HeldDevice(ident, address, device.unit)
         for ident, address, device in zip(idents, addresses, devices, strict=True)
@@ -112,7 +119,8 @@ def holdings_of_program(program: bytes) -> Holdings:
                 places.append(HeldPlace(address, device.unit, hr, first, count, said))
     unplaced = []
     outputs: list[blob.Output] = blob.section(program, "outputs")
-    for ident, output in zip(names.get("outputs", []), outputs, strict=True):
+    output_idents = _named(names.get("outputs", []), len(outputs))
+    for ident, output in zip(output_idents, outputs, strict=True):
         if output.path == OutputPath.GATEWAY or output.device == NONE_U32:
             unplaced.append(ident)
             continue
@@ -123,6 +131,11 @@ def holdings_of_program(program: bytes) -> Holdings:
     places += _watched(program, addresses, idents)
     site = [*names.get("site", []), "?"][0]
     return Holdings(site, tuple(held), tuple(places), tuple(unplaced))
+
+
+def _named(names: list[str], count: int) -> list[str]:
+    """The ids of so many entries; their numbers, where the program does not say."""
+    return names if len(names) == count else [f"#{i}" for i in range(count)]
 
 
 def all_holdings(config: Config, program: bytes | None) -> Holdings:

@@ -21,6 +21,7 @@ from gateway.site.later import LATER_KEYS
 from gateway.site.load import read_site
 from gateway.site.model import Device, Tag
 from gateway.site.spreadsheet import guessed
+from gateway.site.whole_file import whole_file
 
 NUMBERS: Final = tags_csv.NUMBERS
 _MODBUS: Final = re.compile("[a-z]{1,2}:|[0-9]")
@@ -51,12 +52,12 @@ class TagImport:
 
 def read_import(file: Path, site: Path | None, *, device: str = "") -> TagImport:
     """Read a list and put it into the site as read. Raises ConfigError with every error."""
-    draft = None if site is None else _read(site)
+    draft = None if site is None else read_site(site)
     complaints = Complaints(str(file)) if draft is None else draft.complaints
     try:
-        data = file.read_bytes()
+        data = whole_file(file)
     except OSError as error:
-        raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+        raise ConfigError([f"{file}:1: cannot be read: {error.strerror}"]) from None
     table = read_table(str(file), data, complaints)
     bases = {entry.id: _base(entry.item) for entry in draft.device} if draft else {}
     rows = [
@@ -104,7 +105,7 @@ def _into(draft: Draft, site: Path, table: TagTable, rows: Sequence[TagRow]) -> 
 
 def _merged(path: Path, changes: Sequence[Change]) -> bytes:
     """The site's CSV with its own order, rows and headings, and what is new."""
-    table = read_table(str(path), path.read_bytes(), Complaints(str(path)))
+    table = read_table(str(path), whole_file(path), Complaints(str(path)))
     by_id = {change.row.cells["id"]: change for change in changes if change.kind != "same"}
     rows = []
     for row in table.rows:
@@ -136,13 +137,6 @@ def _equal(name: str, one: str, other: str) -> bool:
         return float(one or neutral) == float(other or neutral)
     except ValueError:
         return False
-
-
-def _read(site: Path) -> Draft:
-    """The site as read. Raises ConfigError where there is no site file."""
-    if not site.is_file():
-        raise ConfigError([f"{site}: cannot be read: no such file"])
-    return read_site(site)
 
 
 def _entry(file: str, number: int, cells: dict[str, str], complaints: Complaints) -> Entry[Tag]:

@@ -23,9 +23,10 @@ from gateway.site.later import LATER_KEYS
 from gateway.site.lines import index_lines
 from gateway.site.model import Device, Order, Point, Tag
 from gateway.site.syntax import read_toml
+from gateway.site.whole_file import whole_file
 
 FOLDER: Final = "devices"
-BYTES_MAX: Final = 1_000_000
+BYTES_MAX: Final = 1024 * 1024
 TABLES: Final = ("description", "device", "point")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _POINT_KEYS: Final = ("address", "type", "order", "scale", "offset", "length")
@@ -110,10 +111,11 @@ def _read(name: str, folder: Path, complaints: Complaints) -> _Map | None:
         return None
     file = f"{FOLDER}/{name}.toml"
     try:
-        data = place.read_bytes()[:BYTES_MAX]
-        toml = read_toml(data.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError):
-        complaints.at_line(file, 1, "", "cannot be read as UTF-8 text")
+        with resources.as_file(place) as path:
+            toml = read_toml(whole_file(path, BYTES_MAX).decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        complaints.at_line(file, 1, "", f"cannot be read: {why}")
         return _Map({}, ())
     for line, said in toml.errors:
         complaints.at_line(file, line, "", said)

@@ -4,7 +4,6 @@
 site or a refusal. A table with an error still gives its id to the references.
 """
 
-import errno
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -34,10 +33,10 @@ from gateway.site.plausible import fill_simulated_points
 from gateway.site.serial_templates import expand_templates
 from gateway.site.signal_rules import folded
 from gateway.site.syntax import TomlText, read_toml
+from gateway.site.whole_file import whole_file
 
 HEARTBEAT_EVERY_NS_MIN: Final = 100_000_000
 WATCHDOG_POLL_NS: Final = 1_000_000_000  # of the registers that set a device's own watchdog
-BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 def load_site(path: Path) -> tuple[Config | None, list[str], LineIndex]:
@@ -151,18 +150,9 @@ def _resolve_groups(draft: Draft) -> tuple[Group, ...]:
     return tuple(groups.values())
 
 
-def _bytes(path: Path) -> bytes:
-    """A whole file. Raises OSError, also for one that no person wrote."""
-    with path.open("rb") as file:
-        data = file.read(BYTES_MAX + 1)
-    if len(data) > BYTES_MAX:
-        raise OSError(errno.EFBIG, f"more than {BYTES_MAX} bytes")
-    return data
-
-
 def _read_text(path: Path, complaints: Complaints) -> TomlText:
     try:
-        data = _bytes(path)
+        data = whole_file(path)
     except OSError as error:
         complaints.at_line(str(path), 1, "", f"cannot be read: {error.strerror or error}")
         return TomlText({}, "")
@@ -260,7 +250,7 @@ def _read_csv(draft: Draft, path: Path) -> None:
         return
     complaints = draft.complaints
     try:
-        data = _bytes(path.parent / name)
+        data = whole_file(path.parent / name)
     except OSError as error:
         text = f"found {shown(name)}, which cannot be read: {error.strerror or error}"
         complaints.add(draft.site.origin, ("tags",), text)

@@ -356,6 +356,18 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     assert done.stderr == b""
 
 
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    more = '[[tag]]\nid = "more"\nvalue = "gas * 2"\nunit = "m²/s"\n'
+    site.write_text(SITE.replace("%CH4", "m²/s") + more, encoding="utf-8")
+    command = [sys.executable, "-m", "gateway", "check", str(site)]
+    for encoding in ("gbk", "ascii"):
+        around = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, env=around, capture_output=True, check=False)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        assert b"m\\xb2/s" in done.stdout
+
+
 def test_a_terminal_gets_colours(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

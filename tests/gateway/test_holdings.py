@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fastpath import blob
 from gateway.commission.holdings import (
     Aim,
     all_holdings,
@@ -17,6 +18,7 @@ from gateway.commission.holdings import (
     same_device,
 )
 from gateway.site.model import Config, Device, Output, Site
+from tests.helpers.blobs import wide_program
 from tests.helpers.harness import ROOT
 from tests.helpers.sites import checked, site_text
 
@@ -83,6 +85,18 @@ def test_lease_and_watchdog_registers_are_held(tmp_path: Path, by: str) -> None:
         (4096, "watchdog register of io"), (4097, None),
     ):  # fmt: skip
         assert holder(Aim(address, 3, "hr", first, 1), held) == what, first
+
+
+def test_a_program_without_names_and_one_of_another_version() -> None:
+    """Some other guard on this machine: what it holds is known by its places, or not at all."""
+    program = blob.build(wide_program())
+    held = holdings_of_program(program)
+    assert holder(Aim("127.0.0.1:502", 1, "hr", 90, 1), held) == "heartbeat of #0"
+    assert holder(Aim("/dev/serial/by-id/usb-one", 3, "hr", 4, 1), held) == "output #2"
+    assert held.unplaced == ("#3",)
+    later = program.replace(blob.FORMAT.to_bytes(4, "little"), b"\x63\0\0\0", 1)
+    with pytest.raises(ValueError, match="of another version"):
+        holdings_of_program(later)
 
 
 @pytest.mark.parametrize(

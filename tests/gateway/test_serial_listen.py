@@ -63,6 +63,18 @@ async def test_a_line_is_shown_as_text_and_in_hexadecimal_digits(tmp_path: Path)
     assert digits.endswith("0d 0a")
 
 
+async def test_a_reader_that_leaves_early_ends_it(tmp_path: Path) -> None:
+    """As ``serial listen PORT | head -1``: no traceback for each line that comes."""
+    async with instrument("wind", tmp_path / "tty", period_us=20_000) as far:
+        process = await Shell(tmp_path).start(f"serial listen {far.path}")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await process.stdout.readline()
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        err = await process.stderr.read()
+        assert (await process.wait(), err) == (1, b"")
+
+
 async def test_nothing_is_written(tmp_path: Path) -> None:
     """Not a byte arrives at the other side, whatever is listened for."""
     async with far_end(b"noise \x01\x02 that is nothing ") as (path, heard):

@@ -222,7 +222,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_files_that_nobody_wrote(tmp_path: Path) -> None:
     for name in ("/dev/zero", "/dev/urandom"):
         _, errors, _ = load_site(Path(name))
-        assert errors == [f"{name}:1: cannot be read: more than 16777216 bytes"]
+        assert errors == [f"{name}:1: cannot be read: more than 16 MiB"]
 
 
 @pytest.mark.parametrize(

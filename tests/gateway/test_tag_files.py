@@ -227,6 +227,25 @@ def test_what_is_no_list(desk: Desk, text: bytes, said: str) -> None:
     assert said in err
 
 
+def test_a_list_that_nobody_wrote(desk: Desk) -> None:
+    """A device, a directory, a site file that is neither: a line each, and no memory used up."""
+    for name, why in (("/dev/zero", "more than 16 MiB"), (str(desk.directory), "Is a directory")):
+        code, _, err = desk.run("--import", name)
+        assert (code, err) == (2, f"{name}:1: cannot be read: {why}\n")
+    for site, why in ((desk.directory, "Is a directory"), ("none", "No such file or directory")):
+        desk.site = Path(site)
+        code, _, err = desk.imported(VENDOR)
+        assert (code, err) == (2, f"{site}:1: cannot be read: {why}\n")
+
+
+def test_every_list_that_is_replaced_is_kept(desk: Desk) -> None:
+    for number in range(3):  # within one second
+        assert desk.imported(f"id,device,address\nlevel,plc,hr:{number + 5}\n", "--write")[0] == 0
+    kept = {path.read_text() for path in desk.directory.glob("*.bak")}
+    assert len(kept) == 3
+    assert CSV in kept
+
+
 def test_usage(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tags", "--export"]) == 2
     assert main(["tags", "--import", "x", "--write"]) == 2

@@ -174,6 +174,7 @@ async def test_nothing_there(shell: Shell) -> None:
         ("tcp://h --registers --tables hx", "--tables: found"),
         ("plc", "--site"),
         ("tcp://h --emit /dev/null", "is there already"),
+        ("tcp://h --emit /nowhere/site.toml", "but /nowhere is no directory"),
         ("rtu:///dev/null --units 248", "--units: found"),
         ("rtu:///dev/null --units 0-3", "expected numbers from 1 to 247"),
         ("tcp://h/1/hr:0", "found the point hr:0, expected an address alone"),
