@@ -63,6 +63,7 @@ MODULES = [
     "writer",
 ]
 
+JOBS = os.cpu_count() or 1
 CHECKED = os.environ.get("SITEWARDEN_CHECKED") == "1"
 DIRECTIVES = {"language_level": 3, "linetrace": CHECKED}
 COMPILE = ["-O2", "-Wall", "-Wsign-compare", "-Wno-unused-function"]
@@ -87,4 +88,10 @@ EXTENSIONS = [
     for name in MODULES
 ]
 
-setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, quiet=True))
+if __name__ == "__main__":  # where children are not forked, each of them reads this file
+    setup(
+        ext_modules=cythonize(
+            EXTENSIONS, nthreads=JOBS, compiler_directives=DIRECTIVES, quiet=True
+        ),
+        options={"build_ext": {"parallel": JOBS}},
+    )

@@ -72,8 +72,7 @@ def _run(*words: str) -> int:
 def main(arguments: list[str]) -> int:
     """Copy, build, test, print the coverage; pytest's exit code."""
     copy()
-    jobs = str(os.cpu_count() or 1)
-    if _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j", jobs):
+    if _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace"):
         return 1
     if _run(sys.executable, "-m", "tests.helpers.inside"):
         return 1
@@ -86,7 +85,7 @@ def main(arguments: list[str]) -> int:
     short = arguments == ["--short"]
     files = [f"{TESTS}/test_{name}.py" for name in SHORT] if short else [TESTS]
     chosen = arguments if arguments and not short else ["-q", *files]
-    chosen += ["-n", jobs] if short else []
+    chosen += ["-n", str(os.cpu_count() or 1)] if short else []
     code = _run(*measure, "run", ours, "-m", "pytest", "--timeout=180", *chosen)
     if not arguments:
         code = _run(sys.executable, "-m", "pytest", "-q", KILLED) or code

@@ -59,7 +59,7 @@ def copy_tree() -> None:
 
 def build() -> str:
     """Rebuild what changed; empty, or what the compilers said."""
-    done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j2"], BUILD_S)
+    done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], BUILD_S)
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
 
 
