@@ -4,7 +4,6 @@ One directory is one site. The runtime directory should be tmpfs: the guard's sh
 there, and a page of it must never wait for a disk.
 """
 
-import fcntl
 import logging
 import os
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.life.directory_lock import DirectoryLock
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -223,25 +223,24 @@ class InstanceLock:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._descriptors: list[int] = []
+        self._locks: list[DirectoryLock] = []
 
     def acquire(self) -> Self:
         """Take both locks. Raises GatewayError, naming the holder, where one is taken."""
         for directory in (self._paths.runtime, self._paths.state):
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = DirectoryLock(directory)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.acquire()
             except OSError as error:
-                os.close(descriptor)
                 self.release()
                 raise GatewayError(self._taken(directory)) from error
-            self._descriptors.append(descriptor)
+            self._locks.append(lock)
         return self
 
     def release(self) -> None:
         """Let both locks go; harmless when not held."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        while self._locks:
+            self._locks.pop().release()
 
     def _taken(self, directory: Path) -> str:
         endpoints = read_endpoints(self._paths.endpoints)

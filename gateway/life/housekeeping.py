@@ -137,8 +137,8 @@ class Housekeeper:
         for name, store in (("ledger", self._gateway.ledger), ("history", self._gateway.history)):
             if store.ok:
                 problems.cleared("store", name, f"{name}.db is written again")
-            else:
-                text = f"{name}.db cannot be used, it is tried again: {store.stats().trouble}"
+            elif trouble := store.stats().trouble:  # else it is only being opened
+                text = f"{name}.db cannot be used, it is tried again: {trouble}"
                 problems.raised("store", name, text, priority="critical")
             if store.mishaps[0] != self._mishaps.get(name, 0):
                 self._mishaps[name], text = store.mishaps

@@ -208,7 +208,6 @@ class Database:
         finally:
             self._closing = True
             await self._file.close()
-            self._file.leave()
             self._refuse_rest()
 
     async def _jobs_done(self) -> bool:
@@ -385,7 +384,7 @@ class Database:
         try:
             with SPARE_ONES.lent():
                 await self._file.replace(str(error))
-        except (sqlite3.Error, DamagedError) as second:
+        except (sqlite3.Error, DamagedError, NotOpenError) as second:
             raise self._failure(second) from second
         return True
 

@@ -4,6 +4,7 @@ Used by the one task of ``Database`` alone.
 """
 
 import asyncio
+import errno
 import logging
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from typing import Final, TypeVar
 
 from aiosqlite import Connection
 
+from gateway.life import directory_lock
 from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
@@ -56,6 +58,8 @@ class OwnedFile:
         self._mark = Mark(path.with_name(f"{path.name}.mark"))
         self._pages_max = max(1, max_bytes // PAGE_BYTES)
         self._pinched = False
+        self._disk: int | None = None  # that the directory was on when the file was open
+        self._come_to = (0, 0)  # the mark, whatever became of its file
         self._retry_at_ns = 0
         self._replace_at_ns = 0
 
@@ -68,7 +72,11 @@ class OwnedFile:
             raise NotOpenError(msg)
         self.retry(REOPEN_NS)
         with SPARE_ONES.lent():
-            return await self._get()
+            try:
+                await self._enter()
+                return await self._get()
+            finally:
+                self._leave_where_closed()
 
     def retry(self, after_ns: int) -> None:
         """When to try again to open it."""
@@ -79,6 +87,7 @@ class OwnedFile:
         connection, self.connection = self.connection, None
         if connection is not None:
             await close_file(connection)
+        self._leave_where_closed()
 
     @property
     def unserved(self) -> bool:
@@ -90,10 +99,7 @@ class OwnedFile:
         connection, self.connection = self.connection, None
         if connection is not None:
             await give_up(connection)
-
-    def leave(self) -> None:
-        """Let go of what is beside the file."""
-        self._mark.close()
+        self._leave_where_closed()
 
     async def transaction(self, connection: Connection, body: Body[_T]) -> _T:
         """One BEGIN IMMEDIATE .. COMMIT."""
@@ -108,7 +114,8 @@ class OwnedFile:
 
     def mark(self) -> None:
         """Remember how far it has come; after each commit."""
-        self._mark.write(*self._owner.mark())
+        self._come_to = self._owner.mark()
+        self._mark.write(*self._come_to)
 
     async def bound(self, max_bytes: int) -> None:
         """Bound the file; below the present size counts as the present size."""
@@ -125,7 +132,14 @@ class OwnedFile:
         if time.monotonic_ns() < self._replace_at_ns:
             raise DamagedError(reason)
         self._replace_at_ns = time.monotonic_ns() + REPLACE_NS
-        epoch, _ = self._mark.read()
+        try:
+            await self._enter()
+            return await self._replace(reason)
+        finally:
+            self._leave_where_closed()
+
+    async def _replace(self, reason: str) -> Connection:
+        epoch, _ = self._had()
         try:
             aside = await asyncio.to_thread(set_aside, self.path)
         except OSError as error:
@@ -135,6 +149,24 @@ class OwnedFile:
         _LOGGER.error("%s", self.begun_anew)
         return await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
 
+    async def _enter(self) -> None:
+        """Make sure that the directory is ours. Raises NotOpenError."""
+        directory = self.path.parent
+        try:
+            await asyncio.to_thread(directory_lock.enter, directory, self)
+        except BlockingIOError as error:
+            msg = f"{self.path.name}: another gateway has {directory} by now"
+            raise NotOpenError(msg) from error
+        except OSError as error:
+            msg = f"{self.path.name}: {directory}: {error.strerror}"
+            raise NotOpenError(msg) from error
+
+    def _leave_where_closed(self) -> None:
+        """Have nothing open there: a disk that takes no writes is mended by being unmounted."""
+        if self.connection is None:
+            self._mark.close()
+            directory_lock.leave(self.path.parent, self)
+
     async def _get(self) -> Connection:
         if reason := await asyncio.to_thread(unusable, self.path):
             return await self.replace(reason)
@@ -143,8 +175,12 @@ class OwnedFile:
         except OSError as error:
             msg = f"{self.path.name}-wal: {error.strerror}"
             raise NotOpenError(msg) from error
+        found = self._found()
+        if found.fresh and self._disk not in {None, self._disk_now()}:
+            msg = f"the disk of {self.path.parent} is not mounted: it was another one"
+            raise NotOpenError(msg) from OSError(errno.ENODEV, msg)
         try:
-            return await self._open(self._found())
+            return await self._open(found)
         except DamagedError as error:
             return await self.replace(str(error))
         except sqlite3.Error as error:
@@ -174,7 +210,11 @@ class OwnedFile:
             fresh = self.path.stat().st_size == 0
         except OSError:
             fresh = True
-        return Opened(fresh=fresh, epoch_min=self._mark.read()[0])
+        return Opened(fresh=fresh, epoch_min=self._had()[0])
+
+    def _had(self) -> tuple[int, int]:
+        """How far it had come: what was synced is lost all the same by some disks that fail."""
+        return max(self._mark.read(), self._come_to)
 
     async def _open(self, opened: Opened) -> Connection:
         try:
@@ -191,8 +231,15 @@ class OwnedFile:
         except BaseException:
             await self.close()
             raise
+        self._disk = self._disk_now()
         self.mark()
         return connection
+
+    def _disk_now(self) -> int | None:
+        try:
+            return self.path.parent.stat().st_dev
+        except OSError:
+            return None
 
     async def _load(self, connection: Connection, opened: Opened) -> None:
         async def load(connection: Connection) -> None:
@@ -225,7 +272,7 @@ class OwnedFile:
         return opened._replace(aside=aside, reason=reason)
 
     def _check_mark(self) -> None:
-        had, has = self._mark.read(), self._owner.mark()
+        had, has = self._had(), self._owner.mark()
         if had > has:
             msg = f"commits are missing: it ends at {has[1]}, it had come to {had[1]}"
             raise DamagedError(msg)

@@ -9,6 +9,8 @@ import pytest
 
 from gateway import paths
 from gateway.errors import GatewayError
+from gateway.life import directory_lock
+from gateway.life.directory_lock import DirectoryLock
 from gateway.paths import Endpoints, InstanceLock, Paths
 
 ENDPOINTS = Endpoints(41, 42, "north-shaft", "http://127.0.0.1:9750", 1)
@@ -104,6 +106,30 @@ def test_second_gateway_is_refused_by_either_directory(tmp_path: Path) -> None:
         InstanceLock(Paths(tmp_path / "other", site.state)).acquire()
     held.release()
     InstanceLock(site).acquire().release()
+
+
+def test_a_directory_that_nothing_can_use_is_let_go_and_taken_back(tmp_path: Path) -> None:
+    """So the disk under it can be unmounted; who takes it meanwhile keeps it."""
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    directory_lock.enter(tmp_path, "ledger")
+    directory_lock.enter(tmp_path, "history")
+    directory_lock.leave(tmp_path, "ledger")
+    other = ["flock", "--nonblock", str(tmp_path), "true"]
+    assert subprocess.run(other, check=False).returncode == 1
+    directory_lock.leave(tmp_path, "history")
+    assert subprocess.run(other, check=False).returncode == 0
+    with subprocess.Popen(["flock", str(tmp_path), "sh", "-c", "echo held; read line"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError):
+            directory_lock.enter(tmp_path, "ledger")
+        holder.communicate(b"\n")
+    directory_lock.enter(tmp_path, "ledger")
+    assert subprocess.run(other, check=False).returncode == 1
+    lock.release()
+    assert subprocess.run(other, check=False).returncode == 0
 
 
 def test_lock_ends_with_its_process(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from gateway.store import sqlite_file
+from gateway.errors import StoreError
+from gateway.store import owned_file, sqlite_file
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
 from gateway.store.reserve import Mark
 from tests.gateway.samples import samples_of
+from tests.helpers.small_disk import small_disk
 
 DAMAGES = 40
 DAMAGES_CAMPAIGN = 1_000
@@ -65,6 +68,11 @@ async def fill(directory: Path, *, delivered: int = 0) -> int:
 
 async def causes(ledger: Ledger) -> list[str]:
     return [json.loads(item.body)["cause"] for item in await ledger.alerts(0, 10_000)]
+
+
+def run(*command: str | Path) -> None:
+    """A program that ends at once."""
+    subprocess.run(command, check=True)
 
 
 def aside(directory: Path, name: str = "ledger.db") -> list[Path]:
@@ -161,6 +169,60 @@ async def test_a_ledger_behind_its_mark_owes_what_it_still_has(tmp_path: Path) -
         assert await ledger.verify_audit() == 3, "two that were there, one that tells of the gap"
     finally:
         await ledger.close()
+
+
+async def test_a_ledger_that_has_lost_a_commit_while_it_ran_gives_no_number_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a disk that failed and was mended: what was synced last is not there, no mark is."""
+    monkeypatch.setattr(owned_file, "REOPEN_NS", 0)
+    ledger = await open_ledger(tmp_path)
+    try:
+        await ledger.append([draft("stays")], journal=(JOURNAL, 1))
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        for part in tmp_path.glob("ledger.db*"):
+            shutil.copy(part, kept / part.name)
+        await ledger.append([draft("is lost")], journal=(JOURNAL, 2))
+        epoch, head = ledger.epoch, ledger.head
+        await ledger._db._file.close()
+        for part in kept.iterdir():
+            shutil.copy(part, tmp_path / part.name)
+        (tmp_path / "ledger.db.mark").unlink()
+        await ledger.append([draft("another")])
+        assert (ledger.epoch, ledger.head) > (epoch, head)
+        assert ledger.epoch > epoch
+        found = await causes(ledger)
+        assert "the ledger was damaged (commits are missing" in found[0]
+        assert found[-2:] == ["stays", "another"]
+        assert await ledger.journal_position(JOURNAL) == 1, "its record comes again"
+    finally:
+        await ledger.close()
+
+
+async def test_a_disk_that_is_not_mounted_gets_no_new_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was away to be mended; what is under it would be hidden once it is back."""
+    monkeypatch.setattr(owned_file, "REOPEN_NS", 0)
+    with small_disk(tmp_path / "state", 8 * 1024) as state:
+        ledger = await open_ledger(state)
+        try:
+            await ledger.append([draft("one")])
+            await ledger._db._file.close()
+            for part in state.iterdir():
+                shutil.copy(part, tmp_path / part.name)
+            run("umount", state)
+            with pytest.raises(StoreError, match="not mounted"):
+                await ledger.append([draft("two")])
+            assert not list(state.iterdir())
+            run("mount", "-t", "tmpfs", "tmpfs", state)
+            for part in tmp_path.glob("ledger.db*"):
+                shutil.copy(part, state / part.name)
+            await ledger.append([draft("three")])
+            assert (await causes(ledger))[1:] == ["one", "three"]
+        finally:
+            await ledger.close()
 
 
 async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
