@@ -217,7 +217,7 @@ async def test_after_a_partial_frame_the_next_poll_is_good(
     guard: GuardProcess, device: Device, length: int
 ) -> None:
     with bus_of(u1=device) as bus:
-        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=30 * MS))
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=150 * MS))
         cut: list[bytes] = []
 
         def cut_once(frame: bytes, reply: bytes) -> bytes:
@@ -248,7 +248,7 @@ async def test_each_kind_of_damage_is_counted_and_over_with_the_next_poll(
     guard: GuardProcess, device: Device, damage: Callable[[bytes], bytes], kind: Refusal
 ) -> None:
     with bus_of(u1=device) as bus:
-        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=30 * MS))
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=150 * MS))
         done: list[bytes] = []
 
         def once(frame: bytes, reply: bytes) -> bytes:
@@ -270,7 +270,7 @@ async def test_a_write_whose_reply_is_damaged_is_written_again_and_confirmed(
     guard: GuardProcess, device: Device
 ) -> None:
     with bus_of(u1=device) as bus:
-        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=30 * MS))
+        await protecting(guard, on_line(mine(1), bus.path, timeout_ns=150 * MS))
         damaged: list[bytes] = []
 
         def damage(frame: bytes, reply: bytes) -> bytes:
