@@ -119,31 +119,22 @@ def buses_of(
 ) -> dict[str, Bus]:
     """The lines by server or port. ``points`` has (period, tag, point) of each device's tags.
 
-    The point is None for an instrument's: one request brings all of them.
+    The point is None for an instrument's: one request brings all of them. A device with a backup is
+    on the line of either address, since one day it is: those who live there wait for it then.
     """
     buses: dict[str, Bus] = {}
     for name, device in devices.items():
-        bus = buses.setdefault(server_of(device.address), Bus(device.address))
-        bus.devices[name] = device
-        by_period: dict[int, list[tuple[str, ModbusPoint]]] = {}
-        for period, tag, point in points.get(name, ()):
-            members = by_period.setdefault(period, [])
-            if point is not None:
-                members.append((tag, point))
-        for period, members in by_period.items():
-            if device.driver == SERIAL:
-                bus.exchanges.append(Exchange(name, int(device.timeout), period))
-            else:
-                bus.exchanges += _reads(name, device, period, members)
-        one = Request(FUNCTIONS[Area.HOLDING_REGISTER], 0, 1, ())
-        bus.exchanges += [
-            Exchange(name, read_ns(device, one), WATCHDOG_POLL_NS)
-            for _ in device.watchdog_registers
-        ]
-        if device.heartbeat is not None:
-            every = heartbeat_every(device.heartbeat)
-            bus.exchanges.append(Exchange(name, write_ns(device, HEARTBEAT_DATA), every))
+        exchanges = _exchanges(name, device, points.get(name, ()))
+        for server, address in servers_of(device).items():
+            bus = buses.setdefault(server, Bus(address))
+            bus.devices[name] = device
+            bus.exchanges += exchanges
     return buses
+
+
+def servers_of(device: Device) -> dict[str, str]:
+    """The servers or the line that a device is reached by, each as written."""
+    return {server_of(each): each for each in (device.address, device.backup) if each}
 
 
 def read_ns(device: Device, request: Request) -> int:
@@ -154,6 +145,31 @@ def read_ns(device: Device, request: Request) -> int:
 def write_ns(device: Device, data_bytes: int) -> int:
     """One write and its echo on the line, ns."""
     return _busy_ns(device, WRITE_BYTES + data_bytes)
+
+
+def _exchanges(
+    name: str, device: Device, points: Iterable[tuple[int, str, ModbusPoint | None]]
+) -> list[Exchange]:
+    """All that a device keeps its line busy with."""
+    found: list[Exchange] = []
+    by_period: dict[int, list[tuple[str, ModbusPoint]]] = {}
+    for period, tag, point in points:
+        members = by_period.setdefault(period, [])
+        if point is not None:
+            members.append((tag, point))
+    for period, members in by_period.items():
+        if device.driver == SERIAL:
+            found.append(Exchange(name, int(device.timeout), period))
+        else:
+            found += _reads(name, device, period, members)
+    one = Request(FUNCTIONS[Area.HOLDING_REGISTER], 0, 1, ())
+    found += [
+        Exchange(name, read_ns(device, one), WATCHDOG_POLL_NS) for _ in device.watchdog_registers
+    ]
+    if device.heartbeat is not None:
+        every = heartbeat_every(device.heartbeat)
+        found.append(Exchange(name, write_ns(device, HEARTBEAT_DATA), every))
+    return found
 
 
 def _reads(

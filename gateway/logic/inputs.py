@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from drivers.registry import DRIVERS
 from gateway.logic import tree
+from gateway.logic.bus import servers_of
 from gateway.logic.computed import ComputedTags
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.durations import format_duration
 from gateway.site.load import tag_times
 from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
-from gateway.site.places import server_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def common_lines(
     carried: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     for device in dict.fromkeys(device for _, device in (*read, *written)):
-        for server, address in _servers(devices[device]).items():
+        for server, address in servers_of(devices[device]).items():
             carried.setdefault(server, []).append(device)
             names.setdefault(server, address)
     return [
@@ -148,7 +148,7 @@ def shared_votes(
         told: set[str] = set()
         for place, votes in sorted(hanging.items(), key=lambda item: item[0] not in devices):
             at = frozenset().union(*votes) if place not in devices else frozenset((place,))
-            behind = {d for d in at if place == d or place in _servers(devices[d])}
+            behind = {d for d in at if place == d or place in servers_of(devices[d])}
             if len(votes) < hiding or behind <= {*interlock.shares, *told}:
                 continue
             told |= behind
@@ -168,9 +168,4 @@ def _listed(names: Sequence[str]) -> str:
 def _places(own: Iterable[str], devices: Mapping[str, Device]) -> set[str]:
     """Devices, and the servers or serial lines that they are reached by."""
     known = [name for name in own if name in devices]
-    return {*known, *(server for name in known for server in _servers(devices[name]))}
-
-
-def _servers(device: Device) -> dict[str, str]:
-    """The servers or the line that a device is reached by, each as written; none of a simulated."""
-    return {server_of(each): each for each in (device.address, device.backup) if each}
+    return {*known, *(server for name in known for server in servers_of(devices[name]))}

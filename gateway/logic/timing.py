@@ -16,7 +16,7 @@ from drivers.modbus_kinds import point_of
 from drivers.points import Area, ModbusPoint, parse_address
 from drivers.serial_kind import SERIAL
 from gateway.logic import tree
-from gateway.logic.bus import Bus, buses_of, given_up_ns, takes_turns, write_ns
+from gateway.logic.bus import Bus, buses_of, given_up_ns, servers_of, takes_turns, write_ns
 from gateway.logic.computed import ComputedTags
 from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
 from gateway.logic.tree import Expr
@@ -24,7 +24,6 @@ from gateway.site.convert import Entry
 from gateway.site.draft import Draft
 from gateway.site.load import tag_times
 from gateway.site.model import Device, Interlock, Output, Tag
-from gateway.site.places import server_of
 
 WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
@@ -141,17 +140,19 @@ class Timing:
         tag = self._tags[name]
         device = self._devices[tag.device or ""]
         poll, stale_after = tag_times(tag, device)
-        bus = self._bus(device)
-        if bus is None:
-            return 2 * poll + int(device.timeout) + delay, stale_after + delay
         # Its own poll times out once, and so does the one of another that was just running.
-        wait = bus.round_ns + given_up_ns(device) + bus.running_ns()
+        wait = max(
+            (bus.round_ns + given_up_ns(device) + bus.running_ns() for bus in self._lines(device)),
+            default=int(device.timeout),
+        )
         return 2 * poll + wait + delay, stale_after + delay
 
-    def _bus(self, device: Device) -> Bus | None:
-        """The line on which the device waits for others."""
-        bus = self.buses.get(server_of(device.address)) if takes_turns(device) else None
-        return bus if bus is not None and bus.shared else None
+    def _lines(self, device: Device) -> list[Bus]:
+        """The lines on which the device waits for others: its own, and that of its backup."""
+        if not takes_turns(device):
+            return []
+        own = (self.buses.get(server) for server in servers_of(device))
+        return [bus for bus in own if bus is not None and bus.shared]
 
     def _points(self, tags: Iterable[Entry[Tag]]) -> Points:
         """What is read of each device on a line; a point that cannot be is left out."""
@@ -174,8 +175,11 @@ class Timing:
 
     def _write_ns(self, output: Output) -> int:
         """Until this output's device was written: behind all others of the same scan."""
+        lines = self._lines(self._devices[output.device])
+        return max(self._written_by(output, bus) for bus in lines or (None,))
+
+    def _written_by(self, output: Output, bus: Bus | None) -> int:
         device = self._devices[output.device]
-        bus = self._bus(device)
         if output.via is not None:
             # A poll of the gateway's, on the same connection or line.
             running = int(device.timeout) if bus is None else bus.running_ns()

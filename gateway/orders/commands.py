@@ -25,11 +25,11 @@ from gateway.orders.drills import Drills
 from gateway.orders.guard_orders import GuardOrders
 from gateway.orders.hands import Hands
 from gateway.orders.letter_orders import LetterOrders
+from gateway.orders.lookup import interlock_of, output_of
 from gateway.orders.outcome import (
     Exit,
     Outcome,
     listed,
-    not_reached,
     refused,
     settled,
     unknown,
@@ -122,12 +122,10 @@ class Commands:
         answered: Answered = _nobody,
     ) -> Outcome:
         """Reset an interlock at the latch generation that was seen (None: the present one)."""
-        state = self._confirmation.state()
-        if state is None:
-            return not_reached("the guard's state cannot be read")
-        index = state.text.interlock_index.get(ident)
-        if index is None:
-            return unknown("interlock", ident, [item.id for item in state.text.interlocks])
+        found = interlock_of(self._confirmation, ident)
+        if isinstance(found, Outcome):
+            return found
+        state, index = found
         latch = state.interlock(index)
         wanted = latch.generation if generation is None else generation
         seen = {"state": interlock_word(latch.state), "generation": latch.generation}
@@ -157,12 +155,10 @@ class Commands:
         answered: Answered = _nobody,
     ) -> Outcome:
         """Let an output that is HELD go to its normal value; a siren falls silent for a time."""
-        state = self._confirmation.state()
-        if state is None:
-            return not_reached("the guard's state cannot be read")
-        index = state.text.output_index.get(ident)
-        if index is None:
-            return unknown("output", ident, [item.id for item in state.text.outputs])
+        found = output_of(self._confirmation, ident)
+        if isinstance(found, Outcome):
+            return found
+        state, index = found
         item = state.text.outputs[index]
         generation = state.output(index).generation
         detail = {"generation": generation, "reason": reason}

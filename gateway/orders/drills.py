@@ -17,7 +17,8 @@ from gateway.guard.board import GuardBoard, interlock_word, output_confirmed, ou
 from gateway.orders.confirm import Confirmation
 from gateway.orders.guard_orders import GuardOrders
 from gateway.orders.hands import Hands
-from gateway.orders.outcome import Exit, Outcome, not_reached, refused, unknown
+from gateway.orders.lookup import interlock_of
+from gateway.orders.outcome import Exit, Outcome, refused
 from gateway.orders.refusal import plain_refusal
 
 if TYPE_CHECKING:
@@ -52,12 +53,10 @@ class Drills:
         self, ident: str, reason: str, who: str, *, answered: Callable[[], Awaitable[None]]
     ) -> Outcome:
         """Trip the interlock as an exercise and measure until each output has confirmed."""
-        state = self._confirmation.state()
-        if state is None:
-            return not_reached("the guard's state cannot be read")
-        index = state.text.interlock_index.get(ident)
-        if index is None:
-            return unknown("interlock", ident, [item.id for item in state.text.interlocks])
+        found = interlock_of(self._confirmation, ident)
+        if isinstance(found, Outcome):
+            return found
+        state, index = found
         against = _against(state, index)
         if against is not None:
             return against

@@ -73,6 +73,20 @@ def test_a_bus_is_a_port() -> None:
     assert buses["/dev/ttyS2"].running_ns() == given_up_ns(devices["c"])
 
 
+def test_who_fell_back_to_a_line_keeps_it_busy_too() -> None:
+    server = {"driver": "modbus-rtu-tcp", "timeout": Duration(100 * MS)}
+    devices = {
+        "a": device(address="10.0.0.1:4001", backup="10.0.0.2:4001", **server),
+        "b": device(address="10.0.0.2:4001", unit=2, **server),
+    }
+    points = {name: [(1000 * MS, name, parse_point("ir:0"))] for name in devices}
+    own, other = buses_of(devices, points).values()
+    assert (own.port, [each.device for each in own.exchanges]) == ("10.0.0.1:4001", ["a"])
+    assert (other.port, [each.device for each in other.exchanges]) == ("10.0.0.2:4001", ["a", "b"])
+    assert (own.shared, other.shared) == (False, True)
+    assert other.round_ns == 200 * MS
+
+
 def test_what_keeps_the_line_longest_is_what_times_out_last() -> None:
     quick, slow = device(timeout=Duration(50 * MS)), device(timeout=Duration(200 * MS))
     bus = Bus("p", {"q": quick, "s": slow}, [Exchange("q", 40 * MS, 1), Exchange("s", 5 * MS, 1)])

@@ -35,6 +35,14 @@ device = "{name}"
 point = {{ address = "ir:0" }}
 range = [0, 10]
 """
+OUTPUT = """
+[[output]]
+id = "o"
+device = "b"
+address = "c:1"
+trip = false
+via = "gateway"
+"""
 
 
 @pytest.fixture
@@ -91,3 +99,21 @@ def test_votes_that_back_up_each_other(
     warnings = warnings_of(tmp_path, BACKED.format(devices="".join(devices)))
     said = "all 2 votes of 1oo2 come from a and b at one address"
     assert warnings.count(said) == int(told)
+
+
+def test_a_backup_in_use_keeps_others_waiting(tmp_path: Path) -> None:
+    """Behind a serial server each exchange is a timeout, and everybody there waits for it."""
+    pair = [
+        DEVICE.format(name="a", address="10.0.0.1", backup="10.0.0.2"),
+        DEVICE.format(name="b", address="10.0.0.2", backup="10.0.0.3"),
+    ]
+    met = "".join(pair).replace("modbus-tcp", "modbus-rtu-tcp")
+    worst = {}
+    for name, devices in (("met", met), ("apart", met.replace("10.0.0.2:502", "10.0.0.9:502", 1))):
+        found = checked(tmp_path, BACKED.format(devices=devices + OUTPUT).replace("[]", '["o"]'))
+        [path] = found.summary.conditions[0].paths
+        worst[name] = path.demand_ns // 1_000_000
+    # two polls of 1 s, a timeout, the guard's tick; its wish 1 s, a poll of 1 s, the write 1 s
+    assert worst["apart"] == 6_010
+    # a round of both, and what times out: its own poll, and the other's that was running
+    assert worst["met"] == 2_000 + 2_000 + 3_000 + 3_000 + 10 + 1_000 + 3_000 + 1_000
