@@ -68,11 +68,6 @@ class Surroundings:
     shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
-def no_secrets(name: str) -> Secrets:
-    """The ``secrets`` of who has none. Raises PointError."""
-    raise PointError(key="credentials", text=f"no credentials {name!r} here")
-
-
 class PlanningDriver(Driver, Protocol):
     """A driver that plans the reads of its own points."""
 

@@ -26,11 +26,12 @@ import pytest
 
 from drivers.base import Reading
 from drivers.errors import DeviceError, DriverError, LinkError, RequestError
-from drivers.kind import PlanningDriver, Surroundings, no_secrets
+from drivers.kind import PlanningDriver, Surroundings
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Config, Device, Duration, Point, Site, Tag
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 Loss = Literal["silent", "gone"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from drivers.base import Reading
 from drivers.errors import DriverError, LinkError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.life import Life
 from drivers.modbus import DAY_NS, ModbusUnit
 from drivers.modbus_dial import TcpDial
@@ -24,6 +24,7 @@ from gateway.site.model import Alive, Config, Device, Duration, Point, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 S = 1_000_000_000

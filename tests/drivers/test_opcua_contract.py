@@ -8,13 +8,14 @@ from typing import ClassVar, Literal
 import pytest
 
 from drivers.base import Monitoring
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.registry import make_driver
 from gateway.site.model import Device, Duration, Point
 from tests.drivers.contract import MS, DriverContract, Loss, Peer, SiteContract
 from tests.helpers.opcua_server import OpcUaServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 NAMES = ("n0", "n1")
 Read = Literal["subscribe", "poll"]

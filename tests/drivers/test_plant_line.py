@@ -15,7 +15,7 @@ import pytest
 
 from drivers.errors import PointError
 from drivers.instrument import Instrument, InstrumentTag, InstrumentText
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.plant import PlantText, ServerText, TagText
 from drivers.plant_server import PlantServers
 from drivers.points import parse_point
@@ -25,6 +25,7 @@ from drivers.signals import parse_signal
 from gateway.site.model import Device, Duration, Line, Point
 from gateway.site.serial_templates import templates
 from tests.helpers.programs import find
+from tests.helpers.unsecret import no_secrets
 
 NAN = float("nan")
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from asyncua import Client, ua
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.opcua_points import parse_opcua_point
 from drivers.plant import NodeText, OutputText, PlantText, ServerText, TagText
 from drivers.plant_server import PlantServers
@@ -14,6 +14,7 @@ from drivers.registry import make_driver
 from drivers.signals import parse_signal
 from fastpath.codes import Quality
 from gateway.site.model import Device, Duration, Point
+from tests.helpers.unsecret import no_secrets
 
 POINTS = {
     "level": Point(node="ns=2;s=Tank.Level", scale=0.5),

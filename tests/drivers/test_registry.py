@@ -3,10 +3,11 @@
 import pytest
 
 from drivers.errors import PointError
-from drivers.kind import Surroundings, no_secrets, parse_endpoint
+from drivers.kind import Surroundings, parse_endpoint
 from drivers.modbus import ModbusUnit
 from drivers.registry import DRIVERS, make_driver
 from gateway.site.model import Device, Point
+from tests.helpers.unsecret import no_secrets
 
 
 @pytest.mark.parametrize(

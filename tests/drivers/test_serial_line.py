@@ -17,7 +17,7 @@ from drivers import serial_port
 from drivers.base import Reading
 from drivers.checksums import CHECKSUMS
 from drivers.errors import DeviceError, LinkError, RequestError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.registry import make_driver
 from drivers.serial_kind import streams
 from drivers.serial_line import SerialAsker, SerialStream
@@ -27,6 +27,7 @@ from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Line, Point
 from gateway.site.serial_templates import templates
 from tests.helpers.instruments import TEMPLATES, device_of, instrument
+from tests.helpers.unsecret import no_secrets
 
 WITHIN_S = 10.0
 GOOD = (Quality.GOOD, 0)

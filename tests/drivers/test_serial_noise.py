@@ -13,12 +13,13 @@ import pytest
 
 from drivers.base import Reading
 from drivers.errors import DeviceError, LinkError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.registry import make_driver
 from fastpath.codes import Quality
 from gateway.site.model import Config, Duration, Point, Site, Tag
 from tests.helpers.instruments import MS, Instrument, instrument
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 WITHIN_S = 25.0
 FIELDS = {"wind": ("angle", "speed"), "logger": ("i1", "i2"), "gas": ("gas", "temperature")}

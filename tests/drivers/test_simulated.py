@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from drivers.errors import DriverError, PointError
-from drivers.kind import Limits, PlanningDriver, Surroundings, no_secrets
+from drivers.kind import Limits, PlanningDriver, Surroundings
 from drivers.registry import make_driver
 from drivers.simulated import state_of
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Duration, Point
 from tests.drivers.contract import DriverContract, Loss, Peer, SiteContract
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 DUT = Device(

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.registry import make_driver
 from gateway.check import check_site
 from gateway.site.load import load_site
 from gateway.site.model import Config, by_id
+from tests.helpers.unsecret import no_secrets
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = sorted(path.stem for path in (ROOT / "config" / "devices").glob("*.toml"))

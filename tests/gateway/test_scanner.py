@@ -12,13 +12,14 @@ import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from fastpath.codes import NONE_U32, Quality, Reason
 from gateway.guard.apply import Running
 from gateway.site.model import Burst, Config, Device, Duration, Point, Signal, Site, Tag
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 

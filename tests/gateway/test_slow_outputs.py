@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from fastpath import blob, messages
 from fastpath.codes import (
     NONE_U32,
@@ -32,6 +32,7 @@ from gateway.orders.commands import Commands
 from gateway.site.model import Config, Device, Duration, Output, Site
 from tests.helpers.live_guard import FAN, POWER, SIREN, LiveGuard
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 WAIT_S = 10.0

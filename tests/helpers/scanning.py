@@ -6,7 +6,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from fastpath import messages
 from fastpath.codes import NONE_U32
 from fastpath.image import TagImage
@@ -15,6 +15,7 @@ from gateway.life.problems import Problems
 from gateway.plant.scanner import Scanner
 from gateway.site.model import Config
 from gateway.site.recording import recording_of
+from tests.helpers.unsecret import no_secrets
 
 
 class FakeLink:

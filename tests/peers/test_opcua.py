@@ -11,7 +11,7 @@ import pytest
 
 from drivers.base import Reading
 from drivers.errors import DeviceError, RequestError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.opcua import OpcUa, OpcUaSubscribing
 from drivers.opcua_browse import browse
 from drivers.opcua_certificates import load_certificate, trust
@@ -20,6 +20,7 @@ from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Duration, Point
 from tests.helpers.opcua_server import OpcUaServer
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 WITHIN_S = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drivers.base import Batch, Condition
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.opcua import OpcUaSubscribing
 from drivers.registry import make_driver
 from gateway.life.problems import Problems
@@ -16,6 +16,7 @@ from gateway.plant.device_conditions import DeviceConditions, priority_of
 from gateway.site.model import Device, Duration, Point
 from gateway.site.model import DeviceConditions as Wanted
 from tests.helpers.opcua_server import OpcUaServer, opcua_server
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 WITHIN_S = 15.0

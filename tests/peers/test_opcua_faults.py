@@ -18,7 +18,7 @@ import pytest
 from asyncua.ua.status_codes import code_to_name_doc
 
 from drivers.errors import DriverError, LinkError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.opcua import OpcUa, OpcUaSubscribing
 from drivers.opcua_certificates import load_certificate, trust
 from drivers.opcua_client import CHUNKS_MAX, MESSAGE_BYTES_MAX, within
@@ -28,6 +28,7 @@ from fastpath.codes import Quality, Reason
 from gateway.site.model import Config, Device, Duration, Point, Site, Tag
 from tests.helpers.opcua_server import OpcUaServer, opcua_server
 from tests.helpers.scanning import Bench
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 WITHIN_S = 20.0

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from fastpath.codes import OutputState
 from gateway.guard.board import GuardBoard
 from gateway.guard.program_text import Programs
@@ -19,6 +19,7 @@ from tests.gateway.test_slow_outputs import Ledger, ViaGuard
 from tests.helpers.live_guard import FAN
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.opcua_server import OpcUaServer
+from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
 

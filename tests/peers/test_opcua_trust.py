@@ -14,12 +14,13 @@ from cryptography.x509.oid import NameOID
 
 from drivers import opcua_certificates as certificates
 from drivers.errors import LinkError
-from drivers.kind import Surroundings, no_secrets
+from drivers.kind import Surroundings
 from drivers.opcua_client import OpcUaClient
 from drivers.opcua_link import LinkSettings, OpcUaLink, server_certificate
 from gateway.__main__ import main
 from gateway.site.credentials import load_credentials
 from tests.helpers.opcua_server import OpcUaServer, opcua_server
+from tests.helpers.unsecret import no_secrets
 
 WITHIN_S = 10.0
 SITE = """
