@@ -1,4 +1,4 @@
-"""``sitewarden run``: starts every part in order, serves until told to stop, ends in order.
+"""The gateway of one site: starts every part in order, exchanges them, ends them in order.
 
 The guard comes first and goes last. Whatever fails here later is told and mended while the guard
 protects on; only what makes a start senseless (a refused site file, a second instance) ends it.
@@ -8,25 +8,21 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import sys
-import threading
-from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.build import build_gateway, gateway_name, open_stores
-from gateway.check import check_site
-from gateway.errors import ConfigError, GatewayError, GuardError
+from gateway.closing import Closing
+from gateway.errors import GuardError
 from gateway.guard.apply import Applier, Running
 from gateway.guard.fast_points import FastPoints
 from gateway.guard.link import GuardLink, LinkState
-from gateway.guard.process import guard_cpu_refusal, simulated_guard_command
+from gateway.guard.process import simulated_guard_command
 from gateway.guard.sharedview import SharedView
 from gateway.guard.supervise import GuardSupervisor
 from gateway.life.certificate_watch import CertificateWatch
 from gateway.life.clock_watch import ClockWatch
-from gateway.life.descriptors import SPARE_ONES, ExceptionLines
+from gateway.life.descriptors import SPARE_ONES
 from gateway.life.housekeeping import Housekeeper
 from gateway.life.lives import STEADY_S, Lives
 from gateway.life.problems import Problems
@@ -34,25 +30,16 @@ from gateway.life.sd_notify import Notifier
 from gateway.life.start_watch import EXTEND_S, extended
 from gateway.life.tasks import Tasks
 from gateway.orders.proof_tests import ProofWatch
-from gateway.paths import (
-    SIMULATED,
-    InstanceLock,
-    Paths,
-    is_tmpfs,
-    paths_beside,
-    prepare,
-    site_paths,
-)
+from gateway.parting import Parting
+from gateway.paths import Paths, is_tmpfs
 from gateway.plant.simulation import Simulation
 from gateway.reload import Reloader
-from gateway.uplink.parted import PartedUplinks
 from gateway.view.reactions import Reactions
 from gateway.view.server import ViewServer
 
 if TYPE_CHECKING:
     from gateway.check import Checked
     from gateway.parts import Gateway
-    from gateway.site.model import Config
     from gateway.store.history import History
     from gateway.store.ledger import Ledger
 
@@ -60,77 +47,13 @@ _LOGGER = logging.getLogger(__name__)
 
 READY_S: Final = 5.0  # READY waits no longer for the guard's first answer and for the sockets
 TASKS_STOP_S: Final = 1.3
-STORES_STOP_S: Final = 0.8
 PARTED_S: Final = 1.0  # that a start waits for what it parts with
-STORES_LOOK_S: Final = 1.0
 REBUILD_S: Final = 2.0
 EXCHANGE_S: Final = 0.1  # until the answer to a reload has gone
-THREADS_STOP_S: Final = 0.3
-UMASK: Final = 0o027  # databases, programs and sockets are nobody else's business
-
-
-def main(
-    site: Path,
-    *,
-    runtime_dir: Path | None = None,
-    state_dir: Path | None = None,
-    credentials_dir: Path | None = None,
-    attach: bool = False,
-    simulate: bool = False,
-    uplinks: bool = True,
-    guard_cpu: int | None = None,
-) -> int:
-    """Run a site until SIGINT or SIGTERM; the exit code. Refusals go to stderr, a line each.
-
-    ``simulate``: over simulated devices, in directories of its own; ``uplinks`` is asked for then.
-    ``guard_cpu``: the CPU that a guard which is started here scans on.
-    """
-    if guard_cpu is not None and (wrong := guard_cpu_refusal(guard_cpu, attach=attach)):
-        return _refused([f"sitewarden run: --guard-cpu: {wrong}"], 2)
-    given = credentials_dir or os.environ.get("CREDENTIALS_DIRECTORY")
-    credentials = Path(given) if given else None
-    try:
-        checked = check_site(site, credentials_dir=credentials, require_credentials=False)
-    except ConfigError as error:
-        return _refused(error.errors, 2)
-    paths = site_paths(runtime_dir, state_dir)
-    if simulate:
-        paths = paths_beside(SIMULATED, runtime_dir, state_dir)
-    os.umask(UMASK)
-    try:
-        prepare(paths)
-        lock = InstanceLock(paths).acquire()
-    except GatewayError as error:
-        return _refused([f"sitewarden: {error}"], 1)
-    simulation = Simulation(paths, uplinks=uplinks) if simulate else None
-    try:
-        if simulation is not None:
-            checked = simulation.begin(checked)
-        elif paths.simulated:
-            text = f"{paths.state} and {paths.runtime} are of simulated runs; name others"
-            return _refused([f"sitewarden: {text}"], 1)
-        daemon = Daemon(
-            site,
-            checked,
-            paths,
-            credentials,
-            attach=attach,
-            simulation=simulation,
-            guard_cpu=guard_cpu,
-        )
-        code = _run_loop(_serve(daemon))
-    except GatewayError as error:
-        return _refused([f"sitewarden: {error}"], 1)
-    finally:
-        if simulation is not None:
-            simulation.close()
-        lock.release()
-    _leave_threads(code)
-    return code
 
 
 class Daemon:
-    """The gateway of one site: its parts, its tasks, the order of both. Made before the loop."""
+    """Its parts, its tasks, the order of both. Made before the loop."""
 
     def __init__(
         self,
@@ -166,7 +89,7 @@ class Daemon:
             command=None if simulation is None else simulated_guard_command(paths, guard_cpu),
         )
         self._stores: tuple[Ledger, History] | None = None
-        self._closing: set[asyncio.Task[None]] = set()  # stores that the disk has not let go of
+        self._closing = Closing(self._problems)
         self._decided = False  # the present reload knew what the uplinks are owed
         self._applier: Applier | None = None
         self._housekeeper: Housekeeper | None = None
@@ -230,6 +153,11 @@ class Daemon:
             await self._tasks.stop(TASKS_STOP_S, *parts)
         await self._close_stores()
 
+    async def _close_stores(self) -> None:
+        stores, self._stores = self._stores, None
+        if stores is not None:
+            await self._closing.close(*stores)
+
     async def _build_again(self) -> "Gateway":
         """The parts of the site that the guard runs by now, tried until they stand.
 
@@ -253,7 +181,7 @@ class Daemon:
         simulated = self._simulation is not None
         self._stores = await open_stores(self._checked.config, self._paths, exercise=simulated)
         if not simulated:
-            await self._part(self._checked.config, *self._stores, reloaded=decided)
+            await self._part(*self._stores, reloaded=decided)
         reactions = Reactions()
         gateway = build_gateway(
             self._checked,
@@ -274,42 +202,17 @@ class Daemon:
         gateway.reloader = self._reloader
         return gateway
 
-    async def _part(
-        self, config: "Config", ledger: "Ledger", history: "History", *, reloaded: bool
-    ) -> None:
-        """Part with uplinks that the site has no more, as soon as both stores can tell of them.
-
-        Raises ConfigError where a start finds one that may not go. Later nothing is refused: it is
-        kept, and told.
-        """
-        decided, parted = reloaded and self._decided, asyncio.Event()
-
-        def are_open() -> bool:
-            return ledger.ok and history.ok
-
-        async def part() -> None:
-            while not are_open():  # noqa: ASYNC110  they tell nobody
-                await asyncio.sleep(STORES_LOOK_S)
-            uplinks = PartedUplinks(config, ledger, history)
-            await uplinks.forget("site file", decided=decided)
-            refusals = [] if decided else uplinks.refusals()
-            if refusals:
-                self._problems.raised("gateway", "parted uplinks", "; ".join(refusals))
-            else:
-                text = "no uplink that the site file lacks is owed anything"
-                self._problems.cleared("gateway", "parted uplinks", text)
-            parted.set()
-            await asyncio.Event().wait()
-
-        opened = are_open()
-        if opened and not reloaded:
-            refusals = PartedUplinks(config, ledger, history).refusals()
-            if refusals:
-                raise ConfigError(refusals)
-        self._tasks.start("parted uplinks", part)
-        if opened:
+    async def _part(self, ledger: "Ledger", history: "History", *, reloaded: bool) -> None:
+        """Part with uplinks that the site has no more. Raises ConfigError at a start alone."""
+        config, decided = self._checked.config, reloaded and self._decided
+        parting = Parting(config, ledger, history, self._problems, decided=decided)
+        known = parting.known
+        if known and not reloaded:
+            parting.check()
+        self._tasks.start("parted uplinks", parting.run)
+        if known:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(parted.wait(), PARTED_S)
+                await asyncio.wait_for(parting.done.wait(), PARTED_S)
 
     async def stop(self, *, failed: bool = False) -> None:
         """End everything in order, whatever the disk does.
@@ -429,100 +332,3 @@ class Daemon:
         self.gateway.running = running
         self.gateway.ledger.stamp(program=running.program.hex(), unarmed_count=running.unarmed)
         self.gateway.scanner.resend()
-
-    # End
-
-    async def _close_stores(self) -> None:
-        """In ``STORES_STOP_S`` at most: where the disk takes longer, it goes on by itself."""
-        if self._stores is None:
-            return
-        (ledger, history), self._stores = self._stores, None
-        ends = (self._close_ledger(ledger), history.close())
-        closing = {asyncio.create_task(end, name="store closes") for end in ends}
-        self._closing |= closing
-        for task in closing:
-            task.add_done_callback(self._store_closed)
-        _, late = await asyncio.wait(closing, timeout=STORES_STOP_S)
-        if late:
-            _LOGGER.error("the databases do not close in time; they are safe as they are")
-
-    def _store_closed(self, task: "asyncio.Task[None]") -> None:
-        self._closing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOGGER.error("a database was not closed in order", exc_info=error)
-
-    async def _close_ledger(self, ledger: "Ledger") -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STORES_STOP_S / 2):
-                await self._problems.flush(ledger)
-        await ledger.close()
-
-
-async def _serve(daemon: Daemon) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    reloads: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = asyncio.create_task(daemon.reload(), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    starting = asyncio.create_task(daemon.start(), name="start")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    failure = starting.exception() if starting.done() else None
-    if failure is None:
-        await stopping
-    for task in (starting, stopping):
-        task.cancel()
-    await asyncio.wait({starting, stopping}, timeout=TASKS_STOP_S)
-    await daemon.stop(failed=failure is not None)
-    if failure is None:
-        return 0
-    if not isinstance(failure, GatewayError):
-        _LOGGER.error("the start failed", exc_info=failure)
-    return _refused([f"sitewarden: {failure}"], 1)
-
-
-def _run_loop(serving: Coroutine[Any, Any, int]) -> int:
-    """As asyncio.run, but without waiting for threads that cannot be interrupted."""
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(ExceptionLines().handle)
-    asyncio.set_event_loop(loop)
-    try:
-        code = loop.run_until_complete(serving)
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left, timeout=THREADS_STOP_S))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-    return code
-
-
-def _leave_threads(code: int) -> None:
-    """End the process past threads that hang in a name lookup or in a disk."""
-    main_thread = threading.main_thread()
-    for thread in threading.enumerate():
-        if thread is main_thread or thread.daemon:
-            continue
-        thread.join(THREADS_STOP_S)
-        if thread.is_alive():
-            _LOGGER.warning("thread %s does not end; leaving without it", thread.name)
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-
-def _refused(lines: Sequence[str], code: int) -> int:
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
-    return code

@@ -24,6 +24,7 @@ GATEWAY_ROOMS = (
     ("check",),
     ("life", "guard", "plant", "orders", "store", "alarms", "uplink", "view"),  # and what is beside
     ("daemon",),
+    ("run",),
     ("cli",),
     ("__main__",),
 )

@@ -37,7 +37,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGINT or SIGTERM. Raises ConfigError for a site file that is refused."""
-    from gateway.daemon import main
+    from gateway.run import main
 
     if args.uplinks and not args.simulate:
         complain("--uplinks goes with --simulate")

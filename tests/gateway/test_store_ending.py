@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiosqlite import Connection
 
-from gateway import build
+from gateway import build, parting
 from gateway import daemon as daemons
 from gateway.daemon import Daemon
 from gateway.errors import ConfigError, StoreError
@@ -125,7 +125,7 @@ async def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         daemons, "build_gateway", lambda *_, **__: SimpleNamespace(config=None, reloader=None)
     )
     monkeypatch.setattr(daemons, "ViewServer", lambda *_: None)
-    monkeypatch.setattr(daemons, "STORES_LOOK_S", 0.01)
+    monkeypatch.setattr(parting, "STORES_LOOK_S", 0.01)
     paths = site_paths(tmp_path / "run", tmp_path / "state")
     prepare(paths)
     checked: Any = SimpleNamespace(warnings=(), config=config_of())
@@ -151,7 +151,7 @@ async def test_a_stop_does_not_wait_for_a_disk_that_hangs(
     assert "do not close in time" in caplog.text
     disk.set()
     await job
-    await asyncio.wait(daemon._closing)
+    await asyncio.wait(daemon._closing.tasks)
 
 
 async def test_the_two_are_opened_side_by_side_and_a_start_that_is_stopped_ends(

@@ -24,11 +24,11 @@ def main() -> None:
     """Serve until standard input ends."""
     from gateway.__main__ import main as product
     from gateway.cli import logs
-    from gateway.daemon import main as _daemon
+    from gateway.run import main as _run
     from gateway.store import sqlite_file
     from gateway.view import server
 
-    del logs, _daemon, server  # imported for the children
+    del logs, _run, server  # imported for the children
     if CARELESS in sys.argv:
         pragmas = sqlite_file._PRAGMAS.replace("synchronous=FULL", "synchronous=OFF")
         vars(sqlite_file)["_PRAGMAS"] = pragmas

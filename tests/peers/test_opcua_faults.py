@@ -460,7 +460,7 @@ async def test_a_name_service_that_hangs_holds_nobody(monkeypatch: pytest.Monkey
 
 def test_the_library_is_imported_for_such_a_device_alone() -> None:
     program = (
-        "import sys; import gateway.__main__, gateway.daemon; "
+        "import sys; import gateway.__main__, gateway.run; "
         "gateway.__main__.parser(); assert 'asyncua' not in sys.modules; "
         "from drivers.registry import DRIVERS; assert 'opcua' in DRIVERS; "
         "assert 'asyncua' not in sys.modules"
