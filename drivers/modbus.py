@@ -130,7 +130,7 @@ class ModbusUnit:
     async def close(self) -> None:
         """Drop the connection."""
         self._wire.close()
-        await asyncio.sleep(0)  # the loop closes the socket in its next turn
+        await self._wire.closed()
 
     def stats(self) -> Mapping[str, int]:
         """Requests by result: good, exception, timeout, refused, lost; connect: failed connects."""

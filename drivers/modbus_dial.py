@@ -6,7 +6,6 @@ that a renewed certificate is taken up by itself.
 """
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -18,21 +17,19 @@ from pymodbus import FramerType
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.client.base import ModbusBaseClient
 from pymodbus.transport import CommParams, CommType
-from serial import SerialException
-from serial.rs485 import RS485Settings
 
 from drivers.errors import LinkError
 from drivers.kind import Secrets
 from drivers.modbus_frames import Framing, RtuFraming, SocketFraming
+from drivers.modbus_tty import TtyTransport, open_tty, unread
 from drivers.resolve import error_text, resolve
-from drivers.serial_port import open_trouble
+from drivers.serial_port import Settings
 
 RECEIVED_MAX: Final = 1 << 20  # pymodbus throws more than this away unseen; we end at one reply
 NEVER_S: Final = 3600.0  # pymodbus's own deadlines: ours are shorter, and for each request
 CHARACTER_BITS: Final = 11  # of a serial line, at most
 GAP_CHARACTERS: Final = 3.5
 GAP_S_MIN: Final = 0.00175  # above 19,200 baud, Modbus over Serial Line V1.02, 2.5.1.1
-PARITIES: Final = {"none": "N", "even": "E", "odd": "O"}
 
 # Every failed request is an ERROR line there; the session counts them and logs once.
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
@@ -41,6 +38,7 @@ ALERTS_ON_CERTIFICATES: Final = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
 
 OnPacket = Callable[[bool, bytes], bytes]
 OnConnect = Callable[[bool], None]
+OnFlaw = Callable[[], None]  # a byte with a parity or framing error
 
 
 class Dial(Protocol):
@@ -69,12 +67,18 @@ class Dial(Protocol):
         """What to try, one after the other. Raises LinkError."""
 
     async def client(
-        self, address: str, on_packet: OnPacket, on_connect: OnConnect
+        self, address: str, on_packet: OnPacket, on_connect: OnConnect, on_flaw: OnFlaw
     ) -> ModbusBaseClient:
         """A client that is not connected yet. Raises LinkError."""
 
     def connected(self, client: ModbusBaseClient) -> None:
         """What is left to do on a new connection. Raises LinkError."""
+
+    def unread(self, client: ModbusBaseClient) -> int:
+        """Bytes that came before the request, where a reply does not name its request."""
+
+    def recall(self, client: ModbusBaseClient) -> None:
+        """What was not sent in its time is not sent later."""
 
     def not_after_utc_ns(self) -> int:
         """When the first of the certificates in use ends; 0 where there is none."""
@@ -104,13 +108,22 @@ class TcpDial:
         return await resolve(self.host, self.port, timeout_s)
 
     async def client(
-        self, address: str, on_packet: OnPacket, on_connect: OnConnect
+        self, address: str, on_packet: OnPacket, on_connect: OnConnect, on_flaw: OnFlaw
     ) -> ModbusBaseClient:
         """One TCP client."""
+        del on_flaw
         return self._tcp(address, on_packet, on_connect, FramerType.SOCKET)
 
     def connected(self, client: ModbusBaseClient) -> None:
         """Nothing."""
+
+    def unread(self, client: ModbusBaseClient) -> int:
+        """Replies have a transaction."""
+        del client
+        return 0
+
+    def recall(self, client: ModbusBaseClient) -> None:
+        """Nothing: the connection ends."""
 
     def not_after_utc_ns(self) -> int:
         """None."""
@@ -144,10 +157,17 @@ class RtuTcpDial(TcpDial):
         return RtuFraming()
 
     async def client(
-        self, address: str, on_packet: OnPacket, on_connect: OnConnect
+        self, address: str, on_packet: OnPacket, on_connect: OnConnect, on_flaw: OnFlaw
     ) -> ModbusBaseClient:
         """One TCP client with the other framer."""
+        del on_flaw
         return self._tcp(address, on_packet, on_connect, FramerType.RTU)
+
+    def unread(self, client: ModbusBaseClient) -> int:
+        """What the socket has for us."""
+        transport: Any = client.ctx.transport
+        socket = transport.get_extra_info("socket") if transport is not None else None
+        return unread(socket.fileno()) if socket is not None else 0
 
 
 @dataclass(slots=True)
@@ -158,9 +178,10 @@ class TlsDial(TcpDial):
     _not_after_utc_ns: int = field(default=0, init=False)
 
     async def client(
-        self, address: str, on_packet: OnPacket, on_connect: OnConnect
+        self, address: str, on_packet: OnPacket, on_connect: OnConnect, on_flaw: OnFlaw
     ) -> ModbusBaseClient:
         """A TLS client with MBAP frames: pymodbus's own TLS framer takes each record for one."""
+        del on_flaw
         try:
             context = await asyncio.to_thread(mutual_context, self.load())
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -241,35 +262,36 @@ class SerialDial:
         return [self.path]
 
     async def client(
-        self, address: str, on_packet: OnPacket, on_connect: OnConnect
+        self, address: str, on_packet: OnPacket, on_connect: OnConnect, on_flaw: OnFlaw
     ) -> ModbusBaseClient:
-        """Opens the port for itself alone."""
-        return AsyncModbusSerialClient(
+        """Opens the port for itself alone, on a thread."""
+        client = AsyncModbusSerialClient(
             address,
-            baudrate=self.baud,
-            bytesize=8,
-            parity=PARITIES[self.parity],
-            stopbits=self.stop,
             timeout=NEVER_S,
             retries=0,
             reconnect_delay=0,
             trace_packet=on_packet,
             trace_connect=on_connect,
         )
+        settings = Settings(self.baud, 8, self.parity, self.stop, self.rs485)
+        client.ctx.call_create = partial(
+            open_tty, self.path, settings, client.ctx, on_flaw, NEVER_S
+        )
+        return client
 
     def connected(self, client: ModbusBaseClient) -> None:
-        """Let the kernel's driver switch the direction, where the site file says so."""
-        port: Any = getattr(client.ctx.transport, "sync_serial", None)
-        if port is None:
-            text = f"{self.path}: closed while it was opened"
-            raise LinkError(text)
-        if not self.rs485:
-            return
-        try:
-            port.rs485_mode = RS485Settings()
-        except (OSError, ValueError, NotImplementedError, SerialException) as error:
-            text = f"{self.path}: this port cannot switch the direction (rs485 = true): {error}"
-            raise LinkError(text) from None
+        """Nothing."""
+
+    def unread(self, client: ModbusBaseClient) -> int:
+        """What the port has for us."""
+        transport: Any = client.ctx.transport
+        return unread(transport.fileno()) if isinstance(transport, TtyTransport) else 0
+
+    def recall(self, client: ModbusBaseClient) -> None:
+        """A port may be held up by its far end for long."""
+        transport: Any = client.ctx.transport
+        if isinstance(transport, TtyTransport):
+            transport.recall()
 
     def not_after_utc_ns(self) -> int:
         """None."""
@@ -277,15 +299,8 @@ class SerialDial:
 
 
 def drop(client: ModbusBaseClient) -> None:
-    """Close at once. What is unsent goes too: a graceful end waits for a peer that does not read.
-
-    A serial port that does not send holds its close for half a minute otherwise.
-    """
+    """Close at once, with what is unsent: a graceful end waits for a peer that does not read."""
     transport: Any = client.ctx.transport
-    port = getattr(transport, "sync_serial", None)
-    if port is not None:
-        with contextlib.suppress(OSError, SerialException):
-            port.reset_output_buffer()
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()
     client.close()
@@ -315,8 +330,6 @@ def refusal_text(error: OSError | ValueError) -> str:
     """Why a connection could not be made, for people."""
     if isinstance(error, ssl.SSLError):
         return _tls_text(error)
-    if isinstance(error, SerialException):
-        return open_trouble(error)
     return error_text(error) if isinstance(error, OSError) else str(error)
 
 

@@ -2,10 +2,16 @@
 
 RTU has no transaction: a reply is known by its unit and its shape alone. So after a request that
 failed the line stays silent for the longest late reply (twice the unit's timeout) and until it is
-quiet, and what arrives meanwhile is dropped. A unit that has been silent for long holds up the
-others no longer than its own timeout: then only it waits before it is asked again, since a late
-reply of it can be taken for no other unit's. Functions 5 and 6 go first and wait for quiet alone:
-a late reply to a read cannot look like their echo.
+quiet, and what arrives meanwhile is dropped. After a good reply a double of it may still be under
+way: what has arrived when the next request leaves holds that request up, and a request whose reply
+would look like the double waits until that must have come. What neither can tell is a late reply
+beyond these bounds, ``LATE_TIMEOUTS`` and ``DOUBLE_S``, with the unit, function and length of the
+one that is waited for: no line without transactions can; where reads look alike ``check`` says so.
+
+A unit that has been silent for long holds up the others no longer than its own timeout: then only
+it waits before it is asked again, since a late reply of it can be taken for no other unit's.
+Functions 5 and 6 go first and wait for quiet alone: a late reply to a read cannot look like their
+echo.
 """
 
 import asyncio
@@ -19,11 +25,13 @@ from typing import Any, Final
 
 from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import Dial
-from drivers.modbus_link import Call, ExceptionReply, ModbusLink
+from drivers.modbus_link import Call, ExceptionReply, ModbusLink, NotQuietError
 from drivers.modbus_wire import Wire
+from drivers.plan import BIT_FUNCTIONS
 
 LATE_TIMEOUTS: Final = 2  # a reply comes no later than so many timeouts after ours ended
 SILENT_UNTIL_DEAD: Final = 3  # requests in a row; then the unit is asked by its session's backoff
+DOUBLE_S: Final = 0.02  # a double comes no later; USB adapters hold bytes back for up to 16 ms
 URGENT: Final = (5, 6)
 
 
@@ -39,6 +47,25 @@ class _Unit:
         self.silent = 0 if good else self.silent + 1
         if not good:
             self.again_ns = time.monotonic_ns() + late_ns
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A good reply to a read: of what a double of it could be taken for the reply."""
+
+    call: Call
+    unit: int
+    refused: bool  # an exception, which names nothing but the function
+    until_ns: int
+
+    def passes_for(self, call: Call, unit: int) -> bool:
+        """Whether it could be another read's; of the same read it would be no lie."""
+        same = (unit, call.function) == (self.unit, self.call.function) and call != self.call
+        return same and (self.refused or _payload_bytes(call) == _payload_bytes(self.call))
+
+
+def _payload_bytes(call: Call) -> int:
+    return (call.size + 7) // 8 if call.function in BIT_FUNCTIONS else 2 * call.size
 
 
 def place_of(dial: Dial) -> object:
@@ -59,6 +86,7 @@ class Line:
         self._free_ns = 0  # no frame before: the gap after the last one
         self._late = False  # a reply may still come
         self._silent_ns = 0  # no request but urgent ones before: a late reply may come
+        self._heard: _Heard | None = None  # newest good reply
 
     async def open(self, timeout_s: float) -> None:
         """Open the port if it is not. Raises LinkError."""
@@ -75,29 +103,52 @@ class Line:
                 silent_ns = 0 if urgent else max(self._silent_ns, state.again_ns)
                 rest_ns = silent_ns - time.monotonic_ns()
                 if rest_ns <= 0:
-                    await self._quiet(timeout_s)
-                    return await self._exchange(call, unit, timeout_s, state)
+                    return await self._ask_in_quiet(call, unit, timeout_s, state)
             await asyncio.sleep(rest_ns / 1e9)  # without the turn: a trip goes on, and the others
+
+    async def _ask_in_quiet(self, call: Call, unit: int, timeout_s: float, state: _Unit) -> bytes:
+        """One exchange on a line that is quiet. Raises ProtocolError where noise never ends."""
+        last_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        while True:
+            heard = self._heard
+            after_ns = heard.until_ns if heard is not None and heard.passes_for(call, unit) else 0
+            await self._quiet(after_ns, last_ns)
+            try:
+                return await self._exchange(call, unit, timeout_s, state)
+            except NotQuietError:
+                if time.monotonic_ns() >= last_ns:
+                    raise
 
     async def _exchange(self, call: Call, unit: int, timeout_s: float, state: _Unit) -> bytes:
         """One request and its reply; a failure is followed by silence."""
         late_ns = int(LATE_TIMEOUTS * timeout_s * 1e9)
-        good = False
+        good = refused = unsent = False
         try:
             reply = await self.link.ask(call, unit, timeout_s)
             good = True
             return reply
         except ExceptionReply:
-            good = True
+            good = refused = True
+            raise
+        except NotQuietError:
+            unsent = True
             raise
         finally:
-            now_ns = time.monotonic_ns()
-            self._free_ns = now_ns + self._gap_ns
-            if not good and state.silent < SILENT_UNTIL_DEAD:
-                self._silent_ns, self._late = now_ns + late_ns, True
-            elif good:
-                self._late = False
-            state.settle(good=good, late_ns=late_ns)
+            if not unsent:
+                self._ended(call, unit, state, late_ns, good=good, refused=refused)
+
+    def _ended(
+        self, call: Call, unit: int, state: _Unit, late_ns: int, *, good: bool, refused: bool
+    ) -> None:
+        """After a request that was sent."""
+        now_ns = time.monotonic_ns()
+        self._free_ns = now_ns + self._gap_ns
+        if not good and state.silent < SILENT_UNTIL_DEAD:
+            self._silent_ns, self._late = now_ns + late_ns, True
+        elif good:
+            self._late = False
+            self._heard = _Heard(call, unit, refused, now_ns + int(DOUBLE_S * 1e9))
+        state.settle(good=good, late_ns=late_ns)
 
     def close(self) -> None:
         """Nobody is left."""
@@ -117,10 +168,12 @@ class Line:
                 late_ns = int(timeout_s * 1e9) if self._late else 0
                 self._silent_ns = max(self._silent_ns, time.monotonic_ns() + late_ns)
 
-    async def _quiet(self, timeout_s: float) -> None:
-        """Wait until nothing was heard for a gap. Raises ProtocolError where noise never ends."""
-        begin_ns = time.monotonic_ns()
-        last_ns = begin_ns + int(timeout_s * 1e9)
+    async def _quiet(self, after_ns: int, last_ns: int) -> None:
+        """Wait until then, and until nothing was heard for a gap.
+
+        Raises ProtocolError where the noise goes on at ``last_ns``.
+        """
+        begin_ns = max(time.monotonic_ns(), after_ns)
         while True:
             # What has arrived is read by then, however late this loop is.
             await asyncio.sleep(0)
@@ -129,7 +182,7 @@ class Line:
             until_ns = max(begin_ns, self._free_ns, self.link.heard_ns + self._gap_ns)
             if now_ns >= until_ns:
                 return
-            if now_ns >= last_ns:
+            if now_ns >= max(begin_ns, last_ns):
                 text = "the line is never quiet"
                 raise ProtocolError(text)
             await asyncio.sleep((until_ns - now_ns) / 1e9)
@@ -193,6 +246,11 @@ class LineWire(Wire):
             place = (Line, line.place)
             if self._lines.get(place) is line:
                 del self._lines[place]
+
+    async def closed(self) -> None:
+        """The port, where it was closed."""
+        if self._kept is not None:
+            await self._kept.link.closed()
 
     async def ask(self, call: Call) -> bytes:
         """One exchange on the line."""

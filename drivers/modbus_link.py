@@ -2,7 +2,8 @@
 
 pymodbus carries the bytes, ``modbus_frames`` judges them. Whatever is odd ends the connection, as
 does silence, so no late reply can ever meet a later request; a serial port has no end and stays
-open (``modbus_line`` keeps late replies apart there).
+open (``modbus_line`` keeps late replies apart there). Where replies name no transaction, no request
+leaves while something lies there unread.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from pymodbus.exceptions import ConnectionException, ModbusException
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError
 from drivers.modbus_dial import Dial, drop, refusal_text
 from drivers.modbus_frames import EXCEPTION_BIT, RtuFraming
+from drivers.modbus_tty import TtyTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,6 +47,10 @@ class SilenceError(LinkError):
     """No whole reply within the timeout."""
 
 
+class NotQuietError(ProtocolError):
+    """Something came just before the request, which was not sent; the connection stays."""
+
+
 class Call(NamedTuple):
     """One request. ``values`` are coils or registers to write."""
 
@@ -61,6 +67,7 @@ class ModbusLink:
         self._dial = dial
         self._framing = dial.framing()
         self._client: ModbusBaseClient | None = None
+        self._transport: object = None  # of the last connection
         self._ended: asyncio.Future[DriverError] | None = None  # why the connection ended
         self._odd: asyncio.Future[ProtocolError] | None = None  # of this request
         self._transaction = 0  # newest id; goes on over reconnects, so that none comes twice soon
@@ -95,8 +102,8 @@ class ModbusLink:
 
     async def _connect(self, address: str, share_s: float, timeout_s: float) -> str:
         """Try one address; empty when it is connected, else why not."""
-        client = await self._dial.client(address, self._on_packet, self._on_connect)
-        why: list[OSError | ValueError] = []
+        client = await self._dial.client(address, self._on_packet, self._on_connect, self._on_flaw)
+        why: list[OSError] = []
         client.ctx.call_create = _noting(client.ctx.call_create, why)
         context: Any = client.ctx
         context.connection_lost = self._telling(context.connection_lost)
@@ -123,6 +130,7 @@ class ModbusLink:
             if not connected:
                 self.close()
         if connected:
+            self._transport = client.ctx.transport
             client.ctx.next_tid = self._transaction
             client.ctx.call_create = _refused  # it would reconnect by itself inside a request
             return ""
@@ -135,22 +143,33 @@ class ModbusLink:
         if client is None:
             return
         self._transaction = client.ctx.next_tid or self._transaction
+        self._transport = client.ctx.transport or self._transport
         drop(client)
+
+    async def closed(self) -> None:
+        """Wait until what :meth:`close` began has ended; bounded."""
+        if isinstance(self._transport, TtyTransport):
+            await self._transport.closed()
+        else:
+            await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
     async def ask(self, call: Call, unit: int, timeout_s: float) -> bytes:
         """The PDU of the reply, checked.
 
-        Raises ExceptionReply (the connection stays), LinkError or ProtocolError (it is closed,
-        but for a serial port that is still there).
+        Raises ExceptionReply and NotQuietError (the connection stays), LinkError or ProtocolError
+        (it is closed, but for a serial port that is still there).
         """
         client = self._open_client()
         self._odd = asyncio.get_running_loop().create_future()
         task: asyncio.Future[Any] | None = None
-        answered = False
+        answered = unsent = False
         try:
             task = asyncio.ensure_future(_request(client, self._sendable(call), unit))
             await self._reply_of(task, timeout_s)
             answered = True
+        except NotQuietError:
+            unsent = True
+            raise
         except ConnectionException:
             self._end(LinkError("the connection was lost"))
             self._raise_end()
@@ -159,14 +178,21 @@ class ModbusLink:
             raise SilenceError(text) from None
         finally:
             self._request = b""
-            if not answered and not (self._dial.keeps and self.is_open):
-                self.close()
+            if not answered and not unsent:
+                self._give_up(client)
             if task is not None and not answered:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if self._pdu[0] & EXCEPTION_BIT:
             raise ExceptionReply(self._pdu[1])
         return self._pdu
+
+    def _give_up(self, client: ModbusBaseClient) -> None:
+        """Nothing of a request that failed leaves later, least of all a write."""
+        if self._dial.keeps and self.is_open:
+            self._dial.recall(client)
+        else:
+            self.close()
 
     async def _reply_of(self, task: "asyncio.Future[Any]", timeout_s: float) -> None:
         """Until pymodbus has the reply. Raises what came instead."""
@@ -209,12 +235,18 @@ class ModbusLink:
 
     def _on_packet(self, sending: bool, data: bytes) -> bytes:
         """Called by pymodbus: the request as sent, or all bytes received since."""
+        client = self._client
         if sending:
+            if client is not None and self._dial.unread(client):
+                text = "the line was not quiet before the request"
+                self._tell_odd(NotQuietError(text))
+                return b""
             self._request, self._pdu = data, b""
             return data
         self.heard_ns = time.monotonic_ns()
-        if not self._request and self._dial.keeps:
-            return b""  # late, or noise: pymodbus forgets it with the next request
+        if not self._request and client is not None and isinstance(self._framing, RtuFraming):
+            client.ctx.recv_buffer = b""  # late, or noise: not kept until the next request
+            return b""
         try:
             reply = self._framing.reply(self._request, data)
         except ProtocolError as error:
@@ -227,19 +259,33 @@ class ModbusLink:
         return reply.frame
 
     def _refuse(self, error: ProtocolError) -> None:
-        if not self._dial.keeps:
+        if self._dial.keeps:
+            self._tell_odd(error)
+        else:
             self._end(error)
-        elif self._odd is not None and not self._odd.done():
+
+    def _tell_odd(self, error: ProtocolError) -> None:
+        if self._odd is not None and not self._odd.done():
             self._odd.set_result(error)
+
+    def _on_flaw(self) -> None:
+        """A byte came with a parity or framing error: whatever it belongs to is no reply."""
+        self.heard_ns = time.monotonic_ns()
+        if self._request:
+            self._request = b""
+            text = "a byte of the reply has a parity or framing error"
+            self._refuse(ProtocolError(text))
 
     def _telling(
         self, lost: "Callable[[Exception | None], None]"
     ) -> "Callable[[Exception | None], None]":
-        """Keep a TLS device's own word for ending it: TLS 1.3 says no after the handshake."""
+        """Keep the own word of what ended it: TLS 1.3 says no after the handshake."""
 
         def told(reason: Exception | None) -> None:
             if isinstance(reason, ssl.SSLError):
                 self._end(LinkError(refusal_text(reason)))
+            elif isinstance(reason, LinkError):  # of a serial port
+                self._end(reason)
             lost(reason)
 
         return told
@@ -284,7 +330,7 @@ async def _refused() -> NoReturn:
     raise ConnectionError(text)
 
 
-def _noting(create: Any, why: list[OSError | ValueError]) -> Any:
+def _noting(create: Any, why: list[OSError]) -> Any:
     """Keep the reason of a failed connect, which pymodbus only logs."""
 
     async def noted() -> Any:
@@ -293,8 +339,5 @@ def _noting(create: Any, why: list[OSError | ValueError]) -> Any:
         except OSError as error:
             why.append(error)
             raise
-        except ValueError as error:  # a serial port that cannot be set so
-            why.append(error)
-            raise ConnectionError(str(error)) from None
 
     return noted

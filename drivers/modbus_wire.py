@@ -38,6 +38,10 @@ class Wire(ABC):
         """Let the connection go; nothing lingers."""
 
     @abstractmethod
+    async def closed(self) -> None:
+        """Wait until what :meth:`close` began has ended; bounded."""
+
+    @abstractmethod
     async def ask(self, call: Call) -> bytes:
         """The PDU of the reply."""
 
@@ -80,6 +84,10 @@ class OwnWire(Wire):
     def close(self) -> None:
         """Drop it."""
         self._link.close()
+
+    async def closed(self) -> None:
+        """Its connection."""
+        await self._link.closed()
 
     async def ask(self, call: Call) -> bytes:
         """One request within the timeout."""
@@ -137,6 +145,11 @@ class BackupWire(Wire):
         """Both."""
         for wire in self._wires:
             wire.close()
+
+    async def closed(self) -> None:
+        """Both."""
+        for wire in self._wires:
+            await wire.closed()
 
     async def ask(self, call: Call) -> bytes:
         """Over the one in use."""

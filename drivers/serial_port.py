@@ -27,7 +27,7 @@ _MARK: Final = 0xFF
 _IFLAG: Final = 0  # of what termios.tcgetattr gives
 _CONTROLS: Final = 6
 
-_busy: dict[str, str] = {}  # what a thread is still at, by port
+_busy: dict[str, str] = {}  # what a thread is still at, by the port's real path
 
 
 class LineSettings(Protocol):
@@ -88,6 +88,7 @@ class SerialPort:
         self._lost = lost
         self._marks = Marks()
         self._sending = b""
+        self.place: Final = os.path.realpath(self.name)  # another port may get the name
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._descriptor, self._readable)
 
@@ -105,6 +106,17 @@ class SerialPort:
         self._sending += data
         if not waiting:
             self._writable()
+
+    def fileno(self) -> int:
+        """The open descriptor."""
+        return self._descriptor
+
+    def recall(self) -> None:
+        """Take back what was not sent yet, of ours and of the system's."""
+        self._sending = b""
+        self._loop.remove_writer(self._descriptor)
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcflush(self._descriptor, termios.TCOFLUSH)
 
     def discard(self) -> None:
         """Forget what has arrived and was not heard yet."""
@@ -125,7 +137,7 @@ class SerialPort:
     async def close(self, timeout_s: float) -> None:
         """Close it; a close that hangs is left to its thread after ``timeout_s``."""
         self.stop()
-        port, name = self._port, self.name
+        port = self._port
 
         def close() -> None:
             with contextlib.suppress(OSError, termios.error):
@@ -134,7 +146,7 @@ class SerialPort:
 
         with contextlib.suppress(TimeoutError, OSError, serial.SerialException, termios.error):
             async with asyncio.timeout(timeout_s):
-                await _on_thread(name, "close", close)
+                await _on_thread(self.place, "close", close)
 
     def _readable(self) -> None:
         try:
@@ -215,7 +227,9 @@ async def open_port(
 
     try:
         async with asyncio.timeout(timeout_s):
-            port = await _on_thread(path, "open", lambda: _opened(path, settings), let_go)
+            port = await _on_thread(
+                os.path.realpath(path), "open", lambda: _opened(path, settings), let_go
+            )
     except TimeoutError:
         text = f"{path}: cannot be opened within {timeout_s:g} s"
         raise LinkError(text) from None

@@ -1,0 +1,225 @@
+"""The port under a Modbus line: what is heard, what is sent, and what costs nobody any time."""
+
+import asyncio
+import contextlib
+import os
+import select
+import threading
+import time
+import tty
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serial
+
+from drivers import modbus_link, serial_port
+from drivers.errors import LinkError, ProtocolError
+from drivers.modbus_dial import RtuTcpDial, SerialDial
+from drivers.modbus_line import DOUBLE_S, Line, LineWire
+from drivers.modbus_link import SilenceError
+from tests.drivers.test_modbus_line import party
+from tests.helpers.device import Device
+from tests.helpers.serial_device import SerialBus, framed
+
+TIMEOUT_S = 0.2
+WITHIN_S = 5.0
+STALE = framed(b"\x03\x02\x03\xe8")  # 1000, of another register
+
+
+def _overtaken(monkeypatch: pytest.MonkeyPatch, descriptor: Any, put: Any) -> None:
+    """Let something arrive when the next request is about to leave."""
+    request, waiting = modbus_link._request, [STALE]
+
+    async def late(*args: Any) -> None:
+        if waiting:
+            put(waiting.pop())
+            assert select.select([descriptor()], [], [], WITHIN_S)[0], "it has arrived"
+        await request(*args)
+
+    monkeypatch.setattr(modbus_link, "_request", late)
+
+
+async def test_what_came_before_a_request_left_is_no_reply_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with party(u1=Device(registers={0: 7})) as line:
+        wire = line.wire(1, TIMEOUT_S)
+        await wire.open()
+        _overtaken(monkeypatch, lambda: line.bus.slave, line.bus.put)
+        assert await wire.read(3, 0, 1) == b"\0\x07"
+        assert len(line.bus.sent) == 1, "asked once, when the line was quiet"
+
+
+async def test_what_came_before_a_request_to_a_serial_server_is_no_reply_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer)
+        while await reader.read(64):
+            writer.write(framed(b"\x03\x02\0\x07"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    lines: dict[object, object] = {}
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        wire = LineWire(RtuTcpDial("127.0.0.1", port), 1, TIMEOUT_S, lines)
+        await wire.open()
+        assert await wire.read(3, 0, 1) == b"\0\x07"
+        far = peers[0].get_extra_info("socket").fileno()
+        [line] = lines.values()
+        assert isinstance(line, Line)
+        transport: Any = line.link._client.ctx.transport  # type: ignore[union-attr]
+        near = transport.get_extra_info("socket")
+        _overtaken(monkeypatch, lambda: near, lambda data: os.write(far, data))
+        assert await wire.read(3, 0, 1) == b"\0\x07"
+        assert len(peers) == 1, "the connection stays"
+        wire.close()
+        await wire.closed()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_double_that_is_held_back_is_not_the_next_reply(refused: bool) -> None:
+    """An adapter on USB hands over what it has every 16 ms."""
+    async with party(u1=Device(registers={0: 1000, 100: 2000})) as line:
+        wire = line.wire(1, TIMEOUT_S)
+        await wire.open()
+
+        def twice(frame: bytes, reply: bytes) -> bytes:
+            if frame[3] == 0:
+                reply = framed(b"\x83\x02") if refused else reply
+                line.bus.put_later(DOUBLE_S / 2, reply)
+                return reply
+            line.bus.put_later(1.5 * DOUBLE_S, reply)
+            return b""
+
+        line.bus.wire = twice
+        with contextlib.suppress(modbus_link.ExceptionReply):
+            assert await wire.read(3, 0, 1) == b"\x03\xe8"
+        assert await wire.read(3, 100, 1) == b"\x07\xd0"
+
+
+async def test_reads_that_cannot_be_taken_for_each_other_do_not_wait() -> None:
+    async with party(u1=Device(), u2=Device()) as line:
+        wires = [line.wire(unit, TIMEOUT_S) for unit in (1, 2)]
+        for wire in wires:
+            await wire.open()
+        begin_s = time.monotonic()
+        for _ in range(10):
+            for size in (1, 2):
+                for wire in wires:
+                    await wire.read(3, 0, size)
+        taken_s = time.monotonic() - begin_s
+    assert len(line.bus.sent) == 40
+    assert taken_s < 40 * DOUBLE_S, "each would have waited for its double"
+
+
+async def test_a_request_that_could_not_leave_does_not_leave_later() -> None:
+    """A port that its far end holds up: a write of a minute ago must not be carried out."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    for end in (master, slave):
+        os.set_blocking(end, False)
+    wire = LineWire(SerialDial(os.ttyname(slave), 115_200), 1, TIMEOUT_S / 2, {})
+    try:
+        await wire.open()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(slave, bytes(64))
+        with pytest.raises(SilenceError):
+            await wire.write_registers(5, [42])
+        heard = b""
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                heard += os.read(master, 65_536)
+            await asyncio.sleep(0.002)
+        assert not heard.strip(b"\0")
+    finally:
+        wire.close()
+        await wire.closed()
+        os.close(master)
+        os.close(slave)
+
+
+async def test_a_port_whose_open_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, closed = threading.Event(), threading.Event()
+
+    class Stuck:
+        def close(self) -> None:
+            closed.set()
+
+    def hang(*_: Any) -> Any:
+        go.wait(WITHIN_S)
+        return Stuck()
+
+    monkeypatch.setattr(serial_port, "_opened", hang)
+    wire = LineWire(SerialDial(str(tmp_path / "tty")), 1, TIMEOUT_S / 4, {})
+    try:
+        with pytest.raises(LinkError, match="no connection within"):
+            await wire.open()
+        with pytest.raises(LinkError, match="its open has not returned"):
+            await wire.open()
+    finally:
+        go.set()
+    assert await asyncio.to_thread(closed.wait, WITHIN_S), "what nobody waits for is closed"
+
+
+async def test_a_port_whose_close_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    close = serial.Serial.close
+
+    def hang(port: Any) -> None:
+        go.wait(WITHIN_S)
+        close(port)
+
+    async with party(u1=Device(registers={0: 7})) as line:
+        wire = line.wire(1, TIMEOUT_S)
+        await wire.open()
+        monkeypatch.setattr(serial.Serial, "close", hang)
+        wire.close()
+        begin_s = time.monotonic()
+        await asyncio.sleep(0)
+        assert time.monotonic() - begin_s < 1.0
+        go.set()
+        await wire.open()
+        assert await wire.read(3, 0, 1) == b"\0\x07"
+
+
+async def test_a_byte_with_a_parity_error_spoils_its_reply() -> None:
+    async with party(u1=Device(registers={0: 7})) as line:
+        wire = line.wire(1, TIMEOUT_S)
+        await wire.open()
+        [bus] = line.lines.values()
+        assert isinstance(bus, Line)
+        link = bus.link
+        line.bus.wire = lambda _frame, reply: link._on_flaw() or reply  # type: ignore[func-returns-value]
+        with pytest.raises(ProtocolError, match="parity or framing"):
+            await wire.read(3, 0, 1)
+
+
+async def test_bytes_of_ones_are_read_as_they_are() -> None:
+    """They are what the system marks bad bytes with."""
+    registers = {0: 0xFFFF, 1: 0xFF00, 2: 0x00FF, 3: 0xFFFF}
+    async with party(u1=Device(registers=registers)) as line:
+        wire = line.wire(1, TIMEOUT_S)
+        await wire.open()
+        assert await wire.read(3, 0, 4) == bytes.fromhex("ffffff0000ffffff")
+
+
+async def test_a_port_that_is_pulled_out_says_so() -> None:
+    bus = SerialBus({1: Device()})
+    bus.plug()
+    wire = LineWire(SerialDial(bus.path), 1, TIMEOUT_S, {})
+    try:
+        await wire.open()
+    finally:
+        bus.unplug()
+    with pytest.raises(LinkError, match=r"gone|error"):
+        await wire.read(3, 0, 1)
+    wire.close()
+    await wire.closed()
