@@ -1,11 +1,13 @@
 """How many items an uplink sends at once: a window, or one by one where one of them is at fault."""
 
+from math import inf
 from typing import Final
 
 from gateway.uplink.base import ALERT, BACKFILL
 from gateway.uplink.lane import Lane
 
-BACKFILL_SEND_S: Final = 0.2  # what one send of the backlog should take
+BACKFILL_SEND_S: Final = 0.2  # what a send of the backlog may take beyond the least that one takes
+LEAST_GROWS: Final = 1.02  # by each send: the way may have become a longer one
 BARREN: Final = 2  # sends, or sessions, in a row that nothing came of: then singly
 
 
@@ -16,6 +18,7 @@ class Batch:
         self.window = window
         self._alerts = window * group
         self._chunk = 1  # of the backlog
+        self._least_s = inf  # that a send of it takes, however short: the way there and back
         self._singly = 0  # items to send singly, after one of them cost an answer
         self._failed = 0  # sends in a row
 
@@ -34,10 +37,16 @@ class Batch:
         return self._chunk if lane.name == BACKFILL else self.window
 
     def pace(self, took_s: float) -> None:
-        """A send of the backlog took so long."""
-        if took_s < BACKFILL_SEND_S / 2:
+        """A send of the backlog took so long.
+
+        What counts is what it waited in queues, where a live row waits behind it. A way by
+        satellite takes its time for one message as for a hundred.
+        """
+        self._least_s = min(took_s, self._least_s * LEAST_GROWS)
+        queued_s = took_s - self._least_s
+        if queued_s < BACKFILL_SEND_S / 2:
             self._chunk = min(self.window, self._chunk * 2)
-        elif took_s > BACKFILL_SEND_S:
+        elif queued_s > BACKFILL_SEND_S:
             self._chunk = max(1, self._chunk // 2)
 
     def search(self) -> None:

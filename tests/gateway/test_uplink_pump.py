@@ -20,6 +20,7 @@ from gateway.uplink.base import (
     SuspectError,
     Verdict,
 )
+from gateway.uplink.batch import Batch
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import AlertLane, SampleLane
 from tests.helpers.pumping import Bench
@@ -59,6 +60,30 @@ async def test_an_alert_overtakes_the_backlog(bench: Bench) -> None:
         await until(lambda: not any(made.stats().backlog.values()))
     place = bench.uplink.taken.index(("alert", 1))
     assert place < 100 + 3 * 20  # nothing but the send that was under way was before it
+
+
+@pytest.mark.parametrize(
+    ("way_s", "each_s", "least", "most"),
+    [
+        (0.001, 0.001, 50, 100),
+        (0.6, 0.001, 50, 100),  # a satellite: long, not narrow
+        (0.05, 1.25, 1, 2),  # 20 KB at 128 kbit/s: narrow
+        (0.6, 1.25, 1, 2),
+    ],
+)
+def test_the_backlog_fills_a_long_way_and_no_queue(
+    bench: Bench, way_s: float, each_s: float, least: int, most: int
+) -> None:
+    sends = Batch(window=100, group=1)
+    lane = Lane("platform", "backfill", SampleLane(bench.history, "platform", "backfill"))
+    limits = []
+    for _ in range(200):
+        limits.append(sends.limit(lane))
+        sends.pace(way_s + each_s * limits[-1])
+    assert least <= max(limits[50:]) <= most
+    for _ in range(300):  # now by another way, twice as long
+        sends.pace(2 * way_s + each_s * sends.limit(lane))
+    assert least <= sends.limit(lane) * 2
 
 
 async def test_a_window_at_most(bench: Bench) -> None:
