@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastpath.codes import EventType
+from fastpath.journal import GuardView
 from fastpath.records import Event, payload_of
 from gateway.alarms.guard_words import GuardWords
 from gateway.alarms.interlock_words import InterlockWords
 from gateway.alarms.names import Names, Nobody, People
 from gateway.alarms.output_words import OutputWords
-from gateway.alarms.programs import KnownPrograms
+from gateway.alarms.programs import KnownPrograms, number_of
 from gateway.site.model import Config
 from gateway.store.alert import AlertDraft, LegNote, OutputNote, Source
 
@@ -32,6 +33,7 @@ class EventWords:
         interlocks = InterlockWords(config, names, people or Nobody())
         outputs = OutputWords(names, interlocks)
         guard = GuardWords(names)
+        self._programs = programs
         self._interlocks = interlocks
         self._makers: dict[int, Maker] = {
             EventType.TRIP: interlocks.trip,
@@ -75,3 +77,18 @@ class EventWords:
         if event.type != EventType.GUARD_START:
             return []
         return self._interlocks.bypasses_lost(event, raised)
+
+    def standing(self, view: GuardView, before: int) -> list[AlertDraft]:
+        """Of each interlock whether it stands tripped, or does not.
+
+        Those of which the journal has a record from ``before`` on are left out.
+        """
+        program = self._programs.text(number_of(view.header().program))
+        if program is None:
+            return []
+        latches = [(each, view.interlock(i)) for i, each in enumerate(program.interlocks)]
+        return [
+            self._interlocks.standing(interlock, latch, program)
+            for interlock, latch in latches
+            if latch.key == interlock.key and latch.last_seq < before
+        ]

@@ -10,9 +10,11 @@ from fastpath.codes import (
     BypassKind,
     EventFlag,
     EventType,
+    InterlockLatchFlag,
     TripReason,
     Truth,
 )
+from fastpath.journal import InterlockView
 from fastpath.records import Event, legs_of, payload_of
 from gateway.alarms.names import (
     Names,
@@ -23,6 +25,7 @@ from gateway.alarms.names import (
     unknown,
     who_and_why,
 )
+from gateway.guard.board import LATCHED
 from gateway.guard.program_text import InterlockText, ProgramText
 from gateway.site.model import Config, Interlock, by_id
 from gateway.store.alert import AlertDraft, LegNote, OutputNote, Priority, Result, Source
@@ -135,6 +138,28 @@ class InterlockWords:
             exercise=exercise,
             subject=f"interlock:{ident}",
             unmatched="cleared",
+        )
+
+    def standing(
+        self, interlock: InterlockText, latch: InterlockView, program: ProgramText
+    ) -> AlertDraft:
+        """Its state alone, where no record tells of it any more."""
+        site = self._site.get(interlock.id)
+        tripped = latch.state in LATCHED
+        armed = bool(latch.flags & InterlockLatchFlag.ARMED)
+        moves = armed and not latch.flags & InterlockLatchFlag.WITHHELD
+        return AlertDraft(
+            kind="trip" if tripped else "trip_end",
+            state="raised" if tripped else "cleared",
+            source=Source("interlock", interlock.id),
+            program=program.hash.hex(),
+            utc_ns=latch.tripped_utc_ns if tripped else 0,
+            priority=_priority(site, moves=moves, exercise=False) if tripped else "low",
+            level=site.level if site and tripped else None,
+            guidance=site.guidance if site and tripped else "",
+            cause="it stands tripped" if tripped else "it is not tripped any more",
+            armed=armed,
+            subject=f"interlock:{interlock.id}",
         )
 
     def blind(self, event: Event, payload: dict[str, Any]) -> AlertDraft:

@@ -33,6 +33,7 @@ class _Call:
     drafts: Sequence[AlertDraft]
     journal: tuple[int, int] | None
     samples: tuple[int, int] | None
+    epoch: int  # 0: any
     done: "asyncio.Future[list[int]]"
     seqs: list[int] = field(default_factory=list)
 
@@ -53,14 +54,18 @@ class Appends:
         drafts: Sequence[AlertDraft],
         journal: tuple[int, int] | None,
         samples: tuple[int, int] | None,
+        epoch: int = 0,
     ) -> list[int]:
-        """The sequences of the drafts, durable. Raises StoreError; then nothing is done."""
+        """The sequences of the drafts, durable. Raises StoreError; then nothing is done.
+
+        ``epoch``: that of the ledger which they are for, 0: any.
+        """
         if self._closed:
             msg = "the ledger is closed"
             raise StoreError(msg)
         done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_looked_at)
-        self._waiting.append(_Call(drafts, journal, samples, done))
+        self._waiting.append(_Call(drafts, journal, samples, epoch, done))
         if self._task is None:
             self._task = asyncio.create_task(self._carry(), name="ledger appends")
         return await asyncio.shield(done)  # a caller that goes away takes nothing back
@@ -100,6 +105,9 @@ class Appends:
     async def _write(self, group: list[_Call], connection: Connection) -> Batch:
         if not group:  # else the transaction runs once more, for the same
             group.extend(self._take_waiting())
+        for call in [each for each in group if each.epoch not in {0, self._state.epoch}]:
+            group.remove(call)
+            _fail(call, StoreError("the ledger was begun anew"))
         await self._unsure.look(connection, self._state.epoch)
         batch = self._state.batch(self._unsure.told)
         for call in group:

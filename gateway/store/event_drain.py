@@ -8,7 +8,7 @@ alert that says so; it never stops the others.
 import logging
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.errors import StoreError
@@ -29,9 +29,17 @@ class AlertStore(Protocol):
     """What the records go to: the ledger."""
 
     async def append(
-        self, drafts: Sequence[AlertDraft], *, journal: tuple[int, int] | None = None
+        self,
+        drafts: Sequence[AlertDraft],
+        *,
+        journal: tuple[int, int] | None = None,
+        epoch: int = 0,
     ) -> Sequence[int]:
         """Store alerts with the position in one transaction. Raises StoreError."""
+
+    @property
+    def epoch(self) -> int:
+        """Another one: the file was begun anew."""
 
     async def journal_position(self, journal_id: int) -> int | None:
         """The first record that is not recorded. Raises StoreError."""
@@ -39,12 +47,20 @@ class AlertStore(Protocol):
     async def knows_journals(self) -> bool:
         """False where nothing of any guard was ever recorded. Raises StoreError."""
 
+    @property
+    def uncompared(self) -> bool:
+        """Whether it began from a damaged one, and what the guard has was not looked at since."""
+
+    async def compared(self, drafts: Sequence[AlertDraft]) -> None:
+        """Store what differs; it is compared then. Raises StoreError."""
+
 
 class EventDrain:
     """Reads events from where the ledger stands.
 
-    ``words`` makes alerts of a record, mostly one or none, ``ack`` tells the guard, ``observers``
-    see every record once it is durable.
+    ``words`` makes alerts of a record, mostly one or none, ``differences`` those that a ledger
+    lacks which began from a damaged one, of what is before a record; ``ack`` tells the guard,
+    ``observers`` see every record once it is durable.
     """
 
     def __init__(
@@ -52,6 +68,7 @@ class EventDrain:
         view: "Callable[[], GuardView | None]",
         ledger: AlertStore,
         words: "Callable[[Event], list[AlertDraft]]",
+        differences: "Callable[[GuardView, int], Awaitable[list[AlertDraft]]]",
         ack: Callable[[int, int], None],
         observers: "Sequence[Callable[[Event], None]]" = (),
     ) -> None:
@@ -60,9 +77,11 @@ class EventDrain:
         self._view = view
         self._ledger = ledger
         self._words = words
+        self._differences = differences
         self._ack = ack
         self._observers = tuple(observers)
         self._journal_id = 0  # 0: not attached
+        self._epoch = 0  # of the ledger that gave the position
         self._next = 0
         self._unsaved: list[Event] = []  # read, no alert, position not yet committed
         self._saved_ns = 0
@@ -88,15 +107,17 @@ class EventDrain:
         stored = False
         while (view := self._view()) is not None:
             header = view.header()
-            if header.journal_id != self._journal_id:
+            if (header.journal_id, self._ledger.epoch) != (self._journal_id, self._epoch):
                 stored = await self._attach(header.journal_id, header.event_tail) or stored
+                stored = await self._compare() or stored
                 continue  # the file may be another one after a wait
             events = view.events(self._next, BATCH_MAX)
             head = header.event_head if len(events) < BATCH_MAX else 0
             drafts, end = self._read(events, head)
             due = all_of_it or time.monotonic_ns() - self._saved_ns >= QUIET_NS
             if drafts or (due and self._unsaved) or len(self._unsaved) >= BATCH_MAX:
-                await self._ledger.append(drafts, journal=(self._journal_id, end))
+                position = (self._journal_id, end)
+                await self._ledger.append(drafts, journal=position, epoch=self._epoch)
                 self._saved(end)
                 stored = stored or bool(drafts)
             self._next = end
@@ -109,17 +130,27 @@ class EventDrain:
     async def _attach(self, journal_id: int, tail: int) -> bool:
         """Find the place in a journal; one that is new to the ledger begins at its tail."""
         position = await self._ledger.journal_position(journal_id)
+        epoch = self._ledger.epoch
         told = False
         if position is None:
             position = tail
             told = await self._ledger.knows_journals()
             drafts = [_new_journal()] if told else []
-            await self._ledger.append(drafts, journal=(journal_id, tail))
-        self._journal_id = journal_id
+            await self._ledger.append(drafts, journal=(journal_id, tail), epoch=epoch)
+        self._journal_id, self._epoch = journal_id, epoch
         self._next = position
         self._unsaved = []
         self._saved_ns = time.monotonic_ns()
         return told
+
+    async def _compare(self) -> bool:
+        """Tell what a damaged ledger has lost, once; True where alerts were stored."""
+        view = self._view() if self._ledger.uncompared else None
+        if view is None or view.header().journal_id != self._journal_id:
+            return False
+        drafts = await self._differences(view, self._next)
+        await self._ledger.compared(drafts)
+        return bool(drafts)
 
     def _read(self, events: "Sequence[Event]", head: int) -> tuple[list[AlertDraft], int]:
         """Drafts of the records, and the place after them; ``head``: nothing is left before it."""

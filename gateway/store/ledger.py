@@ -34,7 +34,7 @@ from gateway.store.audit_memory import AuditMemory
 from gateway.store.batch import Batch, Stamp
 from gateway.store.cursors import Cursors
 from gateway.store.database import Database
-from gateway.store.ledger_state import EVENTS, SAMPLES, LedgerState
+from gateway.store.ledger_state import EVENTS, SAMPLES, UNCOMPARED, LedgerState
 from gateway.store.letter import DEAD, QUEUED_ONE, RESENT, Letter, LetterBox
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
@@ -151,18 +151,22 @@ class Ledger:
         *,
         journal: tuple[int, int] | None = None,
         samples: tuple[int, int] | None = None,
+        epoch: int = 0,
     ) -> list[int]:
         """Store alerts in one transaction; gives their sequences, 0 for one that says nothing new.
 
         ``journal`` = (journal id, next record): all records before are recorded by this. Drafts of
         records that were recorded before are left out. ``samples`` likewise for the sample ring.
 
+        ``epoch``: that in which the position was asked for; where it is over StoreError, since the
+        present ledger may lack what is before these. 0: any.
+
         Each draft is one event: after StoreError the same objects are appended again, not others
         like them, since a commit that failed may be in the file all the same.
         """
         if not drafts and journal is None and samples is None:
             return []
-        return await self._appends.put(tuple(drafts), journal, samples)
+        return await self._appends.put(tuple(drafts), journal, samples, epoch)
 
     async def alerts(self, after: int, limit: int) -> list[AlertItem]:
         """The oldest alerts with a sequence above ``after``, at most ``limit``.
@@ -210,6 +214,27 @@ class Ledger:
         """False in a ledger that has not yet recorded anything of any guard."""
         await self._ready()
         return bool(self._state.positions)
+
+    @property
+    def uncompared(self) -> bool:
+        """Whether it began from a damaged one, and what the guard has was not looked at since."""
+        return self._state.uncompared
+
+    async def compared(self, drafts: Sequence[AlertDraft]) -> None:
+        """Store what the guard has and it had not; ``uncompared`` no more."""
+
+        async def body(connection: Connection) -> Batch:
+            batch = self._state.batch()
+            self._state.fill(batch, drafts)
+            await self._state.write(connection, batch)
+            await connection.execute_fetchall("DELETE FROM meta WHERE key = ?", (UNCOMPARED,))
+            return batch
+
+        def then(batch: Batch) -> None:
+            self._state.uncompared = False
+            self._state.take(batch)
+
+        await self._db.transact(body, then)
 
     # ---- commands ------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ ROOM_ALERTS: Final = 5_000  # delivered alerts that go at once when there is no 
 JOURNALS_MAX: Final = 8  # positions of journals that are gone
 EVENTS: Final = "events"
 SAMPLES: Final = "samples"
+UNCOMPARED: Final = "not compared with the guard"  # of meta: since a salvage
 _SIGN: Final = 1 << 63
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -62,6 +63,7 @@ class LedgerState:
         self.positions: dict[tuple[int, str], int] = {}
         self.cursors: dict[tuple[str, str], int] = {}
         self.letters = LetterCount()
+        self.uncompared = False
         self.shed_alerts = 0  # since the start: that one uplink had and another had not
         self._uplinks = tuple(uplinks)
 
@@ -87,6 +89,8 @@ class LedgerState:
         ):
             self.audit_seq, self.audit_hash = seq, digest
         await self.audit.load(connection)
+        sql = "SELECT value FROM meta WHERE key = ?"
+        self.uncompared = await value_of(connection, sql, (UNCOMPARED,)) is not None
         self.active = {item.subject: item for item in await active.read(connection)}
         for journal_id, stream, seq in await connection.execute_fetchall(
             "SELECT journal_id, stream, next_seq FROM journal"
@@ -125,6 +129,7 @@ class LedgerState:
         self.positions = {}
         self.cursors = {}
         self.letters = LetterCount()
+        self.uncompared = False
 
     async def _begin(self, connection: Connection, opened: Opened) -> None:
         """A new epoch: the gap record first, then what could be salvaged."""
@@ -137,6 +142,9 @@ class LedgerState:
                 "INSERT INTO meta VALUES (?, ?)",
                 [("epoch", self.epoch), ("gateway", self.stamp.gateway)],
             )
+            if opened.aside:
+                self.uncompared = True
+                await connection.execute_fetchall("INSERT INTO meta VALUES (?, 1)", (UNCOMPARED,))
             await self._begin_audit(connection, opened, salvage.audit)
             await connection.executemany(
                 "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", salvage.letters
@@ -288,8 +296,8 @@ def _gap_draft(gateway: str, opened: Opened, salvage: Salvage) -> AlertDraft:
     if opened.aside:
         cause = (
             f"the ledger was damaged ({opened.reason}) and put aside as {opened.aside.name}; "
-            f"{salvage.alerts} undelivered alerts were salvaged, {len(salvage.active)} "
-            f"raises, {len(salvage.letters)} letters, and the audit but for "
+            f"{salvage.alerts} of {salvage.owed} undelivered alerts were salvaged, "
+            f"{len(salvage.active)} raises, {len(salvage.letters)} letters, and the audit but for "
             f"{salvage.audit.lost} of its {salvage.audit.last_seq} entries"
         )
     return AlertDraft(

@@ -19,6 +19,7 @@ from gateway.errors import StoreError
 from gateway.life.child import start_child
 from gateway.life.memory import give_back
 from gateway.store.alert import AlertDraft, Source
+from gateway.store.comparison import differences
 from gateway.store.event_drain import EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
 from gateway.store.waiting_alarms import WaitingAlarms
@@ -96,6 +97,9 @@ class Words(Protocol):
     def ends_of(self, event: "Event", raised: Iterable[str]) -> list[AlertDraft]:
         """The ends, besides, of what is raised (subjects) and is over by this record."""
 
+    def standing(self, view: "GuardView", before: int) -> list[AlertDraft]:
+        """What is known to stand, or not, without the journal's records below ``before``."""
+
 
 class RecorderStats(Struct, frozen=True, kw_only=True):
     """Counters since the start."""
@@ -143,7 +147,7 @@ class Recorder:
         self._on_stored = on_stored
         self._utc_ns = utc_ns
         self._words = words
-        self._events = EventDrain(view, ledger, self._drafts_of, ack, observers)
+        self._events = EventDrain(view, ledger, self._drafts_of, self._differences, ack, observers)
         self._recording = recording
         self._samples = SampleDrain(image, limits, computed, recording, history, programs.table)
         self._event_nudge = asyncio.Event()
@@ -233,6 +237,12 @@ class Recorder:
         raised = (item.subject for item in self._ledger.active())
         draft = self._words.draft_of(event)
         return [*([draft] if draft else []), *self._words.ends_of(event, raised)]
+
+    async def _differences(self, view: "GuardView", before: int) -> list[AlertDraft]:
+        def raised() -> set[str]:
+            return {item.subject for item in self._ledger.active()}
+
+        return await differences(view, before, self._drafts_of, self._words.standing, raised)
 
     # ---- the loops -----------------------------------------------------------------------------
 

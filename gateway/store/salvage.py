@@ -66,6 +66,11 @@ class Salvage:
                 break
         return found
 
+    @property
+    def owed(self) -> int:
+        """Alerts that not each of the uplinks has, as far as that can be known."""
+        return len(self._owed)
+
     def close(self) -> None:
         """Let go of the file."""
         if self._connection is not None:

@@ -10,11 +10,13 @@ from fastpath.codes import (
     NONE_U32,
     EventType,
     InterlockFlag,
+    InterlockLatchFlag,
+    InterlockState,
     OutputKind,
     OutputPath,
     Owner,
 )
-from fastpath.journal import Header, SlotView
+from fastpath.journal import Header, InterlockView, SlotView
 from fastpath.messages import SAMPLE
 from fastpath.records import PAYLOADS, Event
 
@@ -128,6 +130,7 @@ class FakeGuard:
         self.samples_gone = 0
         self.tail = 1
         self.image: dict[int, SlotView] = {}
+        self.first = 1  # the oldest record that is not overwritten
 
     def write(self, kind: EventType, /, *, flags: int = 0, key: int = 0, **fields: Any) -> Event:
         """Append a record."""
@@ -163,7 +166,22 @@ class FakeGuard:
 
     def events(self, first: int, limit: int) -> list[Event]:
         """Valid records from ``first``."""
-        return [event for event in self.events_written if event.seq >= first][:limit]
+        return [event for event in self.events_written if event.seq >= max(first, self.first)][
+            :limit
+        ]
+
+    def interlock(self, index: int) -> InterlockView:
+        """The only one's latch, by its records."""
+        assert index == 0
+        tripped, seq, utc_ns = False, 0, 0
+        for event in self.events_written:
+            if event.type in {EventType.TRIP, EventType.RESET}:
+                tripped, seq, utc_ns = event.type == EventType.TRIP, event.seq, event.utc_ns
+        state = InterlockState.TRIPPED if tripped else InterlockState.NORMAL
+        flags = InterlockLatchFlag.ARMED
+        return InterlockView(
+            blob.key_of("interlock", INTERLOCK), state, flags, 1, 1, 0, utc_ns, 0, 0, seq
+        )
 
     def samples(self, first: int, limit: int) -> tuple[int, int, bytes]:
         """Records of the ring."""

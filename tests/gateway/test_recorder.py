@@ -26,12 +26,15 @@ from gateway.logic.computing import NO_COMPUTED_TAGS
 from gateway.plant.computed import ComputedValues
 from gateway.site.model import Config, Site
 from gateway.store import recorder as recorder_module
+from gateway.store.active import crc_of
 from gateway.store.alert import AlertDraft, Source
+from gateway.store.comparison import AGAIN
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.ledger import Ledger
 from gateway.store.owned_file import OwnedFile
 from gateway.store.recorder import Recorder
+from gateway.store.reserve import Mark
 from tests.gateway.guard_records import INTERLOCK, FakeGuard, number, program
 from tests.gateway.samples import samples_of
 
@@ -301,6 +304,72 @@ async def test_a_new_journal_begins_at_its_tail_with_a_gap_record(bench: Bench) 
     (gap,) = await bench.alerts("gap")
     assert "new journal" in gap["cause"]
     assert len(await bench.alerts("trip")) == 2
+
+
+def damage(bench: Bench, sql: str) -> None:
+    """As the ledger is taken for damaged: it is behind its mark."""
+    with contextlib.closing(sqlite3.connect(bench.directory / "ledger.db")) as connection:
+        connection.execute(sql)
+        connection.commit()
+    mark = Mark(bench.directory / "ledger.db.mark")
+    mark.write(bench.ledger.epoch, 10_000)
+    mark.close()
+
+
+@pytest.mark.parametrize("known", ["by its record", "by its state"])
+@pytest.mark.parametrize("lost", ["raise", "end"])
+async def test_what_a_salvaged_ledger_lacks_of_what_stands_is_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lost: str, known: str
+) -> None:
+    monkeypatch.setattr("gateway.store.event_drain.QUIET_NS", 1)
+    guard = guard_of(bench)
+    key = guard.trip().key
+    await bench.until(bench.drained)
+    ((subject, *rest),) = bench.ledger._state.active.items()
+    if lost == "end":
+        guard.write(EventType.RESET, key=key)
+        await bench.until(bench.drained)
+    await bench.stop()
+    if lost == "raise":
+        damage(bench, "DELETE FROM active")
+    else:
+        (item,) = rest
+        row = f"'{subject}', '{item.id}', x'{item.body.hex()}', {crc_of(item)}"
+        damage(bench, f"INSERT INTO active VALUES ({row})")  # noqa: S608
+    if known == "by its state":
+        guard.first = len(guard.events_written) + 1
+    for _ in range(2):
+        later = await again(bench)
+        try:
+            guard.write(EventType.PENDING)
+            await later.until(later.drained)
+            assert not later.ledger.uncompared
+            told = [each for each in await later.alerts() if AGAIN in each["cause"]]
+            assert [each["kind"] for each in told] == ["trip" if lost == "raise" else "trip_end"]
+            assert [each.subject for each in later.ledger.active()] == [subject] * (lost == "raise")
+        finally:
+            await later.stop()
+
+
+async def test_records_that_a_ledger_has_lost_while_it_ran_come_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.event_drain.QUIET_NS", 1)
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    before = {path: path.read_bytes() for path in bench.directory.glob("ledger.db*")}
+    guard.trip()
+    await bench.until(bench.drained)
+    epoch = bench.ledger.epoch
+    await bench.ledger._db._file.close()  # as a disk that failed and was mended
+    for path, content in before.items():
+        path.write_bytes(content)
+    bench.ledger._db._file.retry(0)
+    guard.trip()
+    await bench.until(lambda: bench.ledger.epoch > epoch)
+    await bench.until(bench.drained)
+    assert len(await bench.alerts("trip")) == 3
 
 
 @pytest.mark.parametrize("clean", [0, 1])
