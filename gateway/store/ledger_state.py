@@ -6,7 +6,7 @@ the commit.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ ROOM_ALERTS: Final = 5_000  # delivered alerts that go at once when there is no 
 JOURNALS_MAX: Final = 8  # positions of journals that are gone
 EVENTS: Final = "events"
 SAMPLES: Final = "samples"
+OWN: Final = ("problem:", "alarm:")  # what subjects of raises begin with that are not the guard's
 UNCOMPARED: Final = "not compared with the guard"  # of meta: since a salvage
 _SIGN: Final = 1 << 63
 
@@ -60,6 +61,7 @@ class LedgerState:
         self.audit_hash = b""
         self.audit = AuditMemory()
         self.active: dict[str, ActiveAlert] = {}
+        self._stood: dict[str, ActiveAlert] = {}  # as this process committed it last
         self.positions: dict[tuple[int, str], int] = {}
         self.cursors: dict[tuple[str, str], int] = {}
         self.letters = LetterCount()
@@ -166,7 +168,8 @@ class LedgerState:
                     batch.active[item.subject] = ActiveAlert(item.subject, ident, fresh)
             head = batch.head
             await self.write(connection, batch)
-            self.take(batch)
+            self._adopt(batch)
+        head = await self._tell_own_again(connection, head, {i.subject for i in salvage.active})
         first = Batch(self.stamp, self.epoch, 0, {})
         first.add(_gap_draft(self.stamp.gateway, opened, salvage))
         for item in salvage.active:
@@ -174,8 +177,24 @@ class LedgerState:
                 first.active[item.subject] = item
         first.positions = dict(salvage.positions())
         await self.write(connection, first)
-        self.take(first)
+        self._adopt(first)
         self.head = head
+
+    async def _tell_own_again(
+        self, connection: Connection, head: int, found: Container[str]
+    ) -> int:
+        """Raises of the gateway's own that stood until now, and that the file has lost.
+
+        Their makers believe them told. The guard's are compared with the guard.
+        """
+        batch = Batch(self.stamp, self.epoch, head, {})
+        for subject, item in self._stood.items():
+            if subject.startswith(OWN) and subject not in self.active and subject not in found:
+                _, ident, body = batch.add_salvaged(item.body) or ("", "", b"")
+                batch.active[subject] = ActiveAlert(subject, ident, body) if ident else None
+        await self.write(connection, batch)
+        self._adopt(batch)
+        return batch.head
 
     async def _begin_audit(self, connection: Connection, opened: Opened, found: AuditFound) -> None:
         """The front of the chain before, the entry that tells of the gap, then what fits itself."""
@@ -248,6 +267,10 @@ class LedgerState:
 
     def take(self, batch: Batch) -> None:
         """Adopt a batch that is committed."""
+        self._adopt(batch)
+        self._stood = self.active
+
+    def _adopt(self, batch: Batch) -> None:
         self.head = batch.head
         self.positions.update(batch.positions)
         for subject, item in batch.active.items():

@@ -200,6 +200,35 @@ async def test_a_ledger_that_has_lost_a_commit_while_it_ran_gives_no_number_twic
         await ledger.close()
 
 
+async def test_own_raises_that_a_file_has_lost_while_it_ran_are_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else their end would belong to nothing: whoever made them believes them told."""
+    monkeypatch.setattr(owned_file, "REOPEN_NS", 0)
+    ledger = await open_ledger(tmp_path)
+    try:
+        own = AlertDraft(
+            kind="alarm", state="raised", source=Source("alarm", "a"), cause="up", subject="alarm:a"
+        )
+        (seq,) = await ledger.append([own])
+        await ledger.move_cursor("platform", "alert", seq)
+        ident = ledger.active()[0].id
+        await ledger._db._file.close()
+        with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+            connection.execute("DELETE FROM active")
+            connection.execute("DELETE FROM alert WHERE seq >= ?", (seq,))
+            connection.commit()
+        end = AlertDraft(
+            kind="alarm_end", state="cleared", source=Source("alarm", "a"), subject="alarm:a"
+        )
+        await ledger.append([end])
+        _, raised, ended = [json.loads(item.body) for item in await ledger.alerts(0, 10)]
+        assert (raised["was"], ended["ref"]) == (ident, raised["id"])
+        assert not ledger.active()
+    finally:
+        await ledger.close()
+
+
 async def test_a_disk_that_is_not_mounted_gets_no_new_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
