@@ -54,7 +54,6 @@ class LinkStats:
     samples_unsent: int = 0  # no guard was there
     commands: int = 0
     timeouts: int = 0
-    nudges: int = 0
     messages_bad: int = 0
 
     @property
@@ -91,7 +90,6 @@ class GuardLink:
         self._instance = os.urandom(16)
         self._retry = asyncio.Event()
         self._state = LinkState(False, True, None, "not connected yet")
-        self._changed = asyncio.Event()
         self._stats = LinkStats()
         self._socket: socket.socket | None = None
         self._gone: asyncio.Future[str] | None = None  # set by whoever finds the session at its end
@@ -110,15 +108,6 @@ class GuardLink:
             samples_sent=self._outbox.samples_sent,
             samples_overwritten=self._outbox.samples_overwritten,
         )
-
-    async def wait_connected(self) -> Welcome:
-        """Return as soon as a guard that serves this version has answered."""
-        while True:
-            state = self._state
-            if state.connected and state.welcome is not None:
-                return state.welcome
-            self._changed.clear()
-            await self._changed.wait()
 
     async def run(self) -> None:
         """Connect, serve, reconnect; returns only by cancellation."""
@@ -300,7 +289,6 @@ class GuardLink:
 
     def _tell(self, state: LinkState, *, level: int = logging.WARNING) -> None:
         before, self._state = self._state, state
-        self._changed.set()
         if (before.connected, before.compatible) != (state.connected, state.compatible):
             level = logging.INFO if state.connected else level
             _LOGGER.log(level, "guard link: %s", state.text)
@@ -339,7 +327,6 @@ class GuardLink:
             if kind == MessageType.RESULT:
                 self._take_result(ident, messages.result_of(body))
             elif kind == MessageType.NUDGE:
-                self._stats.nudges += 1
                 self._on_nudge(*messages.NUDGE.unpack_from(body))
             elif kind == MessageType.WELCOME:
                 if self._welcome is not None and not self._welcome.done():

@@ -49,7 +49,6 @@ class GuardState:
     adopted: bool = False  # it ran before this gateway, or another process started it
     stopped: bool = False  # it left on purpose and is not started again
     starts: int = 0  # by this gateway
-    since_mono_ns: int = 0
     text: str = "not started yet"
 
 
@@ -190,7 +189,6 @@ class GuardSupervisor:
             pid=pid,
             adopted=adopted,
             starts=self._state.starts + (not adopted),
-            since_mono_ns=time.monotonic_ns(),
             text="adopted" if adopted else "started",
         )
 

@@ -30,9 +30,9 @@ from fastpath.codes import (
 )
 from gateway.errors import GatewayError
 from gateway.logic import fingerprint
+from gateway.logic.canonical import canonical
 from gateway.logic.conditions import GATEWAY_ALIVE, conditions_of
 from gateway.logic.emit import Emitter, lead_of, legs_of
-from gateway.logic.infer import canonical
 from gateway.logic.kinds import Kind
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.load import WATCHDOG_POLL_NS

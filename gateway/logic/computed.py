@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.logic import infer, tree
 from gateway.logic.build import Flaw
+from gateway.logic.canonical import canonical
 from gateway.logic.kinds import SPAN_NS_MAX, Conversion, Kind, Scope, Symbol
 from gateway.logic.parse import read
 from gateway.logic.tree import Expr
@@ -111,7 +112,7 @@ def _add(found: ComputedTags, ident: str, node: Expr, unit: str, scope: Scope, t
     if parts > PARTS_MAX:
         flaws.append(Flaw(0, f"found {parts} parts, expected at most {PARTS_MAX}"))
     if not tree.tags_of(node):
-        flaws.append(Flaw(0, f"found {infer.canonical(node)}, expected a tag in it"))
+        flaws.append(Flaw(0, f"found {canonical(node)}, expected a tag in it"))
     if unit and checked.unit and unit != checked.unit and checked.kind is Kind.NUMBER:
         text = f"found a value in {shown(checked.unit)}, expected {shown(unit)}, the tag's own unit"
         flaws.append(Flaw(0, text))

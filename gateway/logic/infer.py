@@ -1,8 +1,7 @@
-"""Types, units and names of a condition, and its one canonical text.
+"""Types, units and names of a condition.
 
 A condition is checked against a :class:`Scope` of tags; literals in another unit than their tag
-become literals of the tag's. The canonical text is fully parenthesised, says the same whoever
-wrote it, and parses to the same tree again.
+become literals of the tag's.
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Final
 
 from gateway.logic import tree, units
 from gateway.logic.build import Flaw
+from gateway.logic.canonical import canonical
 from gateway.logic.kinds import Conversion, Kind, Scale, Scope, Typed, difference_only, sum_scale
 from gateway.logic.tree import Expr
 from gateway.logic.units import number_text
@@ -24,7 +24,6 @@ _TRUTHS: Final = (
     tree.Not, tree.And, tree.Or, tree.Vote, tree.For, tree.Hold, tree.Until, tree.Compare,
     tree.Quality,
 )  # fmt: skip
-_SINGLE: Final = (tree.TagRef, tree.Number, tree.Call, tree.Window, tree.Quality, tree.Vote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,6 @@ class Checked:
     conversions: Sequence[Conversion]
     kind: Kind = Kind.TRUTH
     unit: str | None = None
-
-
-def check(condition: Expr, scope: Scope) -> list[Flaw]:
-    """Everything that is wrong with a condition's names, types and units."""
-    return list(resolve(condition, scope).flaws)
 
 
 def resolve(condition: Expr, scope: Scope, *, number: bool = False) -> Checked:
@@ -62,48 +56,6 @@ def resolve(condition: Expr, scope: Scope, *, number: bool = False) -> Checked:
         typed.kind,
         typed.unit,
     )
-
-
-def canonical(node: Expr) -> str:
-    """The text that every way of writing this condition has in common."""
-    match node:
-        case tree.Not():
-            return f"not {_closed(node.operand)}"
-        case tree.And() | tree.Or():
-            word = " and " if isinstance(node, tree.And) else " or "
-            return word.join(_closed(term) for term in node.terms)
-        case tree.Vote():
-            votes = ", ".join(canonical(vote) for vote in node.votes)
-            return f"{node.needed}oo{len(node.votes)}({votes})"
-        case tree.For():
-            return f"{_closed(node.condition)} for {exact_duration(node.duration_ns)}"
-        case tree.Hold():
-            return f"{_closed(node.condition)} hold {exact_duration(node.duration_ns)}"
-        case tree.Window():
-            return f"{node.name}({node.tag.id}, {exact_duration(node.span_ns)})"
-        case tree.Until():
-            return f"{canonical(node.condition)} until {node.op} {_closed(node.limit)}"
-        case tree.Compare() | tree.Arithmetic():
-            return f"{_closed(node.left)} {node.op} {_closed(node.right)}"
-        case tree.Negate():
-            return f"-{_closed(node.operand)}"
-        case tree.Call():
-            return f"{node.name}({', '.join(canonical(item) for item in node.arguments)})"
-        case tree.Quality():
-            return f"{'bad' if node.bad else 'good'}({canonical(node.operand)})"
-        case tree.TagRef():
-            return node.id
-        case tree.Number():
-            return number_text(node.value)
-    msg = f"no text for {node!r}"
-    raise TypeError(msg)
-
-
-def _closed(node: Expr) -> str:
-    """The text of an operand, in parentheses unless nothing can come between its parts."""
-    text = canonical(node)
-    single = isinstance(node, _SINGLE)
-    return text if single else f"({text})"
 
 
 class _Checker:
@@ -155,7 +107,7 @@ class _Checker:
     def compare(self, node: tree.Compare) -> None:
         left, right = self.number(node.left), self.number(node.right)
         if left.kind is Kind.BOOLEAN or right.kind is Kind.BOOLEAN:
-            self._boolean_compared(node, left, right)
+            self._boolean_compared(node, left)
             return
         self.same_unit(node, (node.left, left), (node.right, right))
         if not any(isinstance(below, tree.TagRef) for below in tree.walk(node)):
@@ -163,7 +115,7 @@ class _Checker:
             return
         self._can_be_true(node)
 
-    def _boolean_compared(self, node: tree.Compare, left: Typed, right: Typed) -> None:
+    def _boolean_compared(self, node: tree.Compare, left: Typed) -> None:
         side = node.left if left.kind is Kind.BOOLEAN else node.right
         other = node.right if left.kind is Kind.BOOLEAN else node.left
         name = canonical(side)

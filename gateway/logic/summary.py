@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.logic import tree
+from gateway.logic.canonical import canonical
 from gateway.logic.computed import Computed
 from gateway.logic.conditions import Conditions
-from gateway.logic.infer import canonical
 from gateway.logic.inputs import CommonLine, Input, common_lines, inputs_of
 from gateway.logic.kinds import Conversion
 from gateway.logic.timing import Path

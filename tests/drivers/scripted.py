@@ -3,11 +3,10 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-Chunks = Sequence[bytes]  # sent one after the other, each in a segment of its own
 Answer = Callable[["Conversation", bytes], Awaitable[None]]
 
 

@@ -30,7 +30,6 @@ from tests.drivers.scripted import (
 
 TIMEOUT_S = 5.0  # of what must not take it
 SHORT_S = 0.1  # of what must
-RIGHT = bytes([0, 4, 0, 8])  # registers 4 and 8
 
 
 async def read(port: int, timeout_s: float = TIMEOUT_S) -> bytes:

@@ -12,8 +12,9 @@ from fastpath import blob
 from fastpath.codes import Owner, Quality, RecordMode
 from fastpath.program import Conditions
 from gateway.logic import tree
+from gateway.logic.canonical import canonical
 from gateway.logic.emit import Emitter
-from gateway.logic.infer import canonical, resolve
+from gateway.logic.infer import resolve
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import TEXT_MAX, parse, read
 

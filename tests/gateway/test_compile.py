@@ -30,9 +30,9 @@ from fastpath.codes import (
 from fastpath.program import Conditions, verify
 from gateway.logic import tree
 from gateway.logic.alarms import compile_alarms
+from gateway.logic.canonical import canonical
 from gateway.logic.compile import TooLargeError, compile_site
 from gateway.logic.emit import Emitter, lead_of, legs_of
-from gateway.logic.infer import canonical
 from gateway.logic.parse import parse
 from gateway.site.model import Config, Duration, Limits, Tag
 from tests.helpers.sites import config_of, site_text

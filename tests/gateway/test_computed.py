@@ -18,11 +18,11 @@ from gateway.errors import StoreError
 from gateway.guard.apply import Running
 from gateway.logic import tree
 from gateway.logic.alarms import compile_alarms
+from gateway.logic.canonical import canonical
 from gateway.logic.compile import compile_site
 from gateway.logic.computed import ComputedTags, computed_tags
 from gateway.logic.computing import compile_computed
 from gateway.logic.conditions import computed_of, conditions_of
-from gateway.logic.infer import canonical
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
 from gateway.logic.tree import Expr, TagRef, Until, Window, walk

@@ -17,6 +17,7 @@ from gateway.errors import GuardError
 from gateway.guard import link as guardlink
 from gateway.guard.link import GuardLink, LinkState
 from gateway.orders.direct import send_directly
+from tests.helpers.linking import connected
 
 JOURNAL_ID = 77
 
@@ -137,7 +138,7 @@ async def running(link: GuardLink) -> AsyncIterator[GuardLink]:
 
 async def test_hello_brings_the_welcome(guard: FakeGuard) -> None:
     async with running(GuardLink(guard.path)) as link:
-        welcome = await link.wait_connected()
+        welcome = await connected(link)
     assert (welcome.journal_id, welcome.event_tail, welcome.program) == (JOURNAL_ID, 3, b"p" * 32)
     version, oldest, _, _ = messages.HELLO.unpack(guard.of(MessageType.HELLO)[0][1])
     assert (version, oldest) == (messages.VERSION, messages.VERSION_OLDEST)
@@ -160,7 +161,7 @@ async def test_result_is_matched_by_id(guard: FakeGuard) -> None:
 
     guard.answer = backwards
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         first, second = await asyncio.gather(
             link.command(MessageType.RESET, messages.command(1, who="0", ledger_seq=1)),
             link.command(MessageType.RESET, messages.command(2, who="0", ledger_seq=2)),
@@ -171,7 +172,7 @@ async def test_result_is_matched_by_id(guard: FakeGuard) -> None:
 
 async def test_no_answer_is_an_error_after_the_timeout(guard: FakeGuard) -> None:
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         with pytest.raises(GuardError, match="no answer"):
             await link.command(MessageType.TRIP, messages.command(1, who="0"), timeout_s=0.02)
         assert link.stats().timeouts == 1
@@ -180,7 +181,7 @@ async def test_no_answer_is_an_error_after_the_timeout(guard: FakeGuard) -> None
 async def test_guard_gone_fails_what_waits_and_reconnects(guard: FakeGuard) -> None:
     states: list[LinkState] = []
     async with running(GuardLink(guard.path, on_state=states.append)) as link:
-        await link.wait_connected()
+        await connected(link)
         waiting = asyncio.create_task(
             link.command(MessageType.RESET, messages.command(1, who="0", ledger_seq=1))
         )
@@ -188,7 +189,7 @@ async def test_guard_gone_fails_what_waits_and_reconnects(guard: FakeGuard) -> N
         guard.drop()
         with pytest.raises(GuardError, match="went away"):
             await waiting
-        await link.wait_connected()
+        await connected(link)
         assert link.stats().connects == 2
     assert [state.connected for state in states] == [True, False, True, False]
 
@@ -207,7 +208,7 @@ async def test_a_guard_of_a_neighbouring_version_is_spoken_with(
 ) -> None:
     guard.version += ahead
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         link.send_samples(sample(0, 1.0), 0)
         await guard.wait_for(MessageType.SAMPLES)
 
@@ -241,7 +242,7 @@ async def test_a_quiet_link_says_that_it_is_alive(
 
 async def test_samples_go_in_messages_of_126(guard: FakeGuard) -> None:
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         link.send_samples(b"".join(sample(i, float(i)) for i in range(130)), 0xABCD)
         sent = await guard.wait_for(MessageType.SAMPLES, 2)
     assert [len(body) // 32 for _, body in sent] == [126, 4]
@@ -250,7 +251,7 @@ async def test_samples_go_in_messages_of_126(guard: FakeGuard) -> None:
 
 async def test_without_room_the_newest_sample_per_slot_is_kept(guard: FakeGuard) -> None:
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         guard.pause()
         rounds = 0
         while link.stats().samples_overwritten == 0:
@@ -276,7 +277,7 @@ async def test_commands_and_ack_pass_waiting_samples(guard: FakeGuard) -> None:
 
     guard.answer = done
     async with running(GuardLink(guard.path)) as link:
-        await link.wait_connected()
+        await connected(link)
         guard.pause()
         while link.stats().samples_overwritten == 0:
             link.send_samples(b"".join(sample(i, 1.0) for i in range(126)), 5)
@@ -303,7 +304,7 @@ async def test_nudge_and_nonsense(guard: FakeGuard) -> None:
         nudged.set()
 
     async with running(GuardLink(guard.path, on_nudge=on_nudge)) as link:
-        await link.wait_connected()
+        await connected(link)
         guard.send(b"rubbish")
         guard.send(messages.pack(MessageType.RESULT, b"short"))
         guard.send(messages.pack(MessageType.HELLO, bytes(24)))

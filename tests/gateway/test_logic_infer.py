@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from gateway.logic import tree
-from gateway.logic.infer import check
+from gateway.logic.infer import resolve
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
 from tests.helpers.trees import BOOLEANS, NUMBERS, conditions
@@ -110,12 +110,12 @@ FLAWED = {
 
 @pytest.mark.parametrize("text", GOOD)
 def test_good(text: str) -> None:
-    assert check(parse(text), SCOPE) == []
+    assert not resolve(parse(text), SCOPE).flaws
 
 
 @pytest.mark.parametrize("text", FLAWED)
 def test_flawed(text: str) -> None:
-    found = check(parse(text), SCOPE)
+    found = resolve(parse(text), SCOPE).flaws
     assert [flaw.at for flaw in found] == [at for at, _ in FLAWED[text]]
     for flaw, (_, part) in zip(found, FLAWED[text], strict=True):
         assert part in flaw.text
@@ -123,7 +123,7 @@ def test_flawed(text: str) -> None:
 
 def test_a_site_with_unread_tags_blames_no_name() -> None:
     scope = Scope(symbols={}, open=True)
-    assert check(parse("a > 1 and b"), scope) == []
+    assert not resolve(parse("a > 1 and b"), scope).flaws
 
 
 @given(conditions())
@@ -132,6 +132,6 @@ def test_whatever_is_well_typed_passes(condition: tree.Expr) -> None:
     """Trees that are made right have no flaw of type or name."""
     symbols = {name: Symbol(Kind.NUMBER) for name in NUMBERS}
     symbols |= {name: Symbol(Kind.BOOLEAN) for name in BOOLEANS}
-    said = [flaw.text for flaw in check(condition, Scope(symbols))]
+    said = [flaw.text for flaw in resolve(condition, Scope(symbols)).flaws]
     allowed = ("until", "together", "expected the tag there", "a tag in the comparison")
     assert [text for text in said if not any(part in text for part in allowed)] == []

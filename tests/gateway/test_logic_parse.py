@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.logic import tree
 from gateway.logic.build import DEPTH_MAX
-from gateway.logic.infer import canonical
+from gateway.logic.canonical import canonical
 from gateway.logic.parse import KEYWORDS, TEXT_MAX, parse, read
 from tests.helpers.trees import conditions
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.logic.infer import canonical
+from gateway.logic.canonical import canonical
 from gateway.logic.parse import ConditionError, parse
 
 TABLE = tomllib.loads((Path(__file__).parent / "readings.toml").read_text("utf-8"))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.logic.infer import canonical, resolve
+from gateway.logic.canonical import canonical
+from gateway.logic.infer import resolve
 from gateway.logic.kinds import Kind, Scope, Symbol
 from gateway.logic.parse import parse
 from gateway.logic.units import convert, convert_gas, has_offset, needs_molar_mass, unit_of

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,7 +44,6 @@ BREAKER_COIL = 16
 BREAKER_CONTACT = 1
 METHANE_AT = (100, 102, 104)
 WAIT_S = 8.0
-COMMAND_IDS = struct.Struct("<16s")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ EVENTS_REGION = 9
 INTERLOCKS_AT = 4096
 EVENT_HEAD_AT = 704
 EVENT_COUNT = 65_536
-LATCH_BYTES = 128
 
 
 def _region(raw: bytes, ident: int) -> int:

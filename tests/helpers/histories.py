@@ -12,7 +12,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from fastpath.codes import Quality, Reason
-from gateway.logic.infer import canonical
+from gateway.logic.canonical import canonical
 from gateway.site import model
 from gateway.site.model import Duration
 from tests.helpers.blobs import MS, SECOND

@@ -41,6 +41,7 @@ from gateway.guard.apply import store_program
 from gateway.guard.link import GuardLink
 from gateway.paths import Paths, prepare
 from tests.helpers.blobs import MS, SECOND, Code
+from tests.helpers.linking import connected
 from tests.helpers.modbus_server import ModbusServer
 
 GAS = 100  # ir, float32
@@ -197,7 +198,7 @@ class LiveGuard:
         self.start()
         await self.until(lambda: self._open())
         self.task = asyncio.create_task(self.link.run())
-        await asyncio.wait_for(self.link.wait_connected(), WAIT_S)
+        await asyncio.wait_for(connected(self.link), WAIT_S)
         await self.load(site_program(self.server.port))
 
     async def __aexit__(self, *_: object) -> None:
