@@ -1,24 +1,21 @@
-"""OPC UA: reads and writes of one server's nodes, or its subscriptions.
+"""OPC UA: reads and writes of one server's nodes.
 
 A session is one library client; after any loss a new one is made. Readings carry the source's time
-where it can be true; how old a value is, our own clock decides.
+or the server's where it can be true; how old a value is, our own clock decides.
 """
 
-import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from asyncua import ua
 from asyncua.ua.status_codes import StatusCodes
 
-from drivers.base import Batch, Facts, Reading
+from drivers.base import Facts, Reading
 from drivers.errors import DeviceError, LinkError, RequestError
 from drivers.kind import Surroundings
 from drivers.opcua_client import OpcUaClient, mapped
-from drivers.opcua_conditions import Conditions
 from drivers.opcua_items import (
     Limits,
     checked_count,
@@ -31,23 +28,11 @@ from drivers.opcua_items import (
 from drivers.opcua_link import LinkSettings, OpcUaLink
 from drivers.opcua_points import OpcUaPoint
 from drivers.opcua_status import quality_of, status_text
-from drivers.opcua_subscription import Subscription, Told
+from drivers.opcua_subscription import RETRY_NS
 from drivers.opcua_values import bad, code_of, raw_of, reading_of
 from fastpath.codes import Quality, Reason
 
 CLOCK_NS_MAX: Final = 300_000_000_000  # a server's clock further off ours is told
-PUBLISHING: Final = 2  # publish requests that the server holds
-# Statuses of a node that only a change of the site file or of the server mends.
-_REFUSALS: Final = Reason.UNREADABLE
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How a subscription samples; 0 where the poll period says it. What else it tells."""
-
-    sampling_ns: int = 0
-    queue: int = 0
-    conditions: tuple[str, int] | None = None  # of this notifier, from this severity on
 
 
 class OpcUa:
@@ -62,8 +47,9 @@ class OpcUa:
         self._client: OpcUaClient | None = None
         self._limits = Limits()
         self._nodes: list[ua.NodeId | int] = []
+        self._find_ns = 0  # when those that were not found are looked for again
         self._types: dict[int, ua.VariantType] = {}  # of what was read in this session
-        self._refused: dict[int, int] = {}  # point: status code
+        self._refused: dict[int, int] = {}  # point: status code; 0: it is not what it should be
         self._counts: Counter[str] = Counter()
         self._clock_ahead_ns: int | None = None
 
@@ -86,12 +72,14 @@ class OpcUa:
             self._counts["connect"] += 1
             await self.close()
             raise
+        self._find_ns = time.monotonic_ns() + RETRY_NS
         self._types.clear()
         self._refused.clear()
 
     async def read(self, plan: Sequence[int]) -> Sequence[Reading]:
         """Read every point once, as the server has it now. Raises LinkError or ProtocolError."""
         client = self._open_client()
+        await self._find_again(client)
         found: dict[int, Reading] = {}
         known: list[int] = []
         for index in plan:
@@ -143,6 +131,7 @@ class OpcUa:
             [status] = checked_count(await client.uaclient.write(parameters), 1)
         if int(status.value) != StatusCodes.Good:
             self._counts["exception"] += 1
+            self._types.pop(point, None)  # it may have become another one
             text = f"{target} is not written: {status_text(int(status.value))}"
             raise DeviceError(text)
         self._counts["good"] += 1
@@ -159,10 +148,7 @@ class OpcUa:
 
     def faults(self) -> Mapping[int, str]:
         """Points that the server refuses, by index, with a text for people."""
-        return {
-            index: f"{self._points[index]} is refused: {status_text(code)}"
-            for index, code in sorted(self._refused.items())
-        }
+        return {index: self._fault(index, code) for index, code in sorted(self._refused.items())}
 
     def facts(self) -> Facts:
         """When the server's certificate ends, how its clock goes, and what people must see to."""
@@ -177,6 +163,27 @@ class OpcUa:
             troubles=troubles,
         )
 
+    def _fault(self, index: int, code: int) -> str:
+        point = self._points[index]
+        if code:
+            return f"{point} is refused: {status_text(code)}"
+        if point.boolean:
+            return f'{point} holds no boolean, which type = "bool" is for'
+        return f'{point} holds no number (a boolean needs type = "bool", an array an index)'
+
+    async def _find_again(self, client: OpcUaClient) -> None:
+        """Look again, once in a while, for what was not there: a server may still be filling."""
+        now_ns = time.monotonic_ns()
+        if now_ns < self._find_ns:
+            return
+        self._find_ns = now_ns + RETRY_NS
+        lost = [index for index, node in enumerate(self._nodes) if isinstance(node, int)]
+        if lost:
+            asked = [self._points[index] for index in lost]
+            found = await find_nodes(client, asked, self._limits)
+            for index, node in zip(lost, found, strict=True):
+                self._nodes[index] = node
+
     def _open_client(self) -> OpcUaClient:
         if self._client is None:
             text = "not connected"
@@ -187,12 +194,15 @@ class OpcUa:
 
     def _reading(self, index: int, data: ua.DataValue, utc_ns: int) -> Reading:
         code = code_of(data)
-        if quality_of(code) == (Quality.BAD, _REFUSALS):
+        if quality_of(code) == (Quality.BAD, Reason.UNREADABLE):
             return self._refusal(index, code)
         self._refused.pop(index, None)
         if data.Value is not None:
             self._types[index] = data.Value.VariantType
-        return reading_of(index, self._points[index], data, utc_ns)
+        reading = reading_of(index, self._points[index], data, utc_ns)
+        if reading.reason == Reason.UNREADABLE:
+            self._refused[index] = 0
+        return reading
 
     def _refusal(self, index: int, code: int) -> Reading:
         self._refused[index] = code
@@ -210,143 +220,3 @@ class OpcUa:
                 raise DeviceError(text)
             self._types[point] = kind
         return kind
-
-
-class OpcUaSubscribing(OpcUa):
-    """One server that tells what changes. Reads and writes as above besides."""
-
-    def __init__(
-        self,
-        settings: LinkSettings,
-        points: Sequence[OpcUaPoint],
-        around: Surroundings,
-        pace: Pace,
-    ) -> None:
-        super().__init__(settings, points, around)
-        self._pace = pace
-        self._subscriptions: dict[int, Subscription] = {}
-        self._publishing: deque[asyncio.Task[ua.PublishResponse]] = deque()
-        self._acks: list[ua.SubscriptionAcknowledgement] = []
-        self._unread: list[Reading] = []  # of refused points, not told yet
-        self._conditions: Conditions | None = None
-
-    async def subscribe(self, classes: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError."""
-        client = self._open_client()
-        self._subscriptions.clear()
-        self._conditions = Conditions(*self._pace.conditions) if self._pace.conditions else None
-        for period_ns, plan in classes:
-            sampling_ns = self._pace.sampling_ns or period_ns
-            subscription = Subscription(
-                client,
-                self._points,
-                plan,
-                [self._nodes[i] for i in plan],
-                period_ns=period_ns,
-                sampling_ns=sampling_ns,
-                # Two samples of slack: the server's sampling and publishing are not in step.
-                queue=self._pace.queue or 2 + -(-period_ns // sampling_ns),
-                timeout_ns=int(self._settings.timeout_s * 1e9),
-                conditions=None if self._subscriptions else self._conditions,
-            )
-            await subscription.create(self._limits, time.monotonic_ns())
-            self._subscriptions[subscription.id] = subscription
-        self._unread = [
-            reading for each in self._subscriptions.values() for reading in each.refusals()
-        ]
-        self._note_refused()
-        self._publish()
-
-    async def pushed(self) -> Batch:
-        """What came next, at the latest when a subscription has been silent for too long.
-
-        Raises LinkError or ProtocolError when the session cannot go on.
-        """
-        self._open_client()
-        told, provable = await self._next()
-        now_ns = time.monotonic_ns()
-        for each in self._subscriptions.values():
-            if said := each.silent(now_ns):
-                raise LinkError(said)
-            told.readings += await each.retry(self._limits, now_ns)
-        if self._conditions is not None and self._conditions.again:
-            await self._conditions.refresh(self._open_client(), next(iter(self._subscriptions)))
-        self._note_refused()
-        told.readings += self._unread
-        self._unread = []
-        if told.server_utc_ns:
-            self._clock_ahead_ns = told.server_utc_ns - time.time_ns()
-        return Batch(
-            told.readings,
-            provable if told.proven else (),
-            told.gaps,
-            told.conditions,
-            None if told.standing is None else frozenset(told.standing),
-        )
-
-    def facts(self) -> Facts:
-        """As of every session, and whether the server keeps pace."""
-        facts = super().facts()
-        slow = [text for each in self._subscriptions.values() if (text := each.slow_text())]
-        found = {"server_pace": "; ".join(slow)} if slow else {}
-        if self._conditions is not None and (said := self._conditions.trouble()):
-            found["server_conditions"] = said
-        return replace(facts, troubles={**facts.troubles, **found}) if found else facts
-
-    async def close(self) -> None:
-        """End the session and what it was waiting for."""
-        for task in self._publishing:
-            task.cancel()
-        await asyncio.gather(*self._publishing, return_exceptions=True)
-        self._publishing.clear()
-        self._acks.clear()
-        self._subscriptions.clear()
-        await super().close()
-
-    def _publish(self) -> None:
-        """Keep the server supplied with requests that it answers when there is something."""
-        client = self._open_client()
-        while len(self._publishing) < PUBLISHING:
-            acks, self._acks = self._acks, []
-            self._publishing.append(asyncio.create_task(_publish(client, acks)))
-
-    async def _next(self) -> tuple[Told, Sequence[int]]:
-        """The next message, or nothing at the time by which there should have been one."""
-        deadline_ns = min(each.deadline_ns() for each in self._subscriptions.values())
-        # A lost connection ends the request at once; silence ends the wait.
-        oldest = self._publishing[0]
-        await asyncio.wait({oldest}, timeout=max(0, deadline_ns - time.monotonic_ns()) / 1e9)
-        if not oldest.done():
-            return Told(), ()
-        with mapped("publish"):
-            response = self._publishing.popleft().result()
-        result = response.Parameters
-        subscription = self._subscriptions.get(int(result.SubscriptionId))
-        message = result.NotificationMessage
-        if message.NotificationData:
-            ack = ua.SubscriptionAcknowledgement()
-            ack.SubscriptionId, ack.SequenceNumber = result.SubscriptionId, message.SequenceNumber
-            self._acks.append(ack)
-        self._publish()
-        if subscription is None:
-            return Told(), ()
-        self._counts["good"] += 1
-        try:
-            told = subscription.take(response, time.monotonic_ns(), time.time_ns())
-        except LinkError:
-            self._counts["lost"] += 1
-            raise
-        return told, subscription.provable()
-
-    def _note_refused(self) -> None:
-        self._refused.clear()
-        for each in self._subscriptions.values():
-            self._refused |= each.unreadable | each.refused
-
-
-async def _publish(
-    client: OpcUaClient, acks: list[ua.SubscriptionAcknowledgement]
-) -> ua.PublishResponse:
-    response = await client.uaclient.publish(acks)
-    response.ResponseHeader.ServiceResult.check()
-    return response

@@ -98,6 +98,7 @@ class _Walk:
         self._depth_max = depth_max
         self._nodes_max = nodes_max
         self._seen: set[str] = set()
+        self._references = 0  # on pages that were not the last: a server may have no end of them
 
     async def run(self, top: _Entry) -> None:
         level = [top]
@@ -145,7 +146,8 @@ class _Walk:
             pages += 1
             parameters = ua.BrowseNextParameters()
             parameters.ContinuationPoints = [result.ContinuationPoint]
-            full = len(found) >= self._nodes_max or pages > _CONTINUATIONS_MAX
+            self._references += len(result.References or [])
+            full = self._references >= 2 * self._nodes_max or pages > _CONTINUATIONS_MAX
             parameters.ReleaseContinuationPoints = full
             with mapped("browse"):
                 answers = await self._client.uaclient.browse_next(parameters)

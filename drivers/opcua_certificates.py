@@ -25,6 +25,7 @@ from drivers.errors import LinkError
 VALID_DAYS: Final = 5 * 365  # a server trusts it by hand: a short life is many mornings of work
 RENEW_DAYS: Final = 90  # before its end; the old one goes on being offered until then
 KEY_BITS: Final = 2048
+KEY_BITS_MAX: Final = 4096
 CERTIFICATE_BYTES_MAX: Final = 64 * 1024
 _OWN: Final = threading.Lock()  # drivers connect on threads of their own
 _STARTED: Final = timedelta(hours=1)  # in the past: the server's clock may be behind
@@ -81,6 +82,8 @@ def _own(folder: Path, now: datetime) -> list[Identity]:
     _make_folder(folder, 0o700)
     found = [_load(path, folder / "key.pem") for path in _newest_first(folder)]
     alive = [each for each in found if each.certificate.not_valid_after_utc > now]
+    # One that was made while our clock was ahead comes last; while it is behind all are alike.
+    alive.sort(key=lambda each: each.certificate.not_valid_before_utc > now)
     if not alive:
         return [_make(folder, now)]
     if alive[0].certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS):
@@ -131,6 +134,13 @@ def refusal(certificate: x509.Certificate, *, now: datetime | None = None) -> st
     """Why a certificate cannot be relied on whoever trusts it; empty when it can."""
     now = now or utc_now()
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    key = certificate.public_key()
+    if not isinstance(key, rsa.RSAPublicKey) or not KEY_BITS <= key.key_size <= KEY_BITS_MAX:
+        has = f"{key.key_size} bits" if isinstance(key, rsa.RSAPublicKey) else "another key"
+        return (
+            f"the server's certificate needs an RSA key of {KEY_BITS} to {KEY_BITS_MAX} bits, as "
+            f"every security policy here asks: it has {has}"
+        )
     if now > end:
         return f"the server's certificate expired on {end:%Y-%m-%d %H:%M} UTC"
     return f"the server's certificate is valid from {begin:%Y-%m-%d %H:%M} UTC" * (now < begin)

@@ -17,6 +17,7 @@ from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.crypto.uacrypto import InvalidSignature
 
+import drivers.opcua_bounds  # noqa: F401  it puts bounds in
 from drivers.errors import DriverError, LinkError, ProtocolError
 from drivers.opcua_status import status_text
 from drivers.resolve import error_text, resolve
@@ -27,8 +28,12 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 SESSION_TIMEOUT_MS: Final = 60_000  # a crash loop must not use up a small server's sessions
 CHANNEL_MS_MIN: Final = 10_000  # renewing it more often is no use of a processor
 CHANNEL_TIMEOUT_MS: Final = 3_600_000
-# Every publish is an INFO record; errors come to us as exceptions and are told once.
-logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+KEEP_S_MAX: Final = 20.0  # a third of the session timeout that we ask for
+KEEP_S_MIN: Final = 1.0
+# Every publish is an INFO record, every refusal a CRITICAL one; errors come to us as exceptions and
+# are told once.
+logging.getLogger("asyncua").setLevel(logging.CRITICAL + 1)
+_CLOCK: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
 
 
 class _Limits(TransportLimits):
@@ -132,6 +137,7 @@ class OpcUaClient(Client):
         self.name = self.description = "Sitewarden"
         self._timeout_s = timeout_s
         self._insecure = insecure
+        self._keeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Socket, channel, session. No supervisor of the library's runs. Raises DriverError."""
@@ -149,6 +155,7 @@ class OpcUaClient(Client):
             if self.secure_channel_timeout < CHANNEL_MS_MIN:
                 text = f"the server keeps a channel for {self.secure_channel_timeout} ms only"
                 raise LinkError(text)
+            self._keeping = asyncio.create_task(self._keep())
 
     async def activate_session(self, *args: Any, **kwargs: Any) -> ua.ActivateSessionResult:
         """As the library's, but for a password that everybody on the network could read."""
@@ -166,7 +173,11 @@ class OpcUaClient(Client):
         if self.transport.lost.is_set():
             return "the server closed the connection"
         renewing = self._renew_channel_task
-        return "the channel could not be renewed" if renewing and renewing.done() else ""
+        if renewing is not None and renewing.done():
+            return "the channel could not be renewed"
+        if self._keeping is not None and self._keeping.done():
+            return "the server did not answer between two polls"
+        return ""
 
     async def shut(self) -> None:
         """End the session if that takes no longer than the timeout, and the socket always."""
@@ -176,13 +187,24 @@ class OpcUaClient(Client):
                     await self.close_session()
                     await self.close_secure_channel()
         finally:
-            renewing = self._renew_channel_task
-            if renewing is not None:
-                renewing.cancel()
+            ours = [task for task in (self._renew_channel_task, self._keeping) if task is not None]
+            for task in ours:
+                task.cancel()
             self.transport.abort()
-        if renewing is not None:
-            await asyncio.gather(renewing, return_exceptions=True)
+        await asyncio.gather(*ours, return_exceptions=True)
         await asyncio.sleep(0)  # the loop closes the socket in its next turn
+
+    async def _keep(self) -> None:
+        """Ask for something now and then: a server ends a session that asks for nothing.
+
+        Slow polls are further apart than that, and a publish request may wait as long.
+        """
+        every_s = min(KEEP_S_MAX, max(KEEP_S_MIN, self.session_timeout / 3000))
+        while True:
+            await asyncio.sleep(every_s)
+            parameters = ua.ReadParameters()
+            parameters.NodesToRead = [ua.ReadValueId(_CLOCK, ua.AttributeIds.Value)]
+            await self.uaclient.read(parameters)
 
 
 @contextlib.asynccontextmanager

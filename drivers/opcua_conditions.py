@@ -6,6 +6,7 @@ is not told again is over.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from asyncua import ua
@@ -139,7 +140,8 @@ class Conditions:
                 self._listing.add(ident)
         said = ", ".join(filter(None, (_text(name), _text(message))))
         text = f"{_text(source)}: {said}" if _text(source) else said
-        return Condition(ident, text or ident, on, severity, utc_ns_of(time) if time else 0)
+        when_ns = utc_ns_of(time) if isinstance(time, datetime) else 0
+        return Condition(ident, text or ident, on, severity, when_ns)
 
 
 def _operand(node: ua.NodeId, path: tuple[str, ...]) -> ua.SimpleAttributeOperand:

@@ -25,6 +25,7 @@ _TOO_MANY: Final = frozenset(
 )
 _ROOT: Final = ua.NodeId(84)
 _HIERARCHICAL: Final = ua.NodeId(33)
+_WHOLE_PATH: Final = 2**32 - 1
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -165,10 +166,18 @@ def _browse_path(point: OpcUaPoint) -> ua.BrowsePath:
 
 
 def _target(result: ua.BrowsePathResult) -> ua.NodeId | int:
-    """The one node that a path leads to; where it leads to several it leads nowhere."""
+    """The one node that a path leads to; where it leads to several it leads nowhere.
+
+    Nor does it where the rest of the way, or the node, is on another server.
+    """
     if not result.StatusCode.is_good():
         return int(result.StatusCode.value)
-    if len(result.Targets) != 1:
-        return int(StatusCodes.BadTooManyMatches if result.Targets else StatusCodes.BadNoMatch)
-    target = result.Targets[0].TargetId
-    return ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
+    found: set[ua.NodeId] = set()
+    for each in result.Targets or []:
+        target = each.TargetId
+        elsewhere = getattr(target, "ServerIndex", None) or getattr(target, "NamespaceUri", None)
+        if each.RemainingPathIndex == _WHOLE_PATH and not elsewhere:
+            found.add(ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType))
+    if len(found) != 1:
+        return int(StatusCodes.BadTooManyMatches if found else StatusCodes.BadNoMatch)
+    return found.pop()

@@ -19,8 +19,6 @@ from drivers.kind import (
 )
 from drivers.opcua_points import OpcUaTag, parse_node, parse_opcua_point
 
-QUEUE_MAX: Final = 10_000
-
 
 class OpcUaConditions(Protocol):
     """Whose conditions are told, and which."""
@@ -93,8 +91,9 @@ class OpcUaDevice(Protocol):
 def _make(
     device: OpcUaDevice, points: Sequence[tuple[OpcUaTag, Limits]], around: Surroundings
 ) -> PlanningDriver:
-    from drivers.opcua import OpcUa, OpcUaSubscribing, Pace
+    from drivers.opcua import OpcUa
     from drivers.opcua_link import settings_of
+    from drivers.opcua_subscribing import OpcUaSubscribing, Pace
 
     settings = settings_of(device)
     parsed = [parse_opcua_point(point, limits) for point, limits in points]

@@ -27,8 +27,10 @@ from fastpath.codes import Quality, Reason
 NOTIFICATIONS_MAX: Final = 500  # of one message: decoding more would hold the event loop
 LIFE_NS: Final = 60_000_000_000  # the server forgets us after this long without a request of ours
 SILENT_PERIODS: Final = 3
+QUEUE_MAX: Final = 10_000  # values of an item, however slow its server is
+CLOCK_TICK_NS: Final = 2_000_000_000  # many a server's clock moves once a second
 SLOW_FACTOR: Final = 1.5
-RETRY_NS: Final = 30_000_000_000  # refused items are asked for again so often
+RETRY_NS: Final = 30_000_000_000  # what is refused or gone is asked for again so often
 CLOCK: Final = 0  # client handle of the server's own clock; a point's is its index + 1
 _CLOCK_NODE: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
 
@@ -46,7 +48,11 @@ class Told:
 
 
 class Subscription:
-    """The points of one period. ``nodes`` are their node ids, or the status why there is none."""
+    """The points of one period.
+
+    ``nodes`` are the node ids of all points, or the status why there is none: whoever finds one
+    later writes it there. ``queue``: values that the server keeps of each; 0: as many as it needs.
+    """
 
     def __init__(
         self,
@@ -67,8 +73,10 @@ class Subscription:
         self.unreadable: dict[int, int] = {}  # point: its newest status, where people must act
         self._client = client
         self._points = points
-        self._nodes = dict(zip(members, nodes, strict=True))
+        self._nodes = nodes
+        self._ids: dict[int, int] = {}  # point: of its monitored item
         self._period_ns = self._asked_ns = period_ns
+        self._keep_alives = 1  # periods without news until the server says that it lives
         self._sampling_ns = sampling_ns
         self._queue = queue
         self._timeout_ns = timeout_ns
@@ -95,27 +103,40 @@ class Subscription:
             data = await self._client.transport.request(request)
             response = struct_from_binary(ua.CreateSubscriptionResponse, data)
             response.ResponseHeader.ServiceResult.check()
-        self.id = int(response.Parameters.SubscriptionId)
-        self._period_ns = max(
-            self._period_ns, int(response.Parameters.RevisedPublishingInterval * 1e6)
-        )
-        self._proven_ns = self._clock_ns = now_ns
+            made = response.Parameters
+            self.id = int(made.SubscriptionId)
+            self._period_ns = max(self._period_ns, int(made.RevisedPublishingInterval * 1e6))
+            self._keep_alives = max(1, int(made.RevisedMaxKeepAliveCount))
+        needed = 2 + -(-self._period_ns // self._sampling_ns)
+        self._queue = self._queue or min(needed, QUEUE_MAX)
         self._retry_ns = now_ns + RETRY_NS
-        self.refused = {i: node for i, node in self._nodes.items() if isinstance(node, int)}
+        for index in self.members:
+            if isinstance(status := self._nodes[index], int):
+                self.refused[index] = status
         clock = self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)
         items = [clock] + [self._point_item(i) for i in self.members if i not in self.refused]
         if self._conditions is not None:
             items.append(self._conditions.item())
         await self._create_items(items, limits)
 
+    def begin(self, now_ns: int) -> None:
+        """Whatever it took to create all items: from now on the server has to tell."""
+        self._proven_ns = self._clock_ns = now_ns
+
     async def retry(self, limits: Limits, now_ns: int) -> list[Reading]:
-        """Ask again for what was refused, once in a while; what is to be told of it."""
-        if now_ns < self._retry_ns or not self.refused:
+        """Ask again for what was refused, once in a while; what is to be told of it.
+
+        So it is with a node that is gone: its item is not always told of one that comes after it.
+        """
+        gone = [i for i, code in self.unreadable.items() if code and i in self._ids]
+        if now_ns < self._retry_ns or not (self.refused or gone):
             return []
         self._retry_ns = now_ns + RETRY_NS
+        await self._delete_items(gone, limits)
         again = [i for i in self.refused if not isinstance(self._nodes[i], int)]
         for index in again:
             del self.refused[index]
+        again += gone
         self._untold.update(again)
         await self._create_items([self._point_item(i) for i in again], limits)
         return self.refusals()
@@ -132,27 +153,35 @@ class Subscription:
     def slow_text(self) -> str:
         """That the server tells less often than it was asked to; empty where it keeps pace."""
         if self._period_ns <= SLOW_FACTOR * self._asked_ns:
+            if self._keep_alives > SILENT_PERIODS and not self._clock_every_ns:
+                lives_s = self._keep_alives * self._period_ns / 1e9
+                return f"it proves unchanged values every {lives_s:g} s only"
             return next(iter(self._unfit.values()), "")
         told_s, asked_s = self._period_ns / 1e9, self._asked_ns / 1e9
         return f"it tells changes every {told_s:g} s at best, poll = {asked_s:g} s asks for more"
 
     def deadline_ns(self) -> int:
         """Our monotonic time at which this subscription counts as dead."""
-        silent_ns = self._proven_ns + SILENT_PERIODS * self._period_ns + self._timeout_ns
+        silent_ns = self._proven_ns + self._quiet_ns() + self._timeout_ns
         if not self._clock_every_ns:
             return silent_ns
         every_ns = max(self._period_ns, self._clock_every_ns)
-        return min(silent_ns, self._clock_ns + SILENT_PERIODS * every_ns + self._timeout_ns)
+        stands_ns = max(SILENT_PERIODS * every_ns, CLOCK_TICK_NS)
+        return min(silent_ns, self._clock_ns + stands_ns + self._timeout_ns)
 
     def silent(self, now_ns: int) -> str:
         """Why it counts as dead; empty while it lives."""
         if now_ns < self.deadline_ns():
             return ""
-        quiet_s = (now_ns - self._proven_ns) / 1e9
-        if quiet_s * 1e9 > SILENT_PERIODS * self._period_ns:
-            return f"a subscription said nothing for {quiet_s:.1f} s while its session lived"
+        quiet_ns = now_ns - self._proven_ns
+        if quiet_ns >= self._quiet_ns() + self._timeout_ns:
+            return f"a subscription said nothing for {quiet_ns / 1e9:.1f} s while its session lived"
         stood_s = (now_ns - self._clock_ns) / 1e9
         return f"the server's clock has stood still for {stood_s:.1f} s"
+
+    def _quiet_ns(self) -> int:
+        """How long the server may be silent: a missed message or two mean nothing."""
+        return max(SILENT_PERIODS, self._keep_alives + 1) * self._period_ns
 
     def take(self, response: ua.PublishResponse, now_ns: int, utc_ns: int) -> Told:
         """One message of this subscription's.
@@ -190,24 +219,24 @@ class Subscription:
             self._clock_ns = now_ns
             return
         index = handle - 1
-        if index not in self._nodes:
+        if index not in self._ids:
             return
         code = code_of(data)
         told.gaps += overflowed(code)
-        if quality_of(code) == (Quality.BAD, Reason.UNREADABLE):
-            self.unreadable[index] = code
+        reading = reading_of(index, self._points[index], data, utc_ns)
+        if reading.reason == Reason.UNREADABLE:
+            self.unreadable[index] = 0 if quality_of(code)[0] != Quality.BAD else code
         else:
             self.unreadable.pop(index, None)
         self._untold.discard(index)
-        told.readings.append(reading_of(index, self._points[index], data, utc_ns))
+        told.readings.append(reading)
 
     def _missing(self, message: ua.NotificationMessage) -> int:
-        """How many messages are missing before this one; a keep-alive uses up no number."""
-        if not message.NotificationData:
-            return 0
+        """How many messages are missing before this one; a keep-alive tells the next number."""
         number = int(message.SequenceNumber)
         missing = number - self._sequence - 1 if self._sequence else 0
-        self._sequence = number
+        if message.NotificationData:
+            self._sequence = number
         return max(0, missing)  # less than 0: it began again at 1
 
     def _point_item(self, index: int) -> ua.MonitoredItemCreateRequest:
@@ -254,18 +283,38 @@ class Subscription:
         results: list[ua.MonitoredItemCreateResult] = []
         async for answers in in_batches(items, limits.items, create):
             results += answers
-        for item, result in zip(items, results, strict=True):
-            handle = int(item.RequestedParameters.ClientHandle)
-            if handle == CLOCK:
-                good = result.StatusCode.is_good()
-                self._clock_every_ns = int(result.RevisedSamplingInterval * 1e6) if good else 0
-            elif handle == HANDLE and self._conditions is not None:
-                self._conditions.created(result)
-            elif not result.StatusCode.is_good():
-                self.refused[handle - 1] = int(result.StatusCode.value)
-            else:
-                self._note_pace(handle - 1, item, result)
+        with mapped("monitored items"):
+            for item, result in zip(items, results, strict=True):
+                self._created(item, result)
         self._untold -= self.refused.keys()
+
+    def _created(
+        self, item: ua.MonitoredItemCreateRequest, result: ua.MonitoredItemCreateResult
+    ) -> None:
+        handle = int(item.RequestedParameters.ClientHandle)
+        if handle == CLOCK:
+            good = result.StatusCode.is_good()
+            self._clock_every_ns = int(result.RevisedSamplingInterval * 1e6) if good else 0
+        elif handle == HANDLE and self._conditions is not None:
+            self._conditions.created(result)
+        elif not result.StatusCode.is_good():
+            self.refused[handle - 1] = int(result.StatusCode.value)
+        else:
+            self._ids[handle - 1] = int(result.MonitoredItemId)
+            self._note_pace(handle - 1, item, result)
+
+    async def _delete_items(self, points: Sequence[int], limits: Limits) -> None:
+        """Delete the items of these points; one that the server has no longer is deleted."""
+
+        async def delete(batch: Sequence[int]) -> list[ua.StatusCode]:
+            parameters = ua.DeleteMonitoredItemsParameters()
+            parameters.SubscriptionId = self.id
+            parameters.MonitoredItemIds = [self._ids.pop(point) for point in batch]
+            with mapped("monitored items"):
+                return list(await self._client.uaclient.delete_monitored_items(parameters))
+
+        async for _ in in_batches(points, limits.items, delete):
+            pass
 
     def _note_pace(
         self,

@@ -13,6 +13,7 @@ from drivers.opcua_status import quality_of
 from fastpath.codes import Quality, Reason
 
 EXACT_MAX: Final = 2**53  # beyond it a float64 leaves out integers
+FLOAT_MAX: Final = 3.402_823_466e38  # of 32 bits
 SKEW_NS_MAX: Final = 3_600_000_000_000  # a source clock further off stamps nothing of ours
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -62,12 +63,11 @@ def code_of(data: ua.DataValue) -> int:
 
 
 def source_time_ns(data: ua.DataValue, utc_ns: int) -> int:
-    """The source's stamp in UTC ns; 0 where there is none or it cannot be about now."""
-    stamp = data.SourceTimestamp
-    if stamp is None:
-        return 0
-    source_ns = utc_ns_of(stamp)
-    return source_ns if abs(source_ns - utc_ns) <= SKEW_NS_MAX else 0
+    """The source's stamp in UTC ns, else the server's; 0 where neither can be about now."""
+    for stamp in (data.SourceTimestamp, data.ServerTimestamp):
+        if stamp is not None and abs((stamp_ns := utc_ns_of(stamp)) - utc_ns) <= SKEW_NS_MAX:
+            return stamp_ns
+    return 0
 
 
 def utc_ns_of(stamp: datetime) -> int:
@@ -89,6 +89,9 @@ def raw_of(point: OpcUaPoint, value: float, kind: ua.VariantType) -> Any:
             raise RequestError(text)
         return raw == 1.0
     if kind in _FLOATS:
+        if kind is ua.VariantType.Float and abs(raw) > FLOAT_MAX:
+            text = f"{point} cannot hold {value:g}"
+            raise RequestError(text)
         return raw
     if kind not in _INTEGERS:
         text = f"{point} is of type {kind.name}, which is not written"

@@ -58,7 +58,7 @@ class NodeServer:
 
     async def start(self) -> str:
         """Listen; the server's URL. Raises LinkError."""
-        logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL + 1)
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             url = f"opc.tcp://{HOST}:{probe.getsockname()[1]}"

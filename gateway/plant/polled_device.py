@@ -36,7 +36,7 @@ _NEVER_NS: Final = 1 << 62
 # Kinds of Facts.troubles: what an earlier life has told of them ends when a device is well.
 _FACTS: Final = (
     "alive", "backup", "certificate_1d", "certificate_7d", "certificate_30d", "own_certificate",
-    "server_certificate", "server_clock", "server_pace",
+    "server_certificate", "server_clock", "server_conditions", "server_pace",
 )  # fmt: skip
 _LOST: Final = (math.nan, int(Quality.BAD), int(Reason.COMM_FAILURE))
 

@@ -12,10 +12,11 @@ import pytest
 from drivers.base import Reading
 from drivers.errors import DeviceError, RequestError
 from drivers.kind import Surroundings
-from drivers.opcua import OpcUa, OpcUaSubscribing
+from drivers.opcua import OpcUa
 from drivers.opcua_browse import browse
 from drivers.opcua_certificates import load_certificate, trust
 from drivers.opcua_link import LinkSettings
+from drivers.opcua_subscribing import OpcUaSubscribing
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Duration, Point
@@ -140,7 +141,8 @@ async def test_values_of_every_kind_and_what_cannot_be_read(server: OpcUaServer)
         readings = await read(driver, 10)
         told = await follow(driver, 10)
         await told.until(lambda: len(told.newest) == 10)
-        assert driver.faults().keys() == {5, 7, 8}
+        assert driver.faults().keys() == {5, 6, 7, 8}
+        assert "holds no number" in driver.faults()[6]
         assert "BadNodeIdUnknown" in driver.faults()[5]
     for found in (readings, [told.newest[point] for point in range(10)]):
         assert [reading.value for reading in found[:5]] == expected
@@ -188,6 +190,7 @@ async def test_writes_are_checked(server: OpcUaServer) -> None:
         node("count", scale=0.5),
         node("fixed"),
         node("array", index=1),
+        node("Level"),
     ]
     async with connected(made(device(server, read="poll"), points)) as driver:
         await driver.write(0, 0.0)
@@ -201,6 +204,8 @@ async def test_writes_are_checked(server: OpcUaServer) -> None:
             await driver.write(0, 2.0)
         with pytest.raises(RequestError, match="cannot hold"):
             await driver.write(1, 2.0**40)
+        with pytest.raises(RequestError, match="cannot hold"):
+            await driver.write(4, 1e39)
         [flag, count, _, element] = await read(driver, 4)
     assert (flag.value, count.value, element.value) == (0.0, 21.0, 8.0)
     assert (server.get("flag"), server.get("count")) == (False, 42)

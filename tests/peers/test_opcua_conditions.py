@@ -9,7 +9,7 @@ import pytest
 
 from drivers.base import Batch, Condition
 from drivers.kind import Surroundings
-from drivers.opcua import OpcUaSubscribing
+from drivers.opcua_subscribing import OpcUaSubscribing
 from drivers.registry import make_driver
 from gateway.life.problems import Problems
 from gateway.plant.device_conditions import DeviceConditions, priority_of

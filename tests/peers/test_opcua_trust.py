@@ -65,9 +65,11 @@ async def opened(settings: LinkSettings, around: Surroundings) -> None:
             await client.shut()
 
 
-def make_certificate(folder: Path, days: tuple[int, int]) -> tuple[Path, Path]:
+def make_certificate(
+    folder: Path, days: tuple[int, int], key_bits: int = 2048
+) -> tuple[Path, Path]:
     """A server's certificate that is valid from and until so many days from now, and its key."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=key_bits)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "another server")])
     now = certificates.utc_now()
     uri = x509.UniformResourceIdentifier("urn:another")
@@ -229,6 +231,12 @@ async def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
         certificates.own_identities(tmp_path)
 
 
+def test_a_certificate_with_a_weak_key_is_refused_whoever_trusts_it(tmp_path: Path) -> None:
+    certificate, _ = make_certificate(tmp_path, (-1, 10), key_bits=1024)
+    said = certificates.refusal(certificates.load_certificate(certificate))
+    assert said.endswith("it has 1024 bits")
+
+
 async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_end(
     tmp_path: Path,
 ) -> None:
@@ -242,6 +250,10 @@ async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_
     assert second.uri == first.uri
     late = first.certificate.not_valid_after_utc + dt.timedelta(days=1)
     assert certificates.own_identities(tmp_path, now=late) == [second]
+    told = certificates.own_identities(tmp_path, now=now)
+    assert told == [first, second], "what a clock ahead of time has made waits for its time"
+    ago = now - dt.timedelta(days=20_000)
+    assert certificates.own_identities(tmp_path, now=ago) == [second, first], "nor is one made"
     assert (tmp_path / "opcua" / "own" / "key.pem").stat().st_mode & 0o777 == 0o600
 
 

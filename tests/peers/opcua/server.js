@@ -102,7 +102,7 @@ function build(server) {
   for (let i = 0; i < (options.many || 0); i += 1) {
     nodes[`n${i}`] = variable(space, plant, `n${i}`, "Double", 0);
   }
-  return { addressSpace, nodes, plant };
+  return { addressSpace, space, nodes, plant };
 }
 
 function statusOf(number) {
@@ -176,7 +176,7 @@ async function main() {
     },
   });
   await server.initialize();
-  const { nodes } = build(server);
+  const { addressSpace, space, nodes, plant } = build(server);
   await server.start();
   const port = server.endpoints[0].port;
   say({ ready: true, port, certificate: server.certificateFile });
@@ -199,6 +199,11 @@ async function main() {
           subscriptions: server.engine.currentSubscriptionCount,
         });
         return undefined;
+      } else if (order.add !== undefined) {
+        nodes[order.add] = variable(space, plant, order.add, "Double", order.value);
+      } else if (order.remove !== undefined) {
+        addressSpace.deleteNode(nodes[order.remove]);
+        delete nodes[order.remove];
       } else if (order.drop !== undefined) {
         // The subscriptions end on the server while the session lives.
         for (const session of Object.values(server.engine._sessions)) {
