@@ -27,10 +27,14 @@ class NotUnderstood(Exception):
 
 
 class Arrival(Struct, frozen=True):
-    """One HTTP body or MQTT payload."""
+    """One HTTP body or MQTT payload.
+
+    ``gateway``: who alone may be the sender, by the topic's rights; "": the way in does not say.
+    """
 
     kind: str
     body: bytes
+    gateway: str = ""
 
 
 class Gap(Struct, frozen=True):
@@ -157,24 +161,28 @@ _STATUS: Final = msgspec.json.Decoder(Status)
 def items_of(arrival: Arrival) -> list[Item]:
     """Every alert or message of it. Raises NotUnderstood, and then none of it is taken."""
     try:
-        if arrival.kind == ALERTS:
-            return [_alert(raw) for raw in _raws(arrival)]
-        return [_message(raw) for raw in _raws(arrival)]
+        read = _alert if arrival.kind == ALERTS else _message
+        items = [read(raw) for raw in _raws(arrival)]
     except msgspec.MsgspecError as error:
         msg = f"{arrival.kind}: {error}"
         raise NotUnderstood(msg) from error
     except (UnicodeDecodeError, RecursionError) as error:
         msg = f"{arrival.kind}: no JSON"
         raise NotUnderstood(msg) from error
+    for item in items:
+        _check_sender(arrival, item.head.gateway)
+    return items
 
 
 def status_of(arrival: Arrival) -> Status:
     """Raises NotUnderstood."""
     try:
-        return _STATUS.decode(arrival.body)
+        status = _STATUS.decode(arrival.body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         msg = f"status: {error}"
         raise NotUnderstood(msg) from error
+    _check_sender(arrival, status.gateway)
+    return status
 
 
 def same(one: bytes, other: bytes) -> bool:
@@ -200,6 +208,10 @@ def _alert(body: bytes) -> Item:
         body = bytes(_EVENT.decode(body).data)
     head = _ALERT.decode(body)
     _check(head)
+    wanted = f"{head.gateway}/{head.epoch}/{head.seq}" + ("/gap" if head.gap else "")
+    if head.id != wanted:
+        msg = f"alerts: number {head.seq} has the id {head.id[:100]!r}, expected {wanted[:100]!r}"
+        raise NotUnderstood(msg)
     return Item(head, body)
 
 
@@ -221,6 +233,12 @@ def _message(body: bytes) -> Item:
         msg = f"samples: message {head.seq} has a t0_ns beyond 64 bits"
         raise NotUnderstood(msg)
     return Item(head, body)
+
+
+def _check_sender(arrival: Arrival, gateway: str) -> None:
+    if arrival.gateway and gateway != arrival.gateway:
+        msg = f"{arrival.kind}: {arrival.gateway[:100]!r} may not speak for {gateway[:100]!r}"
+        raise NotUnderstood(msg)
 
 
 def _check(head: Head) -> None:

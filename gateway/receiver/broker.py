@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -44,6 +44,7 @@ KEEPALIVE_S: Final = 20
 CONNECT_S: Final = 5.0
 RETRY_S_FIRST: Final = 0.5
 RETRY_S_MAX: Final = 15.0
+_PREFIX: Final = "sitewarden/"
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _KINDS: Final = {topic.rpartition("/")[2]: kind for topic, kind in TOPICS.items()}
 
@@ -91,6 +92,9 @@ class BrokerIn:
                 await session.run(client, partial(self._connect, client), self._subscribed)
             except (OSError, ValueError, UplinkError) as error:
                 self._say(str(error) or type(error).__name__)
+            except Exception as error:  # whatever it is, the other way in goes on
+                _LOGGER.exception("receive: a fault")
+                self._say(f"{type(error).__name__}: {error}")
             if session.subscribed:
                 delay_s = RETRY_S_FIRST
                 self._say(session.why)
@@ -100,7 +104,7 @@ class BrokerIn:
             delay_s = min(2 * delay_s, RETRY_S_MAX)
 
     async def _client(self, session: "_Session") -> paho.Client:
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=paho.MQTTv5,
@@ -143,6 +147,23 @@ class BrokerIn:
         self._told(why)
 
 
+class _Client(paho.Client):
+    """Tells of a thread that ended by an error, such as a packet that the library cannot read."""
+
+    died: Callable[[str], None]
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """What the library's thread does."""
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:  # noqa: BLE001  else nobody hears of it
+            self._sock_close()
+            self.died(f"{type(error).__name__}: {error}")
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+
+
 class _Session:
     """One connection, from its socket to its end. Callbacks come from the library's thread."""
 
@@ -155,12 +176,13 @@ class _Session:
         self.subscribed = False
         self.why = ""
 
-    def attach(self, client: paho.Client) -> None:
+    def attach(self, client: "_Client") -> None:
         """Listen to it."""
         client.on_connect = self._connected
         client.on_subscribe = self._granted
         client.on_message = self._message
         client.on_disconnect = self._disconnected
+        client.died = self._end
 
     async def run(
         self,
@@ -213,12 +235,13 @@ class _Session:
         self._on_subscribed()
 
     def _message(self, client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        kind = _KINDS.get(message.topic.rpartition("/")[2])
+        gateway, _, word = message.topic.removeprefix(_PREFIX).partition("/")
+        kind = _KINDS.get(word)
         if kind is None or (kind == STATUS and not message.payload):
             client.ack(message.mid, message.qos)  # a retained word that was taken back
             return
         done = partial(self._stored, client, message.mid, message.qos, message.topic)
-        self._writer.put(Arrival(kind, bytes(message.payload)), done)
+        self._writer.put(Arrival(kind, bytes(message.payload), gateway), done)
 
     def _stored(
         self, client: paho.Client, mid: int, qos: int, topic: str, outcome: Outcome

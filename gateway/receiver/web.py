@@ -21,6 +21,8 @@ _LOGGER = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 WAITING_MAX: Final = 16  # bodies in memory
+BODY_S: Final = 30.0  # that a body may take, and one more for each so many bytes of it
+BODY_BYTES_S_MIN: Final = 1_000
 ALERTS_MAX: Final = 1_000  # of one answer
 LATER_S: Final = 5
 OWN_ADDRESSES: Final = ("127.0.0.1", "::1")
@@ -70,8 +72,11 @@ class WebIn:
         return web.json_response({"stored": outcome.stored})
 
     async def _body(self, request: web.Request) -> bytes | None:
-        """None while the link is cut, and where it is cut meanwhile."""
-        body = None if self._down else await request.read()
+        """None while the link is cut, where it is cut meanwhile, and where the body does not come.
+
+        A sender whose link is gone without a word must not keep its place for ever.
+        """
+        body = None if self._down else await _read(request)
         return None if self._down else body
 
     async def _stored(self, arrival: Arrival) -> Outcome:
@@ -111,6 +116,24 @@ class WebIn:
         self._down = wanted
         _LOGGER.info("receive: the link is %s", "cut" if wanted else "back")
         return web.json_response({"down": wanted})
+
+
+async def _read(request: web.Request) -> bytes | None:
+    """None where it comes too slowly. Raises HTTPRequestEntityTooLarge."""
+    loop = asyncio.get_running_loop()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S) as limit:
+            begun_s = loop.time()
+            while part := await request.content.readany():
+                body += part
+                if len(body) > BODY_BYTES_MAX:
+                    raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
+                limit.reschedule(begun_s + BODY_S + len(body) / BODY_BYTES_S_MIN)
+    except TimeoutError:
+        _LOGGER.warning("receive: a body from %s does not come to its end", request.remote)
+        return None
+    return bytes(body)
 
 
 def _cut(request: web.Request) -> web.StreamResponse:

@@ -3,6 +3,7 @@
 So a hundred messages that wait cost one sync of the disk, and one alone waits for nobody.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Final, TypeVar
 
 from gateway.receiver.arrival import Arrival
 from gateway.receiver.platform import Outcome, Platform
+
+_LOGGER = logging.getLogger(__name__)
 
 BATCH_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -64,7 +67,10 @@ class Writer:
             batch, held = self._more(held)
             outcomes = self._platform.take([arrival for arrival, _ in batch])
             for (_, done), outcome in zip(batch, outcomes, strict=True):
-                done(outcome)
+                try:
+                    done(outcome)
+                except Exception:  # one who does not hear it must not keep it from the others
+                    _LOGGER.exception("receive: a sender was not answered")
             if held is not None:
                 held()
 

@@ -1,6 +1,7 @@
 """The receiving platform over HTTP, its file, and the pump through the HTTP uplink into it."""
 
 import asyncio
+import contextlib
 import json
 import random
 import sqlite3
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.__main__ import main
 from gateway.errors import GatewayError
+from gateway.receiver import web
 from gateway.receiver.archive import Archive
 from gateway.receiver.arrival import SAMPLES, Arrival
 from gateway.receiver.platform import Platform
@@ -231,6 +233,39 @@ async def test_nonsense_is_refused_as_a_whole(path: str, body: bytes, status: in
         report = await Receiver(session, url).report()
     assert not report["streams"]
     assert report["refused"].get("not understood", 0) == (path != "control")
+
+
+async def test_an_alert_under_anothers_id_does_not_take_its_place() -> None:
+    async with receiving() as url, aiohttp.ClientSession() as session:
+        platform = Receiver(session, url)
+        assert await platform.post("alerts", alerts=[alert_of(2, id="gw-1/1/2")]) == 422
+        assert await platform.post("alerts", alerts=[alert_of(2, id=alert_of(1)["id"])]) == 422
+        assert await platform.post("alerts", alerts=[alert_of(1), alert_of(2)]) == 200
+        report = await platform.report()
+    assert (report["alerts"], report["duplicates"], report["complete"]) == (2, 0, True)
+
+
+async def test_bodies_that_never_come_to_their_end_hold_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of uplinks whose link is gone without a word: nobody closes their connections."""
+    monkeypatch.setattr(web, "BODY_S", 0.2)
+    async with receiving() as url, aiohttp.ClientSession() as session:
+        port = int(url.rpartition(":")[2])
+        stuck = [await asyncio.open_connection("127.0.0.1", port) for _ in range(web.WAITING_MAX)]
+        try:
+            for _reader, writer in stuck:
+                writer.write(b"POST /alerts HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+                await writer.drain()
+            await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                assert await Receiver(session, url).post("alerts", alerts=[alert_of(1)]) == 200
+                for reader, _writer in stuck:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert await reader.read() == b""
+        finally:
+            for _reader, writer in stuck:
+                writer.close()
 
 
 @pytest.mark.parametrize(("source", "status"), [("127.0.0.1", 200), ("127.0.0.2", 403)])

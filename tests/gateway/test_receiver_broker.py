@@ -17,6 +17,7 @@ import aiomqtt
 from tests.helpers.harness import ROOT, until
 from tests.helpers.mosquitto import Mosquitto
 from tests.helpers.receiving import Receiver, alert_of, gap_of, receiving, samples_of
+from tests.helpers.uplinks import EPOCH
 
 KILLS = 2
 MESSAGES = 1_500
@@ -74,6 +75,56 @@ async def test_alerts_samples_markers_and_the_word(tmp_path: Path) -> None:
     assert report["values"] == 9
     assert report["refused"] == {"not understood": 1}
     assert [(row["gateway"], row["state"]) for row in report["gateways"]] == [("gw-1", "online")]
+
+
+async def test_nobody_speaks_for_another_gateway_than_its_topics(tmp_path: Path) -> None:
+    """Rights at a broker are rights on topics: a gateway may write its own alone."""
+    with_id = {"gateway": "gw-2", "id": f"gw-2/{EPOCH}/1"}
+    async with Mosquitto(tmp_path) as broker, receiver(broker) as platform:
+        await publish(
+            broker,
+            [
+                ("alerts", alert_of(1, **with_id)),
+                ("live", {**samples_of(1), "gateway": "gw-2"}),
+                ("status", {"gateway": "gw-2", "state": "offline"}),
+                ("alerts", alert_of(1)),
+            ],
+        )
+        await until("its own", lambda: _has(platform, "alert", 1))
+        report = await platform.report()
+    assert [row["gateway"] for row in report["streams"]] == ["gw-1"]
+    assert report["gateways"] == []
+    assert report["refused"] == {"not understood": 3}
+
+
+async def test_a_broker_that_sends_nonsense_is_left_and_the_other_way_in_goes_on() -> None:
+    """The client library's thread ends over it, and tells nobody."""
+    nonsense = bytes((0x30, 4, 0, 1, 0xFF, 0))  # a PUBLISH whose topic is no UTF-8
+    sessions = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sessions
+        sessions += 1
+        await reader.read(100)
+        writer.write(bytes((0x20, 3, 0, 0, 0)))  # CONNACK
+        await reader.read(200)  # SUBSCRIBE
+        writer.write(nonsense)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def again() -> bool:
+        return sessions >= 2
+
+    async with (
+        server,
+        receiving(mqtt=f"mqtt://127.0.0.1:{port}") as url,
+        aiohttp.ClientSession() as session,
+    ):
+        await until("a new session", again)
+        assert await Receiver(session, url).post("alerts", alerts=[alert_of(1)]) == 200
 
 
 async def test_what_comes_while_nobody_receives_comes_later(tmp_path: Path) -> None:
