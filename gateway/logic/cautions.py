@@ -9,8 +9,9 @@ from drivers.simulated import SIM
 from gateway.logic import tree
 from gateway.logic.bus import Bus, takes_turns
 from gateway.logic.conditions import Conditions
-from gateway.logic.inputs import shared_votes
-from gateway.logic.timing import Path, hiding_inputs
+from gateway.logic.inputs import same_points, shared_votes
+from gateway.logic.redundancy import hides
+from gateway.logic.timing import Path
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.complaints import Complaints
 from gateway.site.draft import Draft
@@ -150,16 +151,23 @@ def _inputs(
     measured = [name for name in tags_of(cause) if name in tags]
     fast = {device.id for device in devices.values() if device.fast}
     slow = [name for name in measured if tags[name].device not in fast]
-    said = [(name, "is not fast: the gateway polls it, the guard does not") for name in slow]
-    hiding = hiding_inputs(cause, measured)
-    if len(hiding) == 1:
-        said.append(
-            (next(iter(hiding)), "is not redundant: stuck at a harmless value it hides the cause")
-        )
+    said = [
+        (name, f"is not fast: the gateway {_does(tags[name])} it, the guard does not")
+        for name in slow
+    ]
+    text = "is not redundant: stuck at a harmless value it hides the cause"
+    said += [(name, text) for name in measured if hides(cause, [name], measured)]
+    for first, *others in same_points(measured, tags, devices):
+        also = " and ".join(others)
+        said.append((first, f"and {also} are one point of one device: they fail as one"))
     for name, span in _seen_through_windows(cause).items():
         blind = format_duration(span // 5)
         said.append((name, f"is seen through windows alone: its loss shows {blind} later"))
     return said
+
+
+def _does(tag: Tag) -> str:
+    return "polls" if tag.value is None else "computes"
 
 
 def _seen_through_windows(cause: Expr) -> dict[str, int]:

@@ -7,14 +7,17 @@ together hides the cause, whatever M and N say.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from drivers.kind import Place
 from drivers.registry import DRIVERS
 from gateway.logic import tree
-from gateway.logic.bus import servers_of
 from gateway.logic.computed import ComputedTags
+from gateway.logic.redundancy import hides
+from gateway.logic.timing import GATEWAY_GONE_NS, GATEWAY_TELLS_NS
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.durations import format_duration
 from gateway.site.load import tag_times
 from gateway.site.model import Config, Device, Interlock, Output, Tag, by_id
+from gateway.site.places import box_of, host_of, server_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Input:
 
     def text(self) -> str:
         """``ch4.t1: plc-face ir:100 (modbus-tcp) by the guard every 50ms, at most 500ms old``."""
-        through = f" through {self.through}" if self.through else ""
+        through = f", then through {self.through} of the gateway," if self.through else ""
         return (
             f"{self.tag}: {self.device} {self.point} ({self.driver}) by the {self.by}{through} "
             f"every {format_duration(self.poll_ns)}, at most {format_duration(self.age_ns)} old"
@@ -59,6 +62,8 @@ def inputs_of(config: Config, conditions: Iterable[Expr], computed: ComputedTags
 
 def _input(tag: Tag, device: Device, through: str | None) -> Input:
     poll_ns, age_ns = tag_times(tag, device)
+    if through is not None:  # with the gateway gone, the guard goes by its last word for so long
+        age_ns = max(age_ns, GATEWAY_GONE_NS) + GATEWAY_TELLS_NS
     return Input(
         tag=tag.id,
         device=device.id,
@@ -112,20 +117,26 @@ def common_lines(
     effects = dict.fromkeys(effect.output for effect in interlock.effects)
     written = [(name, outputs[name].device) for name in effects]
     carried: dict[str, list[str]] = {}
-    names: dict[str, str] = {}
+    addresses: dict[str, list[str]] = {}
     for device in dict.fromkeys(device for _, device in (*read, *written)):
-        for server, address in servers_of(devices[device]).items():
-            carried.setdefault(server, []).append(device)
-            names.setdefault(server, address)
+        for box, address in _boxes(devices[device]).items():
+            carried.setdefault(box, []).append(device)
+            addresses.setdefault(box, []).append(address)
     return [
         CommonLine(
-            address=names[server],
+            address=_one_of(addresses[box]),
             inputs=tuple(each for each in read if each[1] in members),
             outputs=tuple(each for each in written if each[1] in members),
         )
-        for server, members in carried.items()
+        for box, members in carried.items()
         if len(members) > 1
     ]
+
+
+def _one_of(addresses: Sequence[str]) -> str:
+    """The first as written; of a host at several ports the host alone."""
+    ports = {server_of(each) for each in addresses}
+    return addresses[0] if len(ports) == 1 else host_of(addresses[0])
 
 
 def shared_votes(
@@ -148,16 +159,41 @@ def shared_votes(
         told: set[str] = set()
         for place, votes in sorted(hanging.items(), key=lambda item: item[0] not in devices):
             at = frozenset().union(*votes) if place not in devices else frozenset((place,))
-            behind = {d for d in at if place == d or place in servers_of(devices[d])}
+            behind = {d for d in at if place == d or place in _boxes(devices[d])}
             if len(votes) < hiding or behind <= {*interlock.shares, *told}:
                 continue
             told |= behind
             whole = "all" if len(votes) == len(node.votes) else f"{len(votes)} of"
             where = place if place in devices else f"{_listed(sorted(behind))} at one address"
+            stuck = [
+                name for name in tags_of(cause) if name in tags and tags[name].device in behind
+            ]
+            hidden = "the cause" if hides(cause, stuck, tags) else "this vote"
             yield (
                 f"{whole} {len(node.votes)} votes of {node.needed}oo{len(node.votes)} come from "
-                f"{where}: not independent, what stands still there hides the cause"
+                f"{where}: not independent, what stands still there hides {hidden}"
             )
+
+
+def same_points(
+    names: Iterable[str], tags: Mapping[str, Tag], devices: Mapping[str, Device]
+) -> list[list[str]]:
+    """Measured tags that are one and the same point of one device, two or more of each."""
+    found: dict[tuple[str, int, str], list[str]] = {}
+    for name in names:
+        device = devices.get(tags[name].device or "")
+        if device is None or tags[name].point is None:
+            continue
+        kind = DRIVERS[device.driver]
+        if kind.place is not Place.NOWHERE:
+            place = kind.describe(device, tags[name].point)
+            found.setdefault((server_of(device.address), device.unit, place), []).append(name)
+    return [each for each in found.values() if len(each) > 1]
+
+
+def _boxes(device: Device) -> dict[str, str]:
+    """What a device hangs on at its address and its backup's, each as written."""
+    return {box_of(each): each for each in (device.address, device.backup) if each}
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -168,4 +204,4 @@ def _listed(names: Sequence[str]) -> str:
 def _places(own: Iterable[str], devices: Mapping[str, Device]) -> set[str]:
     """Devices, and the servers or serial lines that they are reached by."""
     known = [name for name in own if name in devices]
-    return {*known, *(server for name in known for server in servers_of(devices[name]))}
+    return {*known, *(box for name in known for box in _boxes(devices[name]))}

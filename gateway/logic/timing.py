@@ -236,28 +236,6 @@ def delays_of(cause: Expr) -> dict[str, int]:
     return found
 
 
-def hiding_inputs(cause: Expr, measured: Iterable[str]) -> frozenset[str]:
-    """A smallest set of measured tags that, stuck at harmless values, hide the cause.
-
-    One tag alone means that the cause has no redundancy.
-    """
-    names = frozenset(measured)
-    return _hiding(cause, names)
-
-
-def _hiding(node: Expr, names: frozenset[str]) -> frozenset[str]:
-    below = [_hiding(operand, names) for operand in node.operands]
-    if isinstance(node, tree.TagRef):
-        return frozenset((node.id,)) & names
-    if isinstance(node, tree.Vote):
-        kept = sorted(below, key=len)[: len(below) - node.needed + 1]
-        return frozenset().union(*kept)
-    if isinstance(node, tree.Or) or (isinstance(node, tree.Call) and node.name in ("min", "max")):
-        return frozenset().union(*below)
-    filled = [each for each in below if each]
-    return min(filled, key=len) if filled else frozenset()
-
-
 def _runs(area: Area, numbers: set[int]) -> int:
     """Write requests for these places: one for each run of neighbours."""
     most = WRITE_BITS_MAX if area is Area.COIL else WRITE_REGISTERS_MAX

@@ -433,3 +433,24 @@ def server_of(address: str) -> str:
         return f"{packed_address(endpoint.host).hex()}:{endpoint.port}"
     except ValueError:  # a name
         return f"{endpoint.host}:{endpoint.port}"
+
+
+def box_of(address: str) -> str:
+    """One name for the machine that an address leads to: every port of a host is the same box.
+
+    On this machine itself, where simulators listen, each port is another one.
+    """
+    server = server_of(address)
+    host, _, _ = server.rpartition(":")
+    return server if server.startswith("/") or host in _OURSELVES else host
+
+
+_OURSELVES: Final = {
+    packed_address("127.0.0.1").hex(), packed_address("::1").hex(), "localhost",
+}  # fmt: skip
+
+
+def host_of(address: str) -> str:
+    """The host of an address as written, for people."""
+    _, scheme, rest = address.partition("://")
+    return (rest.partition("/")[0] if scheme else address).rpartition(":")[0]

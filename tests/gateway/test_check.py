@@ -10,7 +10,8 @@ from fastpath import blob
 from gateway.check import check_site
 from gateway.errors import ConfigError
 from gateway.logic.parse import parse
-from gateway.logic.timing import delays_of, hiding_inputs
+from gateway.logic.redundancy import hides
+from gateway.logic.timing import delays_of
 from tests.helpers.sites import checked, site_text
 
 MS = 1_000_000
@@ -196,25 +197,47 @@ def test_what_delays_a_demand(cause: str, delay_s: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "hiding"),
+    ("cause", "alone"),
     [
-        ("a > 1", 1),
-        ("a > 1 or a < 0", 1),
-        ("a > 1 or b > 1", 2),
-        ("a > 1 and b > 1", 1),
-        ("2oo3(a > 1, b > 1, c > 1)", 2),
-        ("1oo3(a > 1, b > 1, c > 1)", 3),
-        ("3oo3(a > 1, b > 1, c > 1)", 1),
-        ("2oo3(a > 1, a > 2, b > 1)", 1),
-        ("max(a, b) > 1", 2),
-        ("a - b > 1", 1),
-        ("not a or (b for 2s)", 2),
-        ("not sys.gateway.alive", 0),
-        ("a > 1 and sys.gateway.alive", 1),
+        ("a > 1", "a"),
+        ("a > 1 or a < 0", "a"),
+        ("a > 1 or b > 1", ""),
+        ("a > 1 and b > 1", "a b"),
+        ("not (a > 1 and b > 1)", ""),
+        ("not (a or b)", "a b"),  # both fans have stopped
+        ("not a or not b", ""),
+        ("2oo3(a > 1, b > 1, c > 1)", ""),
+        ("not 2oo3(a > 1, b > 1, c > 1)", ""),
+        ("not 1oo3(a > 1, b > 1, c > 1)", "a b c"),
+        ("3oo3(a > 1, b > 1, c > 1)", "a b c"),
+        ("2oo3(a > 1, a > 2, b > 1)", "a"),
+        ("max(a, b) > 1", ""),
+        ("max(a, b) < 1", "a b"),
+        ("min(a, b) > 1 until < 0", "a b"),
+        ("1 > min(a, b)", ""),
+        ("0 - max(a, b) > 1", "a b"),
+        ("-max(a, b) < 1", ""),
+        ("a - b > 1", "a b"),
+        ("abs(a - b) > 1 or bad(c)", ""),
+        ("a * b > 1", "a b"),
+        ("not a or (b for 2s)", ""),
+        ("not sys.gateway.alive", ""),
+        ("a > 1 and sys.gateway.alive", "a"),
+        ("a > 1 or not sys.gateway.alive", "a"),
+        ("1oo2(a > 1 and b > 1, c > 1)", ""),
+        ("mean(a, 10s) > 1", "a"),
     ],
 )
-def test_inputs_that_hide_a_cause(cause: str, hiding: int) -> None:
-    assert len(hiding_inputs(parse(cause), ("a", "b", "c"))) == hiding
+def test_inputs_that_hide_a_cause_alone(cause: str, alone: str) -> None:
+    measured = ("a", "b", "c")
+    assert [one for one in measured if hides(parse(cause), [one], measured)] == alone.split()
+
+
+def test_inputs_that_hide_a_cause_together() -> None:
+    votes = parse("1oo2(2oo3(a > 1, b > 1, c > 1), d > 1)")
+    assert not hides(votes, "abc", "abcd")
+    assert not hides(votes, "ad", "abcd")
+    assert hides(votes, "abd", "abcd")
 
 
 # ---- severities

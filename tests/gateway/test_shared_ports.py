@@ -117,3 +117,42 @@ def test_a_backup_in_use_keeps_others_waiting(tmp_path: Path) -> None:
     assert worst["apart"] == 6_010
     # a round of both, and what times out: its own poll, and the other's that was running
     assert worst["met"] == 2_000 + 2_000 + 3_000 + 3_000 + 10 + 1_000 + 3_000 + 1_000
+
+
+@pytest.mark.parametrize(
+    ("addresses", "told"),
+    [
+        (("10.0.0.1:502", "10.0.0.1:503"), True),  # one box, one plug, whatever its ports
+        (("[::ffff:10.0.0.1]:502", "10.0.0.1:503"), True),
+        (("10.0.0.1:502", "10.0.0.2:502"), False),
+        (("127.0.0.1:502", "127.0.0.1:503"), False),  # simulators
+    ],
+)
+def test_ports_of_one_host_are_one_box(
+    tmp_path: Path, addresses: tuple[str, str], told: bool
+) -> None:
+    devices = ""
+    for name, address in zip("ab", addresses, strict=True):
+        one = DEVICE.format(name=name, address=address, backup="192.0.2.9").replace(":502", "", 1)
+        devices += "".join(line for line in one.splitlines(True) if "backup" not in line)
+    found = checked(tmp_path, BACKED.format(devices=devices))
+    shared = [line for item in found.summary.conditions for line in item.shared]
+    assert len(shared) == int(told)
+    said = "all 2 votes of 1oo2 come from a and b at one address"
+    assert "\n".join(found.warnings).count(said) == int(told)
+
+
+def test_one_register_under_three_names_is_one_vote(tmp_path: Path) -> None:
+    """Copied and pasted, with the address forgotten; ``shares`` owns up to a device, not to it."""
+    device = DEVICE.format(name="a", address="10.0.0.1", backup="10.0.0.2")
+    tag = device[device.index("[[tag]]") :]
+    others = "".join(tag.replace('"a.t"', f'"{name}.t"') for name in "bc")
+    text = BACKED.format(devices=device + others).replace("1oo2(a.t", "2oo3(c.t > 1, a.t")
+    text = text.replace("armed = false", 'armed = false\nshares = ["a"]')
+    said = "c.t and a.t and b.t are one point of one device: they fail as one"
+    assert said in warnings_of(tmp_path, text)
+    for name in "bc":
+        old = f'id = "{name}.t"\ndevice = "a"\npoint = {{ address = "ir:0"'
+        assert old in text
+        text = text.replace(old, old.replace("ir:0", f"ir:1{ord(name)}"))
+    assert "one point" not in warnings_of(tmp_path, text)
