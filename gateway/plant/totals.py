@@ -48,7 +48,8 @@ class Total:
         """Count up to ``raw``; what is odd about the step, "" for nothing.
 
         A step back is a wrap where that is the smaller half of the way round, else a reset: what
-        was counted between the last poll and it is lost, nothing is counted twice.
+        was counted between the last poll and it is lost, nothing is counted twice. A wrap to zero
+        counts with the next reading that is none: a meter that starts shows zeros too.
         """
         before, self.raw = self.raw, raw
         if before is None:
@@ -66,7 +67,10 @@ class Total:
         self._odd()
         self._fell_from = before
         if self._wrap is not None and 0 <= step + self._wrap < self._wrap / 2:
-            self.total += step + self._wrap
+            if raw == 0:
+                self.raw = before
+            else:
+                self.total += step + self._wrap
             return ""
         return f"the counter stepped back from {before:.15g} to {raw:.15g}: reset, counted on"
 

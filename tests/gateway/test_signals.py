@@ -200,6 +200,21 @@ def test_a_reset_without_a_wrap_is_told_and_counted_on() -> None:
     assert [each[1] for each in found] == [GOOD, GOOD, UNCERTAIN, GOOD]
 
 
+@pytest.mark.parametrize("zeros", [1, 3])
+def test_zeros_of_a_meter_that_starts_are_no_wrap(zeros: int) -> None:
+    total = Total("x", 65536.0, None, lambda: None)
+    counter = Conditioner(tag({"kind": "counter", "bits": 16}), total)
+    found = taken(counter, 60000.0, *(0.0,) * zeros, 60005.0)
+    assert [each[0] for each in found] == [60000.0] * (1 + zeros) + [60005.0]
+
+
+def test_a_wrap_to_zero_counts_with_the_next_reading() -> None:
+    total = Total("x", 65536.0, None, lambda: None)
+    counter = Conditioner(tag({"kind": "counter", "bits": 16}), total)
+    found = taken(counter, 65530.0, 0.0, 0.0, 4.0)
+    assert [each[0] for each in found] == [65530.0, 65530.0, 65530.0, 65540.0]
+
+
 def test_totals_go_on_over_a_restart_by_the_difference(tmp_path: Path) -> None:
     path = tmp_path / FILE
     first = Totals(path)
