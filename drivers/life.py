@@ -1,7 +1,8 @@
 """A counter that proves a device live: a PLC in STOP whose communication still answers.
 
 The counter is read with every poll. While it has not moved for ``within`` every reading of the
-device is BAD(device_failure), until it moves again; a reconnect proves nothing.
+device is BAD(device_failure), until it moves again; a reconnect proves nothing, and where the
+counter stands as before it the time goes on: a PLC in STOP may well drop its connections.
 """
 
 import math
@@ -20,7 +21,9 @@ class Life:
         self._name = name
         self._within_ns = within_ns
         self._value = math.nan
-        self._moved_ns = 0  # 0: the time runs from the next reading on
+        self._before = math.nan  # its value before the connection was lost
+        self._seen_ns = 0  # newest look; 0: none on this connection
+        self._stood_ns = 0
         self.stopped = False
 
     @property
@@ -30,8 +33,9 @@ class Life:
 
     def connected(self) -> None:
         """The time without a connection is nobody's fault."""
-        self._moved_ns = 0
-        self._value = math.nan  # another value than before the loss is no move
+        self._seen_ns = 0
+        if not math.isnan(self._value):
+            self._before, self._value = self._value, math.nan  # another one then is no move
 
     def judged(self, readings: Sequence[Reading], now_ns: int) -> list[Reading]:
         """The readings without the counter's own; BAD ones while it stands."""
@@ -45,10 +49,13 @@ class Life:
     def _look(self, own: Reading, now_ns: int) -> None:
         good = own.quality == Quality.GOOD
         if good and not math.isnan(self._value) and own.value != self._value:
-            self._moved_ns, self.stopped = now_ns, False
-        elif not self._moved_ns:
-            self._moved_ns = now_ns
-        elif now_ns - self._moved_ns > self._within_ns:
+            self._stood_ns, self.stopped = 0, False
+        elif good and math.isnan(self._value) and own.value != self._before:
+            self._stood_ns = 0  # it may have begun anew: no proof, but its time does too
+        elif self._seen_ns:
+            self._stood_ns += now_ns - self._seen_ns
+        if self._stood_ns > self._within_ns:
             self.stopped = True
+        self._seen_ns = now_ns
         if good:
             self._value = own.value

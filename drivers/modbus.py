@@ -16,12 +16,11 @@ from drivers.blocks import Block
 from drivers.errors import DeviceError, DriverError, LinkError, ProtocolError, RequestError
 from drivers.life import Life
 from drivers.modbus_link import ExceptionReply, SilenceError
-from drivers.modbus_wire import BackupWire, Wire
+from drivers.modbus_wire import UNREACHABLE, BackupWire, Wire
 from drivers.plan import READ_REGISTERS_MAX, Request, plan
 from drivers.points import Area, Excluded, ModbusPoint, describe, encode_registers
 
 BUSY: Final = frozenset((5, 6))
-UNREACHABLE: Final = frozenset((10, 11))
 BUSY_TRIES: Final = 3
 BUSY_PAUSE_S: Final = 0.05  # longer with each try
 EXPIRY_DAYS: Final = (1, 7, 30)  # told so long before a certificate ends

@@ -5,10 +5,14 @@ share a port (``modbus_line``).
 """
 
 from abc import ABC, abstractmethod
+from typing import Final
 
 from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import Dial
-from drivers.modbus_link import Call, ModbusLink, SilenceError
+from drivers.modbus_link import Call, ExceptionReply, ModbusLink, SilenceError
+
+UNREACHABLE: Final = frozenset((10, 11))  # a gateway's word: the unit behind it is away
+UNREACHED_MAX: Final = 3  # in a row; then its other address is tried
 
 
 class Wire(ABC):
@@ -97,7 +101,8 @@ class OwnWire(Wire):
 class BackupWire(Wire):
     """One unit behind two addresses. The one in use stays so until it fails.
 
-    An address that took the connection and then was silent is not tried first again.
+    An address that took the connection and then was silent is not tried first again, nor is a
+    gateway that does not reach the unit: the other one may.
     """
 
     def __init__(self, first: Wire, backup: Wire) -> None:
@@ -105,6 +110,7 @@ class BackupWire(Wire):
         self._used = 0
         self._silent = False  # the one in use, since its last good reply
         self._cut = False  # a connection to it ended without a good reply
+        self._unreached = 0  # requests in a row
 
     @property
     def name(self) -> str:
@@ -137,7 +143,7 @@ class BackupWire(Wire):
                 failures.append(str(error))
                 continue
             self._cut = self._cut and place == self._used
-            self._used, self._silent = place, False
+            self._used, self._silent, self._unreached = place, False, 0
             return
         raise LinkError("; ".join(failures))
 
@@ -158,9 +164,17 @@ class BackupWire(Wire):
         except SilenceError:
             self._silent = True
             raise
+        except ExceptionReply as error:
+            self._unreached = self._unreached + 1 if error.code in UNREACHABLE else 0
+            if self._unreached < UNREACHED_MAX:
+                raise
+            self._silent = True
+            text = f"{self.name} does not reach the unit: {error}"
+            raise SilenceError(text) from None
         except (LinkError, ProtocolError):
             # One cut is forgiven; an address that only accepts and closes is as good as silent.
             self._silent, self._cut = self._cut, True
             raise
         self._silent = self._cut = False
+        self._unreached = 0
         return reply

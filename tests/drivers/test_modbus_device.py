@@ -15,12 +15,14 @@ from drivers.kind import Surroundings
 from drivers.life import Life
 from drivers.modbus import DAY_NS, ModbusUnit
 from drivers.modbus_dial import TcpDial
-from drivers.modbus_wire import BackupWire, OwnWire
+from drivers.modbus_wire import UNREACHED_MAX, BackupWire, OwnWire
 from drivers.plan import plan
 from drivers.points import Excluded, parse_excluded, parse_point
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Alive, Config, Device, Duration, Point, Site, Tag
+from tests.helpers.device import Device as DeviceOnLoop
+from tests.helpers.device import serving
 from tests.helpers.modbus_server import ModbusServer
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.scanning import Bench
@@ -99,6 +101,16 @@ async def test_the_second_address_takes_over_stays_and_gives_back(server: Modbus
             await bench.until(lambda: first.passed["down"] > passed)
             await bench.told(problems=0)
             assert address() == first.address
+
+
+async def test_a_gateway_that_does_not_reach_the_unit_gives_way_to_the_other() -> None:
+    refusing = DeviceOnLoop(twist=lambda asked: asked.refusal(11))
+    async with serving(refusing) as first, serving(DeviceOnLoop(registers={5: 7})) as second:
+        address, backup = (f"127.0.0.1:{each.port}" for each in (first, second))
+        bench = Bench(site(device(address, backup=backup), "hr:5"))
+        async with bench.scanning():
+            await bench.until(lambda: bench.value(0) == 7.0)
+        assert len(first.asked) == UNREACHED_MAX
 
 
 async def test_two_dead_addresses_are_both_named() -> None:
@@ -196,6 +208,30 @@ def test_a_reconnect_proves_nothing_and_costs_nothing() -> None:
     assert [r.value for r in life.judged([beat(1.0, 0), beat(4.0)], 9 * S)] == [1.0]
     life.connected()  # away for an hour
     life.judged([beat(4.0)], 3600 * S)
+    assert not life.stopped
+
+
+def test_a_counter_that_stands_over_many_short_connections_is_found() -> None:
+    """A PLC in STOP whose connection drops faster than its time runs out."""
+    life = Life(1, "hr:1", 5 * S)
+    for lost in range(4):
+        life.connected()
+        for at_s in range(3):
+            life.judged([beat(3.0)], (100 * lost + at_s + 1) * S)
+        assert life.stopped == (lost >= 2), "two seconds of each connection count"
+    life.connected()
+    life.judged([beat(9.0)], 1000 * S)
+    assert life.stopped, "it may just have begun anew"
+    life.judged([beat(10.0)], 1001 * S)
+    assert not life.stopped
+
+
+def test_a_counter_that_moved_while_nobody_looked_has_its_whole_time() -> None:
+    life = Life(1, "hr:1", 5 * S)
+    for lost in range(4):
+        life.connected()
+        for at_s in range(3):
+            life.judged([beat(float(lost))], (100 * lost + at_s + 1) * S)
     assert not life.stopped
 
 
