@@ -103,6 +103,7 @@ WIDTHS: Final[dict[PointType, int]] = {
     PointType.FLOAT64: 4,
 }
 ORDERS: Final[tuple[str, ...]] = tuple(order.name for order in ByteOrder)
+STEP_MAX: Final = 1e-3  # how far from a whole step a value to write may be: what scaling rounds
 TEXT: Final = "text"
 TEXT_REGISTERS_MAX: Final = 125
 NUMBER_TYPES: Final[tuple[str, ...]] = (
@@ -225,10 +226,10 @@ def parse_point(
 def encode_registers(point: ModbusPoint, value: float) -> list[int]:
     """The registers to write so that the point reads ``value`` (engineering units).
 
-    Raises RequestError for what cannot be written: a bit of a register (no atomic way), a value
-    that the type cannot hold or, for integers, not hold exactly.
+    Raises RequestError for what cannot be written: a bit of a register (no atomic way), a text, a
+    value that the type cannot hold or, for integers, not hold exactly.
     """
-    if point.boolean or point.area is not Area.HOLDING_REGISTER:
+    if point.boolean or point.text_registers or point.area is not Area.HOLDING_REGISTER:
         msg = f"{describe(point)} cannot be written as registers"
         raise RequestError(msg)
     raw = (value - point.offset) / point.scale
@@ -236,7 +237,7 @@ def encode_registers(point: ModbusPoint, value: float) -> list[int]:
         msg = f"{describe(point)} cannot be written: {value} is no finite number"
         raise RequestError(msg)
     integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
-    if integer and abs(raw - round(raw)) > 1e-6 * max(1.0, abs(raw)):
+    if integer and abs(raw - round(raw)) > min(1e-6 * max(1.0, abs(raw)), STEP_MAX):
         msg = f"{describe(point)} holds whole steps of {point.scale}, not {value}"
         raise RequestError(msg)
     try:

@@ -154,12 +154,17 @@ def test_scaled_values_are_written_as_raw_ones() -> None:
     ("type_name", "value"),
     [
         ("uint16", -1.0), ("uint16", 65536.0), ("int16", 1.5), ("int16", math.nan),
-        ("float32", 1e300), ("uint64", 2.0**64), ("float32", math.inf),
+        ("float32", 1e300), ("uint64", 2.0**64), ("float32", math.inf), ("int32", 1234567.5),
     ],
 )  # fmt: skip
 def test_values_that_a_point_cannot_hold(type_name: str, value: float) -> None:
     with pytest.raises(RequestError, match="hr:7"):
         encode_registers(parse_point("hr:7", type_name), value)
+
+
+def test_a_text_is_not_written_as_a_number() -> None:
+    with pytest.raises(RequestError, match="hr:7"):
+        encode_registers(parse_point("hr:7", "text", length=4), 1.0)
 
 
 @pytest.mark.parametrize("address", ["hr:7.1", "ir:7"])
