@@ -17,6 +17,7 @@ from drivers.errors import LinkError
 from drivers.serial_port import Heard, SerialPort, Settings, open_port
 
 CLOSE_S: Final = 1.0
+DOUBLE_S: Final = 0.02  # what follows an answer comes no later; adapters hold bytes for up to 16 ms
 
 Shared = dict[Any, Any]  # ("serial", the port's real path) -> Bus
 
@@ -132,7 +133,13 @@ class Bus:
 
     def unanswered(self, wait_s: float) -> None:
         """An answer may still come for so long: nobody asks before."""
-        self._quiet_until_ns = time.monotonic_ns() + int(wait_s * 1e9)
+        until_ns = time.monotonic_ns() + int(wait_s * 1e9)
+        self._quiet_until_ns = max(self._quiet_until_ns, until_ns)
+
+    def answered(self, *, addressed: bool) -> None:
+        """What may still follow an answer that names no station is not the next device's."""
+        if not addressed and not self.alone:
+            self.unanswered(DOUBLE_S)
 
     def send(self, data: bytes) -> None:
         """Send a request; what arrived before it is no answer to it. Raises LinkError."""

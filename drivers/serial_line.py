@@ -222,6 +222,7 @@ class SerialAsker(SerialLine):
             bus.unanswered(self._timeout_s)
             raise
         self._silences = 0
+        bus.answered(addressed=self._values.protocol.addressed)
         if echo.damaged:
             raise self._collision()
         return readings

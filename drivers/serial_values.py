@@ -365,5 +365,6 @@ def _verdict(status: SerialStatus | None, said: str | None) -> Quality:
 def _judged(value: Value, verdict: Quality) -> Value:
     if verdict == Quality.BAD:
         return _FAILED
-    number, quality, reason = value
-    return number, min(quality, int(verdict)), reason
+    if verdict == Quality.UNCERTAIN and value[1] == Quality.GOOD:
+        return value[0], int(verdict), int(Reason.DEVICE_FAILURE)
+    return value

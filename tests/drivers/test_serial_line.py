@@ -19,6 +19,7 @@ from drivers.checksums import CHECKSUMS
 from drivers.errors import DeviceError, LinkError, RequestError
 from drivers.kind import Surroundings
 from drivers.registry import make_driver
+from drivers.serial_bus import DOUBLE_S
 from drivers.serial_kind import streams
 from drivers.serial_line import SerialAsker, SerialStream
 from drivers.serial_port import Marks, Settings, open_port
@@ -103,7 +104,9 @@ async def test_states_of_a_scale(tmp_path: Path) -> None:
                     by_point(batch).items()}  # fmt: skip
             assert said == {0: (1234.5, GOOD), 1: (-7.25, GOOD)}
             await far.tell("word US")
-            assert {q for _, q in (await newest(driver)).values()} == {(Quality.UNCERTAIN, 0)}
+            assert {q for _, q in (await newest(driver)).values()} == {
+                (Quality.UNCERTAIN, Reason.DEVICE_FAILURE)
+            }
             await far.tell("word OL")
             assert {q for _, q in (await newest(driver)).values()} == {FAILED}
             await far.tell("word ST")
@@ -126,7 +129,9 @@ async def test_a_frame_with_its_own_start_within_is_whole(tmp_path: Path) -> Non
             said = await newest(driver)
             assert [said[i][0] for i in range(7)] == [4.0, 20.5, 0xAA55, 0x55AA, 0, -86, 170]
             await far.tell("word 01")
-            assert {q for _, q in (await newest(driver)).values()} == {(Quality.UNCERTAIN, 0)}
+            assert {q for _, q in (await newest(driver)).values()} == {
+                (Quality.UNCERTAIN, Reason.DEVICE_FAILURE)
+            }
             await far.tell("word 40")
             assert {q for _, q in (await newest(driver)).values()} == {FAILED}
 
@@ -191,6 +196,41 @@ async def test_a_late_answer_is_never_the_next_ones(tmp_path: Path) -> None:
                     timeouts += 1
         assert wrong == 0
         assert timeouts >= 4
+
+
+async def test_an_answer_that_comes_twice_is_not_the_next_ones() -> None:
+    """Answers that name no station: what an adapter holds back of one is left to pass."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    loop = asyncio.get_running_loop()
+
+    def put(text: bytes) -> None:
+        os.write(master, text)
+
+    def reply() -> None:
+        if os.read(master, 100) == b"A":
+            put(b"1\r\n")
+            loop.call_later(DOUBLE_S / 2, put, b"1\r\n")
+        else:
+            loop.call_later(1.5 * DOUBLE_S, put, b"2\r\n")
+
+    loop.add_reader(master, reply)
+    near = around()
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            drivers = []
+            for request in ("A", "B"):
+                bare = SerialProtocol(kind="line", separator=",", request=request)
+                device = device_of("gas", os.ttyname(slave), protocol=bare, station=None, fields=())
+                driver = made(device, [Point(field=1)], near)
+                drivers.append(await stack.enter_async_context(opened(driver)))
+            for number, driver in enumerate(drivers, start=1):
+                [reading] = await driver.read(driver.plan([0]))
+                assert reading.value == number
+    finally:
+        loop.remove_reader(master)
+        os.close(slave)
+        os.close(master)
 
 
 async def test_a_late_answer_of_the_same_station_is_not_taken_either(tmp_path: Path) -> None:
