@@ -5,7 +5,6 @@ values alone tell whether a reading is missing or came twice. Accelerated: readi
 instead of a second; 300 of them, in the campaign an hour's worth.
 """
 
-import json
 import os
 import signal
 import time
@@ -26,6 +25,7 @@ READ_HOLDING = 3
 TAGS = 1_200
 READINGS, HOUR = 300, 3_600
 ALARMS = (60, 120, 180, 240)  # readings at which an alarm is raised
+DENIED_SOON = "gateway.uplink.mqtt_codes.DENIED_RETRY_S=1"  # what is denied is asked for again
 DENIED = ["topic readwrite sitewarden/#", "topic deny sitewarden/test-site/backfill"]
 
 
@@ -48,9 +48,8 @@ def _site_text(device: str, broker: str) -> str:
 
 
 async def _backlog(site: Site) -> dict[str, int]:
-    answer = await site.cli("status", "--json")
-    uplinks: list[dict[str, Any]] = json.loads(answer.out)["uplinks"]
-    backlog: dict[str, int] = uplinks[0]["backlog"]
+    status = await site.get("/status")
+    backlog: dict[str, int] = status["uplinks"][0]["backlog"]
     return backlog
 
 
@@ -93,7 +92,7 @@ async def _outage_and_refusal(tmp_path: Path, readings: int) -> None:
         await proxy.refuse()
         device.count("hr", 0, TAGS)
         await device.sync()
-        await site.start()
+        await site.start(through=["tests.helpers.impatient", DENIED_SOON])
         await site.ready()
 
         async def taken() -> bool:
