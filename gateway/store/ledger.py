@@ -17,19 +17,9 @@ from typing import Any, Final, Self
 from aiosqlite import Connection
 from msgspec import Struct
 
-from gateway.errors import StoreError
 from gateway.store.alert import ActiveAlert, AlertDraft, AlertItem
 from gateway.store.appends import Appends
-from gateway.store.audit import (
-    COMMAND,
-    PAGE,
-    PROOF,
-    RESULT,
-    ROWS,
-    AuditEntry,
-    Chain,
-    ChainError,
-)
+from gateway.store.audit import COMMAND, PROOF, RESULT, AuditEntry
 from gateway.store.audit_memory import AuditMemory
 from gateway.store.batch import Batch, Stamp
 from gateway.store.cursors import Cursors
@@ -254,21 +244,6 @@ class Ledger:
     def audit(self) -> AuditMemory:
         """Who ordered what, and the newest proof tests: what of the audit is at hand."""
         return self._state.audit
-
-    async def verify_audit(self) -> int:
-        """Number of entries of the chain. Raises StoreError naming the first that does not fit."""
-        chain = Chain()
-        try:
-            while rows := await self._rows(ROWS, (chain.entries, PAGE)):
-                for row in rows:
-                    chain.take(row)
-        except ChainError as error:
-            msg = f"the audit does not hold: {error}"
-            raise StoreError(msg) from error
-        if chain.head != self._state.audit_hash:
-            msg = f"the audit ends at entry {chain.entries} with another head"
-            raise StoreError(msg)
-        return chain.entries
 
     # ---- uplinks -------------------------------------------------------------------------------
 
