@@ -66,23 +66,27 @@ class Appends:
         done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_looked_at)
         self._waiting.append(_Call(drafts, journal, samples, epoch, done))
-        if self._task is None:
-            self._task = asyncio.create_task(self._carry(), name="ledger appends")
+        self._begin()
         return await asyncio.shield(done)  # a caller that goes away takes nothing back
 
     async def close(self) -> None:
         """Take no more, and wait for what is there."""
         self._closed = True
-        if self._task is not None:
-            await self._task
+        while self._task is not None:
+            await asyncio.wait({self._task})
+
+    def _begin(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._carry(), name="ledger appends")
 
     async def _carry(self) -> None:
         try:
-            while self._waiting:
-                group: list[_Call] = []
-                await self._commit(group)
+            while self._waiting:  # what is under way is answered, whoever cancels this
+                await asyncio.shield(asyncio.create_task(self._commit([])))
         finally:
             self._task = None
+            if self._waiting:
+                self._begin()
 
     async def _commit(self, group: list[_Call]) -> None:
         try:

@@ -336,11 +336,22 @@ class Database:
     async def _housekeeping(self) -> None:
         """Open what is closed, look at the sizes, fill the reserve."""
         self._kept = True
+        await self._keep_name()
         try:
             await self._attempts(self._look, write=self._writes_fail)
         except StoreError:
             return  # told by _failure
         await self._room.look()
+
+    async def _keep_name(self) -> None:
+        try:
+            told = await self._file.keep_name()
+        except (sqlite3.Error, OSError) as error:
+            told = f"{self.path.name} was deleted or replaced and cannot be put back: {error}"
+            if told == self.mishaps[1]:
+                return
+        if told:
+            self.mishaps = (self.mishaps[0] + 1, told)
 
     async def _look(self, connection: Connection) -> None:
         if self._writes_fail:  # so a disk that takes writes again is noticed without any

@@ -43,6 +43,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 class LedgerState:
     """The owner of a ledger file (``owner.Owner``)."""
 
+    once = True
     schema = Schema(
         "ledger",
         0x53574C31,

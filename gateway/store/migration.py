@@ -109,7 +109,7 @@ async def _copy(connection: Connection, path: Path, found: int) -> Path | None:
     making = copy.with_name(copy.name + _MAKING)
     try:
         await asyncio.to_thread(_prepare, path, making)
-        await _back_up(connection, making)
+        await back_up(connection, making)
         await asyncio.to_thread(_adopt, path, making, copy)
     except (OSError, sqlite3.Error) as error:
         _LOGGER.warning("%s: no copy before the new schema: %s", path.name, error)
@@ -118,7 +118,8 @@ async def _copy(connection: Connection, path: Path, found: int) -> Path | None:
     return copy
 
 
-async def _back_up(connection: Connection, making: Path) -> None:
+async def back_up(connection: Connection, making: Path) -> None:
+    """Copy a database that is open into an empty file, or one to be made. Raises sqlite3.Error."""
     target = sqlite3.connect(making, isolation_level=None, check_same_thread=False)
     try:
         target.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is whole

@@ -6,6 +6,8 @@ Used by the one task of ``Database`` alone.
 import asyncio
 import errno
 import logging
+import os
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -15,12 +17,14 @@ from aiosqlite import Connection
 
 from gateway.life import directory_lock
 from gateway.life.descriptors import SPARE_ONES
+from gateway.store.migration import SPARE_BYTES, back_up
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
 from gateway.store.sqlite_file import (
     EPOCH,
     PAGE_BYTES,
     DamagedError,
+    adopt,
     close_file,
     give_up,
     is_damage,
@@ -38,6 +42,8 @@ from gateway.store.sqlite_file import (
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]  # of the file and its -wal
 
 REOPEN_NS: Final = 1_000_000_000
 REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
@@ -59,6 +65,7 @@ class OwnedFile:
         self._pages_max = max(1, max_bytes // PAGE_BYTES)
         self._pinched = False
         self._disk: int | None = None  # that the directory was on when the file was open
+        self._identity: Identity = (None, None)
         self._come_to = (0, 0)  # the mark, whatever became of its file
         self._retry_at_ns = 0
         self._replace_at_ns = 0
@@ -149,6 +156,42 @@ class OwnedFile:
         _LOGGER.error("%s", self.begun_anew)
         return await self._open(Opened(fresh=True, aside=aside, reason=reason, epoch_min=epoch))
 
+    async def keep_name(self) -> str:
+        """Put the file back where somebody has deleted or replaced it; what was done, for people.
+
+        What is written to a file without a name is gone with the connection. Raises sqlite3.Error
+        or OSError where that cannot be done now.
+        """
+        if self.connection is None:
+            return ""
+        now, name = await asyncio.to_thread(self._identity_now), self.path.name
+        if now == self._identity:
+            return ""
+        told = f"{name} was deleted or replaced while it was in use: it is put back as it was"
+        if now[0] == self._identity[0]:  # closing brings all of it into the file
+            told = f"{name}-wal was deleted or replaced while it was in use: {name} has all of it"
+        elif self._disk != self._disk_now():
+            told = f"another disk is mounted on {self.path.parent}"
+        else:
+            await self._put_back(self.connection)
+        await self.close()
+        self.retry(0)
+        _LOGGER.error("%s", told)
+        return told
+
+    async def _put_back(self, connection: Connection) -> None:
+        copy = self.path.with_name(f"{self.path.name}.rescued")
+        await asyncio.to_thread(copy.unlink, missing_ok=True)
+        needed_bytes = PAGE_BYTES * await value_of(connection, "PRAGMA page_count") + SPARE_BYTES
+        if (await asyncio.to_thread(shutil.disk_usage, self.path.parent)).free < needed_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            await back_up(connection, copy)
+            await asyncio.to_thread(adopt, copy, self.path)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+
     async def _enter(self) -> None:
         """Make sure that the directory is ours. Raises NotOpenError."""
         directory = self.path.parent
@@ -214,7 +257,8 @@ class OwnedFile:
 
     def _had(self) -> tuple[int, int]:
         """How far it had come: what was synced is lost all the same by some disks that fail."""
-        return max(self._mark.read(), self._come_to)
+        found = self._mark.read()
+        return max(found, self._come_to) if self._owner.once else found
 
     async def _open(self, opened: Opened) -> Connection:
         try:
@@ -232,8 +276,13 @@ class OwnedFile:
             await self.close()
             raise
         self._disk = self._disk_now()
+        self._identity = await asyncio.to_thread(self._identity_now)
         self.mark()
         return connection
+
+    def _identity_now(self) -> Identity:
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        return _identity_of(self.path), _identity_of(wal)
 
     def _disk_now(self) -> int | None:
         try:
@@ -281,3 +330,11 @@ class OwnedFile:
         if self.connection is not None:
             pages = 1 if self._pinched else self._pages_max
             await value_of(self.connection, f"PRAGMA max_page_count={pages}")
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

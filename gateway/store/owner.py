@@ -25,6 +25,7 @@ class Owner(Protocol):
     """Whose tables the file has."""
 
     schema: Schema
+    once: bool  # no number is given twice, also where a disk that failed has lost a commit
 
     async def load(self, connection: Connection, opened: Opened) -> None:
         """Read what the file holds, or begin it; inside a transaction, whenever it is opened."""

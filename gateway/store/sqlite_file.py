@@ -183,6 +183,21 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def adopt(copy: Path, path: Path) -> None:
+    """Durably bring a whole copy into the place of a database. Raises OSError; blocking.
+
+    What stands there is put aside; what is left of one that is gone belongs to nothing.
+    """
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
+    if path.exists():
+        set_aside(path)
+    for suffix in PARTS[:-1]:
+        _remove(path.with_name(path.name + suffix))
+    copy.replace(path)
+    sync_directory(path.parent)
+
+
 def newest_aside(path: Path, epoch: int) -> Path | None:
     """The newest damaged file of this epoch beside ``path``; None where none says so. Blocking."""
     for aside in sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"), reverse=True):

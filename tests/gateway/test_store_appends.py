@@ -51,6 +51,21 @@ async def causes(ledger: Ledger) -> list[str]:
     return [json.loads(item.body)["cause"] for item in await ledger.alerts(1, 1_000_000)]
 
 
+async def test_a_task_that_is_cancelled_from_inside_leaves_nobody_waiting(ledger: Ledger) -> None:
+    calls = [asyncio.create_task(ledger.append([draft("under way")]))]
+    await asyncio.sleep(0)
+    carrying = ledger._appends._task
+    assert carrying is not None
+    await asyncio.sleep(0)  # it has taken the first
+    calls.append(asyncio.create_task(ledger.append([draft("waits")])))
+    await asyncio.sleep(0)
+    carrying.cancel()
+    async with asyncio.timeout(5.0):
+        assert await asyncio.gather(*calls) == [[2], [3]]
+        assert await ledger.append([draft("later")]) == [4]
+    assert await causes(ledger) == ["under way", "waits", "later"]
+
+
 async def test_those_that_wait_share_a_commit_in_the_order_of_coming(
     ledger: Ledger, commits: list[int]
 ) -> None:

@@ -1,5 +1,6 @@
 """Databases that were damaged: set aside, begun anew, nothing to be deleted by hand."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -228,6 +229,42 @@ async def test_own_raises_that_a_file_has_lost_while_it_ran_are_told_again(
         assert not ledger.active()
     finally:
         await ledger.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "with its -wal", "its -wal alone", "replaced"])
+async def test_a_file_that_somebody_takes_away_while_it_is_in_use_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Else all went to a file without a name, and a restart had none of it."""
+    monkeypatch.setattr("gateway.store.database.HOUSEKEEPING_S", 0.02)
+    ledger = await open_ledger(tmp_path)
+    path, wal = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
+    try:
+        await ledger.append([draft("before")])
+        epoch = ledger.epoch
+        if how != "its -wal alone":
+            path.unlink()
+        if "-wal" in how:
+            wal.unlink()
+        if how == "replaced":
+            path.write_bytes(b"something else")
+        await ledger.append([draft("after")])
+        async with asyncio.timeout(10.0):
+            while not ledger.mishaps[0]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert "was deleted or replaced while it was in use" in ledger.mishaps[1]
+        await ledger.append([draft("later")])
+        (copy := tmp_path / "killed").mkdir()
+        for part in (path, wal):
+            shutil.copy(part, copy)
+    finally:
+        await ledger.close()
+    again = await open_ledger(copy)
+    try:
+        assert again.epoch == epoch
+        assert (await causes(again))[1:] == ["before", "after", "later"]
+    finally:
+        await again.close()
 
 
 async def test_a_disk_that_is_not_mounted_gets_no_new_ledger(
