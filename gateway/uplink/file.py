@@ -129,7 +129,8 @@ class FileUplink:
         look_s = min(_LOOK_S_MAX, self._rotate_after_s / 4)
         while True:
             await asyncio.sleep(look_s)
-            if any(self._is_old(part) for part in self._parts.values()):
+            parts = list(self._parts.values())  # at once: a thread puts others there
+            if any(self._is_old(part) for part in parts):
                 try:
                     await self._off_loop(self._rotate)
                 except OSError as error:

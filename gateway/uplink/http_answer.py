@@ -1,5 +1,7 @@
 """What a platform's answer to a POST means. The table is in :mod:`gateway.uplink.http`."""
 
+import codecs
+import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -69,7 +71,10 @@ def _taken(status: int, body: bytes, url: str) -> Answer:
     """A status of success, and what the body says beside it."""
     if len(body) > ANSWER_BYTES_MAX:
         return _failed(status, f"{url}: status {status} with an answer that does not end")
-    said = _object(body)
+    try:
+        said = _object(body)
+    except (ValueError, RecursionError):
+        return _failed(status, f"{url}: status {status} with errors that cannot be read")
     errors = None if said is None else said.get("errors")
     if errors and isinstance(errors, list):
         try:
@@ -88,10 +93,21 @@ def _taken(status: int, body: bytes, url: str) -> Answer:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that the answer is; None where it is none.
+
+    Raises ValueError or RecursionError where something in it tells of errors and nothing can read
+    it. Some write JSON with a byte order mark, in another code page or with NaN.
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        try:
+            said = json.loads(body.decode("utf-8", "replace"))
+        except ValueError:
+            if b"error" in body.lower():
+                raise
+            return None
     return said if isinstance(said, dict) else None
 
 

@@ -46,6 +46,20 @@ async def test_only_the_items_that_the_answer_names_are_refused(status: int, by:
     assert verdicts == [refused if seq == 3 else ACCEPTED for seq in range(1, 6)]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'\xef\xbb\xbf{"errors": [{"seq": 2, "reason": "x"}]}',
+        '{"errors": [{"seq": 2, "reason": "x", "value": NaN}]}',
+        '{"errors": [{"seq": 2, "reason": "x"}], "text": "\u00dc"}'.encode("latin-1"),
+    ],
+)
+async def test_errors_are_read_however_they_are_written(text: str | bytes) -> None:
+    async with Script(answers(200, text)).serving() as server, connected(server.url) as uplink:
+        verdicts = await uplink.send("alert", [alert_out(1), alert_out(2)])
+    assert verdicts == [ACCEPTED, Refused("platform", "x")]
+
+
 async def test_samples_are_named_by_their_sequence() -> None:
     text = '{"errors": [{"seq": 2, "reason": "too old"}]}'
     async with Script(answers(207, text)).serving() as server, connected(server.url) as uplink:
@@ -67,9 +81,15 @@ async def test_samples_are_named_by_their_sequence() -> None:
         (202, '{"ok": false, "message": "no"}'),
         (200, '{"status": "error", "code": 17}'),
         (200, '{"v": "' + "x" * ANSWER_BYTES_MAX + '"}'),
+        (200, b'\xef\xbb\xbf{"error": "by a server that begins so"}'),
+        (200, '{"error": "ung\u00fcltig"}'.encode("latin-1")),
+        (200, '{"errors": [{"reason": "no number", "value": NaN}]}'),
+        (200, '{"success": false, "text": "ung\u00fcltig"}'.encode("latin-1")),
+        (200, '{"errors": [{"id": "gw-1/'),
+        (200, "[" * 100_000),
     ],
 )
-async def test_success_is_what_the_platform_is_asked_to_say(status: int, text: str) -> None:
+async def test_success_is_what_the_platform_is_asked_to_say(status: int, text: str | bytes) -> None:
     async with (
         Script(answers(status, text, **JSON)).serving() as server,
         connected(server.url) as uplink,
@@ -87,12 +107,13 @@ async def test_success_is_what_the_platform_is_asked_to_say(status: int, text: s
     [
         (200, "OK"),
         (200, "[]"),
+        (200, b"\xff\xfe{ok}"),
         (200, '{"errors": []}'),
         (207, '{"errors": []}'),
         (201, '{"status": "ok", "error": null, "errors": null}'),
     ],
 )
-async def test_what_else_a_success_may_say(status: int, text: str) -> None:
+async def test_what_else_a_success_may_say(status: int, text: str | bytes) -> None:
     async with Script(answers(status, text)).serving() as server, connected(server.url) as uplink:
         assert await uplink.send("alert", [alert_out(1)]) == [ACCEPTED]
 

@@ -61,10 +61,11 @@ async def connected(url: str, **more: Any) -> AsyncIterator[HttpUplink]:
         await uplink.close()
 
 
-def answers(status: int, text: str = "", **headers: str) -> Handler:
+def answers(status: int, text: str | bytes = "", **headers: str) -> Handler:
     async def answer(_request: web.Request) -> web.StreamResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return web.Response(status=status, text=text, headers=named)
+        body = text.encode() if isinstance(text, str) else text
+        return web.Response(status=status, body=body, headers=named)
 
     return answer
 
