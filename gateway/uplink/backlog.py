@@ -5,7 +5,6 @@ samples the size at which the history sheds. At 50, 80 and 95 % of it people are
 each step; a step is over once the lane is five points below it: one at the edge is not told twice.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
@@ -16,6 +15,7 @@ import msgspec
 from gateway.store.alert import Priority
 from gateway.uplink.base import Problems
 from gateway.uplink.lane import Lane
+from gateway.uplink.loop_time import loop_s
 
 LOOK_S: Final = 10.0  # between two weighings
 RATE_S: Final = 600.0  # the present rate is that of so long, or since the gateway knows
@@ -52,7 +52,7 @@ class Backlog:
     async def weigh(self) -> None:
         """Weigh every lane once and tell what is to be told."""
         for scale in self._scales:
-            await scale.weigh(asyncio.get_running_loop().time())
+            await scale.weigh(loop_s())
             scale.tell(self._problems)
 
     def waiting(self) -> dict[str, Waiting]:

@@ -12,7 +12,6 @@ Constraints:
   comes and goes would send the same for ever.
 """
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from gateway.uplink import message
 from gateway.uplink.base import ALERT, GapItem, Item, Outgoing, Refused
 from gateway.uplink.doubts import PASSED_MAX, Doubts
 from gateway.uplink.lane_source import LaneSource
+from gateway.uplink.loop_time import loop_s
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Lane:
         before = self.cursor
         self._advance()
         if self.cursor != before:
-            self._taken.append((_now_s(), self.cursor))
+            self._taken.append((loop_s(), self.cursor))
 
     def rewind(self) -> None:
         """The session has ended: what was acknowledged within the grace is sent once more."""
@@ -208,7 +208,7 @@ class Lane:
     async def save(self) -> None:
         """Bring the cursor into the store; where that fails it is tried again by the next call."""
         cursor = self._look_settled()
-        self.saved_s = _now_s()
+        self.saved_s = loop_s()
         if cursor == self._saved or self._epoch != self._source.epoch():
             return
         try:
@@ -236,7 +236,7 @@ class Lane:
 
     def _look_settled(self) -> int:
         """The highest sequence that needs no sending any more, whatever becomes of the session."""
-        now_s = _now_s()
+        now_s = loop_s()
         while self._taken and now_s - self._taken[0][0] >= self._keep_s:
             self._settled = self._taken.popleft()[1]
         self._settled = max(self._settled, min(self.cursor, self._again))
@@ -275,7 +275,3 @@ class Lane:
         if isinstance(item, GapItem):
             return item.first in self._done
         return item.seq in self._done or item.seq in self.doubts.parked
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

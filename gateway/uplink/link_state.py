@@ -1,6 +1,5 @@
 """Whether an uplink is up: said once to the log, the problems and the history's lanes."""
 
-import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from gateway.uplink.base import (
     TakenOverError,
 )
 from gateway.uplink.faults import FaultError
+from gateway.uplink.loop_time import loop_s
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class LinkState:
 
     def went_down(self, error: UplinkError) -> None:
         """It does not, for this reason; said again as often as one likes."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = loop_s()
         first = self._down_since_s is None
         since_s = now_s if self._down_since_s is None else self._down_since_s
         self._down_since_s = since_s

@@ -7,7 +7,6 @@ then on is, until the lane is empty. The pump alone moves cursors, by the verdic
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -44,8 +43,10 @@ from gateway.uplink.faults import session_error
 from gateway.uplink.gate import Gate
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import AlertLane, SampleLane
+from gateway.uplink.letter_worker import LetterWorker
 from gateway.uplink.letters import Letters
 from gateway.uplink.link_state import LinkState
+from gateway.uplink.loop_time import loop_s
 from gateway.uplink.resending import Resending
 from gateway.uplink.settling import Settling
 
@@ -121,8 +122,15 @@ class Pump:
             self._went_up,
             utc_ns,
         )
-        self._resending = Resending(config.id, config.lanes, ledger)
-        self._resend = asyncio.Event()
+        self._letter_worker = LetterWorker(
+            Resending(config.id, config.lanes, ledger),
+            self._lanes,
+            self._link,
+            self._batch,
+            self._settling,
+            self._send,
+            self._store_trouble,
+        )
         self._backlog = Backlog(config.id, self._lanes, problems, utc_ns)
         self._fresh_after = 0  # alerts up to here are historical
         self._gate = Gate()
@@ -150,7 +158,7 @@ class Pump:
 
     def nudge(self) -> None:
         """There may be something new to send."""
-        self._resend.set()
+        self._letter_worker.nudge()
         for wake in self._wakes.values():
             wake.set()
 
@@ -202,7 +210,7 @@ class Pump:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
                     start_child(group, partial(self._work, lane), f"{self._id}/{lane.name}")
-                start_child(group, self._work_letters, f"{self._id}/letters")
+                start_child(group, self._letter_worker.run, f"{self._id}/letters")
                 if isinstance(self._uplink, Watched):
                     start_child(group, partial(self._watch, self._uplink), f"{self._id}/watch")
         except Exception as error:  # noqa: BLE001  a fault in one uplink must not end the gateway
@@ -261,75 +269,28 @@ class Pump:
             except TimeoutError:
                 continue
 
-    async def _work_letters(self) -> None:
-        """Letters that people queued, where nothing but the backlog waits."""
-        first = [lane for lane in self._lanes if lane.name != BACKFILL]
-        while True:
-            self._resend.clear()
-            now_s = _now_s()
-            busy = now_s < self._link.hold_until_s or any(lane.ready(now_s) for lane in first)
-            if self._resending.pending and not busy and await self._send_letters():
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._resend.wait()
-
-    async def _send_letters(self) -> bool:
-        """True where there may be more to do at once."""
-        now_s = _now_s()
-        held = {lane.name for lane in self._lanes if now_s < lane.hold_until_s}
-        try:
-            name, outs = await self._resending.next(
-                1 if self._batch.singly else self._batch.window, held
-            )
-            if not outs:
-                return False
-            (lane,) = (lane for lane in self._lanes if lane.name == name)
-            cut: UnansweredError | None = None
-            alone = self._batch.singly or self._resending.singly(name)
-            try:
-                verdicts = await self._send(lane, outs, alone=alone)
-            except UnansweredError as error:
-                cut = error
-                verdicts = [Retry(reason=str(error), fault=error.fault)] * len(outs)
-            retry = await self._resending.settle(
-                name, outs, verdicts, self._settling.taken_s, lane.taken_s
-            )
-        except StoreError as error:
-            self._store_trouble(error)
-            return False
-        if retry:
-            # The lane may be free for all that, and the next try must not hold it up again.
-            after_s = max(retry.after_s, settling.REFUSED_RETRY_S)
-            self._resending.hold(name, self._link.slowly_s(after_s), retry.reason)
-            if cut:
-                raise cut
-            if not retry.denied:
-                self._settling.pause(lane, retry)
-        return retry is None
-
     def _may_send(self, lane: Lane) -> bool:
-        now_s = _now_s()
+        now_s = loop_s()
         if now_s < self._link.hold_until_s or not lane.ready(now_s):
             return False
         before = self._lanes[: self._lanes.index(lane)]
         return not any(other.ready(now_s) for other in before)
 
     def _until_next_try_s(self, lane: Lane) -> float:
-        held_s = max(self._link.hold_until_s, lane.hold_until_s) - _now_s()
+        held_s = max(self._link.hold_until_s, lane.hold_until_s) - loop_s()
         return min(held_s, LOOK_S) if held_s > 0 else LOOK_S
 
     async def _send_some(self, lane: Lane) -> None:
         try:
-            if seq := lane.doubts.due(_now_s()):
+            if seq := lane.doubts.due(loop_s()):
                 await self._try_parked(lane, seq)
             else:
                 await self._send_next(lane)
             self._store_failed = False
         except StoreError as error:
             self._store_trouble(error)
-            lane.hold_until_s = max(lane.hold_until_s, _now_s() + settling.STORE_RETRY_S)
-        if not lane.pending or _now_s() - lane.saved_s >= SAVE_S:
+            lane.hold_until_s = max(lane.hold_until_s, loop_s() + settling.STORE_RETRY_S)
+        if not lane.pending or loop_s() - lane.saved_s >= SAVE_S:
             await lane.save()
 
     async def _send_next(self, lane: Lane) -> None:
@@ -342,7 +303,7 @@ class Pump:
             audit_head=self._ledger.audit_head,
         )
         if not outs:
-            lane.hold_until_s = _now_s() + settling.STORE_RETRY_S
+            lane.hold_until_s = loop_s() + settling.STORE_RETRY_S
             return
         if place:
             outs = outs[-1:]
@@ -364,13 +325,13 @@ class Pump:
         if why is None:
             await self._send_and_settle(lane, [out], alone=True)
             return
-        lane.doubts.postpone(seq, _now_s() + settling.REFUSED_RETRY_S)
+        lane.doubts.postpone(seq, loop_s() + settling.REFUSED_RETRY_S)
         if self._settling.may_set_aside():
             refused = Refused(why.fault, why.detail)
             await self._settling.set_aside(lane, [(out, refused)], proven=True)
 
     async def _send_and_settle(self, lane: Lane, outs: Sequence[Outgoing], *, alone: bool) -> None:
-        started_s = _now_s()
+        started_s = loop_s()
         try:
             verdicts = await self._send(lane, outs, alone=alone)
         except UnansweredError as error:
@@ -378,7 +339,7 @@ class Pump:
                 self._settling.failed(lane, outs[0], Retry(0.0, str(error), fault=error.fault))
             raise
         if lane.name == BACKFILL:
-            self._batch.pace(_now_s() - started_s)
+            self._batch.pace(loop_s() - started_s)
         open_ = [verdict for verdict in verdicts if isinstance(verdict, Retry)]
         if len(open_) < len(outs):
             self._batch.known(len(outs) - len(open_))
@@ -406,7 +367,7 @@ class Pump:
 
     def _is_free(self, lane: Lane) -> bool:
         """Whether it has something that the platform may take now."""
-        held = lane.denied or lane.doubts.stuck or not lane.ready(_now_s())
+        held = lane.denied or lane.doubts.stuck or not lane.ready(loop_s())
         return lane.waiting > 0 and not held
 
     async def _look_after(self) -> None:
@@ -448,7 +409,3 @@ def _lanes(config: "UplinkConfig", ledger: AlertSource, history: SampleSource) -
         for name in LANES
         if name in config.lanes
     ]
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

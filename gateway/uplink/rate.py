@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from gateway.uplink.base import ALERT
+from gateway.uplink.loop_time import loop_s
 
 _LOOK_S: Final = 0.05  # how soon a sample looks again while alerts wait
 
@@ -32,14 +33,10 @@ class RateLimit:
             async with self._turns[urgent]:
                 while (wait_s := self._wait_s(urgent=urgent)) > 0:  # noqa: ASYNC110  time is it
                     await asyncio.sleep(wait_s)
-                self._free_s = max(self._free_s, _now_s()) + cost_s
+                self._free_s = max(self._free_s, loop_s()) + cost_s
         finally:
             self._alerts -= urgent
 
     def _wait_s(self, *, urgent: bool) -> float:
-        left_s = self._free_s - _now_s()
+        left_s = self._free_s - loop_s()
         return max(left_s, _LOOK_S) if self._alerts and not urgent else left_s
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,7 +8,6 @@ times, something having been taken between each two, is a dead letter again. So 
 denied, where that was something of its own lane; the next letter is tried between.
 """
 
-import asyncio
 import logging
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from gateway.uplink.base import (
 )
 from gateway.uplink.doubts import TRIES
 from gateway.uplink.letters import printable
+from gateway.uplink.loop_time import loop_s
 
 if TYPE_CHECKING:
     from gateway.store.letter import Letter
@@ -72,7 +72,7 @@ class Resending:
     def hold(self, lane: str, seconds: float, why: str) -> None:
         """Send none of this lane's for so long."""
         _LOGGER.info("%s: letters of %s wait: %s", self._uplink, lane, printable(why))
-        self._hold_until_s[lane] = _now_s() + seconds
+        self._hold_until_s[lane] = loop_s() + seconds
 
     def singly(self, lane: str) -> bool:
         """Whether this lane's go one by one, with nothing else under way."""
@@ -83,7 +83,7 @@ class Resending:
 
         ``held``: lanes that are to wait themselves.
         """
-        now_s = _now_s()
+        now_s = loop_s()
         letters = await self._ledger.letters_to_send(self._uplink)
         for letter in letters:
             if letter.lane not in self._lanes:
@@ -121,7 +121,7 @@ class Resending:
         self._count_known(lane, known)
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
-                self._taken_s[lane] = _now_s()
+                self._taken_s[lane] = loop_s()
                 await self._ledger.letter_sent(self._uplink, lane, out.epoch, out.item.seq)
             elif isinstance(verdict, Refused):
                 await self._ledger.letter_refused(
@@ -161,7 +161,7 @@ class Resending:
             found = self._doubted[lane] = _Doubted(out.epoch, out.item.seq)
         if not found.tries or taken_s > found.tried_s:
             found.tries += 1
-        found.tried_s = _now_s()
+        found.tried_s = loop_s()
         found.rests = True
         if found.tries >= TRIES:
             await self._ledger.letter_refused(
@@ -180,7 +180,3 @@ def _out(letter: "Letter", audit_head: str) -> Outgoing:
     kind = AlertItem if letter.lane == ALERT else KeptItem
     item = kind(letter.seq, letter.body)
     return Outgoing(item, epoch=letter.epoch, historical=True, audit_head=audit_head)
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

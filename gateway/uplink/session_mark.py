@@ -5,11 +5,12 @@ puts a mark of its own into the retained status; one that finds another's there,
 its own, was taken over.
 """
 
-import asyncio
 import secrets
 from typing import Any, Final
 
 import msgspec
+
+from gateway.uplink.loop_time import loop_s
 
 LOOK_S: Final = 10.0  # between two looks
 TOLD_S: Final = 600.0  # told until so long has passed without another one
@@ -37,7 +38,7 @@ class SessionMark:
 
     def worth_a_look(self) -> bool:
         """Whether to look who said the status last; not at each session of a link that flaps."""
-        now_s = _now_s()
+        now_s = loop_s()
         if not self.doubted or (self._looked_s is not None and now_s - self._looked_s < LOOK_S):
             return False
         self._looked_s = now_s
@@ -55,15 +56,11 @@ class SessionMark:
 
     def taken_over(self) -> None:
         """It was."""
-        self._taken_s = _now_s()
+        self._taken_s = loop_s()
 
     @property
     def contested(self) -> bool:
         """Whether that was lately."""
         if self._taken_s is None:
             return False
-        return _now_s() - self._taken_s < TOLD_S
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
+        return loop_s() - self._taken_s < TOLD_S

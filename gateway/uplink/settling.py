@@ -8,7 +8,6 @@ no proof, but holds nothing that is proven otherwise. The letter and the alert a
 before the cursor moves.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -30,6 +29,7 @@ from gateway.uplink.doubts import TRIES
 from gateway.uplink.lane import Lane
 from gateway.uplink.letters import ONE_EVERY_S, Letters, marker_of, printable
 from gateway.uplink.link_state import LinkState
+from gateway.uplink.loop_time import loop_s
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Settling:
         retry: Retry | None = None
         for out, verdict in zip(outs, verdicts, strict=True):
             if isinstance(verdict, Accepted):
-                lane.doubts.accepted(_key_of(out.item), _now_s())
+                lane.doubts.accepted(_key_of(out.item), loop_s())
                 lane.done(out.item)
                 accepted += 1
             elif isinstance(verdict, Refused):
@@ -116,7 +116,7 @@ class Settling:
         """It was sent alone and nobody says whose fault it is. True: no other lane need wait."""
         if not why.fault:
             return False
-        now_s, doubts, seq = _now_s(), lane.doubts, _key_of(out.item)
+        now_s, doubts, seq = loop_s(), lane.doubts, _key_of(out.item)
         marker = isinstance(out.item, GapItem)
         stamp_ns = message.stamp_ns(out)
         doubts.failed(seq, why.fault, why.reason, stamp_ns, now_s, marker=marker, denied=why.denied)
@@ -137,7 +137,7 @@ class Settling:
 
     def may_set_aside(self) -> bool:
         """Whether there is a letter left."""
-        return self._letters.left(_now_s()) > 0
+        return self._letters.left(loop_s()) > 0
 
     async def set_aside(
         self, lane: Lane, refused: Sequence[tuple[Outgoing, Refused]], *, proven: bool
@@ -147,9 +147,9 @@ class Settling:
         ``proven``: it has taken something of the lane, and need not take the markers. Raises
         StoreError where a letter is not kept, UnansweredError where the markers end the session.
         """
-        refused = refused[: self._letters.left(_now_s())]
+        refused = refused[: self._letters.left(loop_s())]
         if not refused:
-            lane.hold_until_s = _now_s() + ONE_EVERY_S
+            lane.hold_until_s = loop_s() + ONE_EVERY_S
             return
         markers = [marker_of(out, why, self._utc_ns()) for out, why in refused]
         cut: UnansweredError | None = None
@@ -174,7 +174,7 @@ class Settling:
     ) -> None:
         """The letters, where it was shown that something is taken. ``verdicts``: on the markers."""
         if any(isinstance(verdict, Accepted) for verdict in verdicts):
-            lane.doubts.accepted(0, _now_s())
+            lane.doubts.accepted(0, loop_s())
         elif not proven:
             lane.refused.clear()  # they are tried again, in company: one that passes is a proof
             lane.doubted = True
@@ -187,7 +187,7 @@ class Settling:
                 await self._letters.keep(lane.name, out, why)
                 lane.done(out.item)
         except StoreError:
-            lane.hold_until_s = _now_s() + STORE_RETRY_S
+            lane.hold_until_s = loop_s() + STORE_RETRY_S
             raise
         finally:
             self._link.progress()
@@ -196,21 +196,21 @@ class Settling:
     def pause(self, lane: Lane, why: Retry, accepted: int = 0) -> None:
         """``denied`` holds the lane alone, anything else the whole link."""
         if not why.denied:
-            until_s = _now_s() + max(why.after_s, self._link.backoff_s())
+            until_s = loop_s() + max(why.after_s, self._link.backoff_s())
             self._link.hold_until_s = max(self._link.hold_until_s, until_s)
             if not accepted:
                 self._link.went_down(UplinkError(why.reason or "it asks us to wait"))
             return
         # Held over the end of the session, too: some brokers end it after every refused publish.
         lane.denied = printable(why.reason)
-        lane.hold_until_s = _now_s() + self._link.slowly_s(why.after_s)
+        lane.hold_until_s = loop_s() + self._link.slowly_s(why.after_s)
         self._problems.raised("uplink", f"{self._uplink}/{lane.name}", lane.denied)
         if all(other.denied for other in self._lanes):
             self._link.went_down(UplinkError(lane.denied))
 
     def _taken(self, lane: Lane) -> None:
         """The other end takes what this lane has."""
-        self.taken_s = lane.taken_s = _now_s()
+        self.taken_s = lane.taken_s = loop_s()
         for other in self._lanes:
             lonely = other.doubts.stuck and other.waiting <= 1
             if other is not lane and lonely and not other.doubts.denied:
@@ -239,7 +239,3 @@ def _wait_for_markers(lane: Lane, verdicts: Sequence[Verdict]) -> Retry | None:
 
 def _key_of(item: Item) -> int:
     return item.first if isinstance(item, GapItem) else item.seq
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.uplink import doubts, http_answer, link_state, pump, settling
+from gateway.uplink import doubts, http_answer, letter_worker, link_state, pump, settling
 from tests.helpers.pumping import Bench
 
 
@@ -21,6 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
     monkeypatch.setattr(http_answer, "DENIED_RETRY_S", 0.05)
     monkeypatch.setattr(pump, "LOOK_S", 0.02)
+    monkeypatch.setattr(letter_worker, "LOOK_S", 0.02)
     monkeypatch.setattr(doubts, "HOLD_S", 0.01)
     monkeypatch.setattr(doubts, "HOLD_S_MAX", 0.04)
     monkeypatch.setattr(doubts, "EVERY_S", 0.05)
