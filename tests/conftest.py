@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Set
@@ -28,6 +29,8 @@ def pytest_configure() -> None:
     """Mark every process that comes from this run, whoever its parent is by then."""
     name, _, value = MARK.partition("=")
     os.environ[name] = value
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, or nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child would hear Ctrl-C
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

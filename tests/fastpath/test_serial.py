@@ -229,9 +229,16 @@ async def test_after_a_partial_frame_the_next_poll_is_good(
 
         bus.wire = cut_once
         view = view_of(guard)
-        await guard.until(lambda: bool(cut) and view.slot(0).value != pytest.approx(0.4))
+        # On a busy machine it may be stale, and so 0, before the next poll comes.
+        await guard.until(
+            lambda: (
+                bool(cut)
+                and view.slot(0).quality == Quality.GOOD
+                and view.slot(0).value != pytest.approx(0.4)
+            )
+        )
         assert view.slot(0).value == pytest.approx(0.6)
-        assert view.device(0).timeouts == 1
+        assert view.device(0).timeouts >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """kill -9 at every start: the guard goes on at once, heavy work waits longer, people are told."""
 
+import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,12 @@ class Manager:
         self._socket.close()
 
 
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with contextlib.closing(Manager(tmp_path / "notify")) as listening:
+        yield listening
+
+
 @pytest_asyncio.fixture
 async def device(tmp_path: Path) -> AsyncIterator[ModbusServer]:
     async with ModbusServer(tmp_path / "requests") as server:
@@ -58,9 +65,8 @@ def restarts(site: Site) -> list[str]:
 
 
 async def test_kills_at_the_start_are_counted_told_and_spaced_out(
-    tmp_path: Path, device: ModbusServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, device: ModbusServer, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = Manager(tmp_path / "notify")
     async with Site(tmp_path, site_text([device.address])) as site:
         await site.start()
         await site.ready()
@@ -98,4 +104,3 @@ async def test_kills_at_the_start_are_counted_told_and_spaced_out(
         assert (await site.get("/status"))["gateway_process"]["unclean_ends"] == 0
         await until("its end", lambda: restarts(site) == ["raised", "cleared"])
         assert site.log_text().count("the databases are opened in") <= KILLS
-    manager.close()
