@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -80,6 +81,7 @@ def own_identities(state_dir: Path, *, now: datetime | None = None) -> list[Iden
 
 def _own(folder: Path, now: datetime) -> list[Identity]:
     _make_folder(folder, 0o700)
+    _keep_private(folder / "key.pem")
     found = [_load(path, folder / "key.pem") for path in _newest_first(folder)]
     alive = [each for each in found if each.certificate.not_valid_after_utc > now]
     # One that was made while our clock was ahead comes last; while it is behind all are alike.
@@ -90,6 +92,13 @@ def _own(folder: Path, now: datetime) -> list[Identity]:
         with contextlib.suppress(OSError):  # the old one is good until its end
             alive.insert(0, _make(folder, now))
     return alive
+
+
+def _keep_private(key: Path) -> None:
+    """A key that came back from a copy may have lost its mode."""
+    with contextlib.suppress(FileNotFoundError):
+        if key.stat().st_mode & 0o077:
+            key.chmod(0o600)
 
 
 def load_identity(cert_path: Path, key_path: Path) -> Identity:
@@ -106,7 +115,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     try:
         data = path.read_bytes()[:CERTIFICATE_BYTES_MAX]
         pem = data.lstrip().startswith(b"-----BEGIN")
-        return x509.load_pem_x509_certificate(data) if pem else first_certificate(data)
+        return _whole(x509.load_pem_x509_certificate(data)) if pem else first_certificate(data)
     except (OSError, ValueError) as error:
         text = f"certificate {path}: {error}"
         raise LinkError(text) from None
@@ -117,7 +126,22 @@ def first_certificate(der: bytes) -> x509.Certificate:
     if len(der) < 4 or der[0] != 0x30 or der[1] != 0x82:
         text = "found no certificate"
         raise ValueError(text)
-    return x509.load_der_x509_certificate(der[: 4 + int.from_bytes(der[2:4], "big")])
+    return _whole(x509.load_der_x509_certificate(der[: 4 + int.from_bytes(der[2:4], "big")]))
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """A certificate whose parts can all be read: the library looks at most of them only then.
+
+    Raises ValueError.
+    """
+    try:
+        certificate.public_key()
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from None
+    certificate.subject.rfc4514_string()
+    certificate.issuer.rfc4514_string()
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
 
 
 def utc_now() -> datetime:
@@ -152,8 +176,18 @@ def days_left(certificate: x509.Certificate) -> int:
 
 
 def trusted(state_dir: Path, device: str) -> list[x509.Certificate]:
-    """The certificates that people trust for a device. Raises LinkError for an unreadable one."""
-    return [load_certificate(path) for path in _newest_first(_trusted_folder(state_dir, device))]
+    """The certificates of a device's folder, the one that people trust first.
+
+    That is the newest: what was trusted before it may be left by a loss of power. Raises LinkError
+    for an unreadable one.
+    """
+    found = _trusted_folder(state_dir, device).glob("*.pem")
+    try:
+        newest = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    except OSError as error:
+        text = f"the trust list in {state_dir}: {error.strerror}"
+        raise LinkError(text) from None
+    return [load_certificate(path) for path in newest]
 
 
 def trust(state_dir: Path, device: str, certificate: x509.Certificate) -> Path:

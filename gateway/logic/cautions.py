@@ -40,6 +40,12 @@ def cautions(
         if device.item.driver == SIM:
             text = f'found "{SIM}": no such device is there, and nothing that it shows is real'
             found.add(device.origin, ("driver",), text)
+        if device.item.insecure:
+            text = "found true: everybody on that network can read and write there, or stand in"
+            found.add(device.origin, ("insecure",), text)
+        if device.item.insecure and device.item.credentials:
+            text = "found it without security: a password may go readable, to whoever answers there"
+            found.add(device.origin, ("credentials",), text)
     _outputs(draft, devices, found)
     _fallbacks(draft, devices, found)
     _look_alikes(draft, buses, causes, found)

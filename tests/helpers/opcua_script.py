@@ -80,7 +80,7 @@ class ScriptedServer:
         message.SequenceNumber = number or self.sequence + (0 if values else 1)
         for name, value in more.items():
             setattr(message, name, value)
-        self._answer(request, request_id, response)
+        self.answer(request, request_id, response)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
@@ -131,7 +131,7 @@ class ScriptedServer:
     def give_back(self) -> None:
         """Refuse the oldest Publish where there are two: there is room for one only."""
         if len(self._publish) > 1:
-            self._answer(*self._publish.pop(0), ua.StatusCodes.BadTooManyPublishRequests)
+            self.answer(*self._publish.pop(0), ua.StatusCodes.BadTooManyPublishRequests)
 
     def get_new_channel_id(self) -> int:
         """As the library's connection asks it."""
@@ -160,12 +160,13 @@ class ScriptedServer:
         else:
             response = self.answered(name, request)
         if response is not None:
-            self._answer(request, request_id, response)
+            self.answer(request, request_id, response)
 
     async def _answer_later(self, request: Any, request_id: int, response: Any) -> None:
-        self._answer(request, request_id, await response)
+        self.answer(request, request_id, await response)
 
-    def _answer(self, request: Any, request_id: int, response: Any) -> None:
+    def answer(self, request: Any, request_id: int, response: Any) -> None:
+        """Say this to that."""
         if isinstance(response, int):
             code, response = response, ua.ServiceFault()
             response.ResponseHeader.ServiceResult = ua.StatusCode(code)
@@ -252,12 +253,12 @@ def as_data(value: Any) -> ua.DataValue:
 @asynccontextmanager
 async def scripted() -> AsyncIterator[ScriptedServer]:
     """One, for as long as the block lasts."""
-    server, served = ScriptedServer(), set[asyncio.Task[None]]()
+    server, served = ScriptedServer(), dict[asyncio.StreamWriter, asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        served.add(task)
+        served[writer] = task
         server.open += 1
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -272,6 +273,6 @@ async def scripted() -> AsyncIterator[ScriptedServer]:
         yield server
     finally:
         listener.close()
-        for task in served:
-            task.cancel()
-        await asyncio.gather(*served, return_exceptions=True)
+        for writer in served:
+            writer.transport.abort()
+        await asyncio.gather(*served.values())

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from drivers.opcua_client import OpcUaClient
 from drivers.opcua_link import LinkSettings, OpcUaLink, server_certificate
 from gateway.__main__ import main
 from gateway.site.credentials import load_credentials
+from tests.helpers.certificates import make_authority
 from tests.helpers.opcua_server import OpcUaServer, opcua_server
 from tests.helpers.unsecret import no_secrets
 
@@ -254,7 +256,39 @@ async def test_our_own_certificate_is_renewed_and_the_old_one_offered_until_its_
     assert told == [first, second], "what a clock ahead of time has made waits for its time"
     ago = now - dt.timedelta(days=20_000)
     assert certificates.own_identities(tmp_path, now=ago) == [second, first], "nor is one made"
-    assert (tmp_path / "opcua" / "own" / "key.pem").stat().st_mode & 0o777 == 0o600
+    key = tmp_path / "opcua" / "own" / "key.pem"
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.chmod(0o644)
+    assert certificates.own_identities(tmp_path, now=now)
+    assert key.stat().st_mode & 0o777 == 0o600, "as it was"
+
+
+def test_what_was_trusted_last_counts_whatever_a_loss_of_power_left(tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        path, _ = make_certificate(tmp_path / name, (-1, 10))
+        made.append(certificates.load_certificate(path))
+    for before, after in (made, made[::-1]):
+        left = certificates.trust(tmp_path, "dcs", before)
+        text, times = left.read_bytes(), left.stat()
+        certificates.trust(tmp_path, "dcs", after)
+        left.write_bytes(text)
+        os.utime(left, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert certificates.trusted(tmp_path, "dcs")[0] == after
+
+
+@pytest.mark.parametrize("oid", ["2b8104000a", "2b81040063"], ids=["another curve", "no curve"])
+def test_a_certificate_of_a_key_that_nobody_knows_is_none(tmp_path: Path, oid: str) -> None:
+    issue_ec = make_authority(tmp_path) / "server.pem"
+    der = x509.load_pem_x509_certificate(issue_ec.read_bytes()).public_bytes(
+        serialization.Encoding.DER
+    )
+    prime256 = bytes.fromhex("06082a8648ce3d030107")
+    assert prime256 in der
+    strange = der.replace(prime256, b"\x06\x08" + bytes.fromhex(oid).ljust(8, b"\x01"))
+    with pytest.raises(ValueError, match=r".+"):
+        certificates.first_certificate(strange)
 
 
 async def test_a_server_that_does_not_know_the_renewed_certificate_gets_the_old_one(
