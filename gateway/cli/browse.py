@@ -47,7 +47,8 @@ def browse(args: argparse.Namespace) -> int:
 
     target = target_of(args.device, [args.node] if args.node else [], args.site)
     if target.device.driver != "opcua":
-        text = f"{args.device}: found {target.device.driver}, expected an OPC UA server"
+        driver = target.device.driver
+        text = f"{args.device}: found {driver}, expected an OPC UA server (scan finds Modbus)"
         raise ConfigError([text])
     new_file(args.emit)
     start = target.points[0].point.address if target.points else OBJECTS

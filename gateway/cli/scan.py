@@ -68,9 +68,9 @@ def scan(args: argparse.Namespace) -> int:
     """Scan; 1 where nothing answered. Raises GatewayError where the address is away."""
     target = target_of(args.device, [], args.site)
     if not target.modbus:
-        raise ConfigError(
-            [f"{args.device}: found {target.device.driver}, expected a Modbus device"]
-        )
+        driver = target.device.driver
+        text = f"{args.device}: found {driver}, expected a Modbus device (browse shows OPC UA)"
+        raise ConfigError([text])
     if target.points:
         text = f"found the point {target.points[0].label}, expected an address alone"
         raise ConfigError([f"{args.device}: {text}; --registers says where to look"])

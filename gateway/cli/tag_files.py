@@ -121,7 +121,9 @@ def _show(args: argparse.Namespace, found: "TagImport") -> None:
     if found.guessed:
         print(f"note: it is no UTF-8 and was read as {found.guessed}: look at its letters")
     if found.left_out:
-        print(plain(f"note: columns that mean nothing here: {', '.join(found.left_out)}"))
+        names, more = found.left_out[:NOTES_MAX], len(found.left_out) - NOTES_MAX
+        also = f" and {more} more" if more > 0 else ""
+        print(plain(f"note: columns that mean nothing here: {', '.join(names)}{also}"))
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     print(f"{words or 'no rows'}" + ("" if args.write else "; nothing is written without --write"))
 

@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -77,14 +78,14 @@ def translated(row: TagRow, *, modbus: Callable[[str], int | None], device: str 
         cells["device"] = device
     if "range" in cells:
         _part_range(cells)
-    ident = _ident(cells.get("id", ""))
-    changes = {"id": ident}
-    numeric = type_of(cells.get("type", "")) not in ("", "bool")
+    changes = {"id": _ident(_narrow(cells.get("id", "")))}
+    kind = type_of(_narrow(cells.get("type", "")))
     base = modbus(cells.get("device", ""))
-    if base is not None:
-        changes["address"] = address_of(cells.get("address", ""), base, numeric=numeric)
-    changes["type"] = type_of(cells.get("type", ""))
-    changes["order"] = order_of(cells.get("order", ""))
+    if base is not None:  # a node of OPC UA is its server's own text
+        address, numeric = _narrow(cells.get("address", "")), kind not in ("", "bool")
+        changes["address"] = address_of(address, base, numeric=numeric)
+    changes["type"] = kind
+    changes["order"] = order_of(_narrow(cells.get("order", "")))
     for name, good in changes.items():
         given = cells.get(name, "")
         if good != given:
@@ -172,6 +173,11 @@ def _below(
             complaints.at_line(table.file, row_number, "", text)
         table.rows.append(TagRow(row_number, cells))
     return table
+
+
+def _narrow(text: str) -> str:
+    """Full-width letters, digits and signs, as Chinese keyboards give them, as the usual ones."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def _ident(text: str) -> str:

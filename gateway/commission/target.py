@@ -41,6 +41,7 @@ _MODBUS_POINT: Final = re.compile(
     r"(?:-(?P<last>0[xX][0-9a-fA-F]{1,8}|[0-9]{1,8}))?(?::(?P<type>[A-Za-z][A-Za-z0-9]*))?"
     r"(?::(?P<order>[A-D]{4}))?"
 )
+_BOOLEAN: Final = re.compile(r"=|/[0-9]+:[^/]+$")  # before :bool; 1:bool ends a browse path
 _POINT_SEGMENT: Final = re.compile(r"[a-z]{1,2}:.*")
 
 
@@ -127,6 +128,9 @@ def parse_points(device: Device, text: str) -> list[TargetPoint]:
     """The points that a text such as ``hr:100-109:float32:CDAB`` names. Raises PointError."""
     if "max_registers" in DRIVERS[device.driver].device_keys:
         return _modbus_points(device, text)
+    node, _, kind = text.rpartition(":")
+    if kind == "bool" and _BOOLEAN.search(node):
+        return [_checked(device, TargetPoint(text, Point(address=node, type=kind)))]
     return [_checked(device, TargetPoint(text, Point(address=text)))]
 
 
@@ -158,7 +162,7 @@ def _bare(url: str, points: Sequence[str]) -> Target:
     if device.line is None and "line" in kind.device_keys:
         device = structs.replace(device, line=Line())
     texts = [*([point] if point else []), *points]
-    found = [one for text in texts for one in parse_points(device, text)]
+    found = _every(texts, lambda text: parse_points(device, text))
     _check_count(found)
     name = place if scheme == "opc.tcp" else f"{scheme}://{place}/{device.unit}"
     return Target(name, device, tuple(found), unit_named=unit is not None)
@@ -245,19 +249,38 @@ def _value(text: str) -> Any:
 
 def _site_points(config: Config, device: Device, points: Sequence[str]) -> tuple[TargetPoint, ...]:
     tags = {tag.id: tag for tag in config.tag if tag.device == device.id and tag.point is not None}
-    found: list[TargetPoint] = []
-    for text in points:
+
+    def points_of(text: str) -> list[TargetPoint]:
         tag = tags.get(text)
         if tag is not None and tag.point is not None:
-            found.append(_checked(device, TargetPoint(text, tag.point, tag.range, tag.unit)))
-            continue
+            return [_checked(device, TargetPoint(text, tag.point, tag.range, tag.unit))]
         try:
-            found += parse_points(device, text)
+            return parse_points(device, text)
         except PointError as error:
             near = did_you_mean(text, tags)
             raise PointError(key="", text=f"{error}, or one of its tags{near}") from None
+
+    found = _every(points, points_of)
     _check_count(found)
     return tuple(found)
+
+
+def _every(
+    texts: Sequence[str], points_of: Callable[[str], list[TargetPoint]]
+) -> list[TargetPoint]:
+    """The points of all texts. Raises ExceptionGroup of every PointError, each with its text."""
+    found: list[TargetPoint] = []
+    errors: list[PointError] = []
+    for text in texts:
+        try:
+            found += points_of(text)
+        except PointError as error:
+            said = str(error) if text in str(error) else f"{text}: {error}"
+            errors.append(PointError(key=error.key, text=said))
+    if errors:
+        msg = "points"
+        raise ExceptionGroup(msg, errors)
+    return found
 
 
 def _modbus_points(device: Device, text: str) -> list[TargetPoint]:
@@ -329,5 +352,5 @@ def _in_one_line(where: str, make: Callable[[], _T]) -> _T:
     except RequestError as error:
         raise ConfigError([f"{where}: {error}"]) from None
     except ExceptionGroup as group:  # every error of a device at once
-        told = [str(error) for error in group.exceptions]
-        raise ConfigError([f"{where}: {line}" for line in told]) from None
+        told = [f"{getattr(error, 'key', '')}: {error}" for error in group.exceptions]
+        raise ConfigError([f"{where}: {line.removeprefix(': ')}" for line in told]) from None

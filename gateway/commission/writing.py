@@ -107,7 +107,9 @@ async def write_and_read_back(target: Target, value: float, around: "Surrounding
             acknowledged, trouble = True, ""
         except DriverError as error:
             acknowledged, trouble = False, str(error)
-            refused = isinstance(error, ExceptionReply) and error.code in REFUSALS
+            refused = isinstance(error, RequestError) or (  # not sent, or not taken
+                isinstance(error, ExceptionReply) and error.code in REFUSALS
+            )
         if acknowledged:
             try:
                 return Written(acknowledged, (await device.read())[0])

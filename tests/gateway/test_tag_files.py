@@ -117,6 +117,27 @@ def test_a_vendors_list_becomes_tags(desk: Desk, encoding: str, separator: str) 
     assert (code, out.splitlines()[-1]) == (0, "5 same")
 
 
+def test_full_width_letters_and_digits(desk: Desk) -> None:
+    text = (
+        "位号，设备，地址，类型\n".replace("，", ",")
+        + "ＣＨ４．Ｔ１,plc,３０１０１,ＲＥＡＬ\nx,plc,ｈｒ：５,\n"
+    )
+    code, out, err = desk.imported(text, "--write")
+    assert code == 0, err
+    assert "row 2: ３０１０１ is ir:100" in out
+    tags = desk.tags()
+    assert tags["ch4.t1"].point == Point(address="ir:100", type="float32")
+    assert tags["x"].point == Point(address="hr:5")
+
+
+def test_columns_that_mean_nothing_are_not_all_told(desk: Desk) -> None:
+    wide = ",".join(["id", "device", "address", *(f"x{i}" for i in range(500))])
+    code, out, _ = desk.imported(f"{wide}\n")
+    assert code == 0
+    assert "x19 and 480 more" in out
+    assert "x20" not in out
+
+
 WESTERN = """Name;Register;Type;Units;Min;Max;Scaling
 Füllstand;40001;REAL;m;0;12,5;
 Temperatur;40003;REAL;°C;-50;150;

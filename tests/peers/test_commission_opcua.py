@@ -86,6 +86,14 @@ async def test_reads_and_writes_by_address(server: OpcUaServer, shell: Shell) ->
     assert "20.5 -> 31.25, read back 31.25" in answer.out
     assert server.get("temp") == 31.25
     assert (shell.state / "writes.jsonl").exists()
+    # A boolean says so behind its node; a number that it cannot hold is not sent.
+    answer = await shell.run(f"read {url} ns=1;s=flag:bool ns=1;s=flag --json")
+    assert [(one["value"], one["quality"]) for one in answer.json()] == [(1, "GOOD"), (None, "BAD")]
+    assert 'a boolean needs type = "bool"' in answer.json()[1]["note"]
+    answer = await shell.run(f"write {url} ns=1;s=flag 3 --yes")
+    assert (answer.code, "takes 0 or 1" in answer.err) == (1, True), answer
+    answer = await shell.run(f"write {url} ns=1;s=flag:bool off --yes")
+    assert (answer.code, "1 -> 0, read back 0" in answer.out) == (0, True), answer
     answer = await shell.run(f"watch '{url}#ns=1;s=temp' --every 100ms --for 1s")
     assert (answer.code, answer.out.split()[1:3]) == (0, ["ns=1;s=temp", "31.25"])
 

@@ -112,6 +112,16 @@ async def test_what_the_device_refuses_is_said_of_the_point(
     assert last["uint16"] == 0
 
 
+def test_every_wrong_point_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from gateway.__main__ import main
+
+    assert main(["read", "tcp://h/1", "hr:1", "hr:2:text", "hr:70000", "foo"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for part, line in zip(("hr:2:text", "hr:70000", "foo"), lines, strict=True):
+        assert part in line
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
