@@ -23,6 +23,7 @@ from gateway.view.server import ViewServer, base_url
 from tests.helpers.gateway_parts import gateway_of
 from tests.helpers.live_guard import LiveGuard
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.ports import free_port
 
 WAIT_S = 10.0
 
@@ -229,7 +230,7 @@ async def test_a_port_in_use_is_a_problem_and_heals(
 ) -> None:
     monkeypatch.setattr("gateway.view.server.RETRY_S_FIRST", 0.02)
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", free_port()))
         other.listen()
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         gateway = gateway_of(guard, listen)

@@ -21,6 +21,7 @@ from fastpath.codes import InterlockState
 from gateway.store.ledger import Ledger
 from tests.helpers.harness import CONTACT, GAS, ROOT, Site, site_text, until
 from tests.helpers.modbus_server import ModbusServer
+from tests.helpers.ports import free_port
 
 STOP_WITHIN_S = 3.0
 
@@ -59,15 +60,9 @@ async def site(tmp_path: Path, server: ModbusServer) -> AsyncIterator[Site]:
 @pytest.fixture
 def taken_port() -> Iterator[socket.socket]:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", free_port()))
         listener.listen(1)
         yield listener
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def alive(pid: int) -> bool:
@@ -245,7 +240,7 @@ async def test_what_is_missing_is_told_and_stops_nothing(
     text = site_text([server.address], url="https://127.0.0.1:9/", extra="")
     text = text.replace('listen = "127.0.0.1:0"', f'listen = "{listen}"')
     text = text.replace('kind = "http"', 'kind = "http"\ncredentials = "platform"')
-    text += SLOW_DEVICE.format(address=free_address())
+    text += SLOW_DEVICE.format(address=f"127.0.0.1:{free_port()}")
     async with Site(tmp_path, text) as site:
         await site.start()
         await site.ready()

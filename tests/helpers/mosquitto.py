@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import aiomqtt
 
+from tests.helpers.ports import free_port
 from tests.helpers.programs import find
 
 READY_S = 5.0
@@ -31,7 +31,7 @@ class Mosquitto:
         lines: Sequence[str] = (),
         certificates: Path | None = None,
     ) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -159,10 +159,3 @@ class Subscriber:
                 async with self._came:
                     self.received.append((name, json.loads(message.payload)))
                     self._came.notify_all()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

@@ -1,11 +1,11 @@
 """Debian's nginx on a free loopback port, in front of a platform."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.helpers.ports import free_port
 from tests.helpers.programs import find
 
 READY_S = 5.0
@@ -16,7 +16,7 @@ async def nginx(
     folder: Path, *locations: str, tls: Path | None = None, http: Sequence[str] = ()
 ) -> AsyncIterator[str]:
     """Its URL. ``tls``: a folder of certificates, of whose authority it asks for one, too."""
-    port = _free_port()
+    port = free_port()
     listen = f"listen 127.0.0.1:{port}{' ssl' if tls else ''};"
     secure = (
         f"ssl_certificate {tls}/server.pem; ssl_certificate_key {tls}/server-key.pem;"
@@ -60,10 +60,3 @@ async def _listens(port: int, process: asyncio.subprocess.Process) -> None:
             writer.close()
             await writer.wait_closed()
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
