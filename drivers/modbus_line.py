@@ -30,6 +30,7 @@ from drivers.modbus_wire import Wire
 from drivers.plan import BIT_FUNCTIONS
 
 LATE_TIMEOUTS: Final = 2  # a reply comes no later than so many timeouts after ours ended
+OPEN_S: Final = 1.0  # for a port's thread, however short the timeout of a request is
 SILENT_UNTIL_DEAD: Final = 3  # requests in a row; then the unit is asked by its session's backoff
 DOUBLE_S: Final = 0.02  # a double comes no later; USB adapters hold bytes back for up to 16 ms
 URGENT: Final = (5, 6)
@@ -163,8 +164,9 @@ class Line:
             if not self.serves(self.place):  # ports were numbered anew: units of another line
                 text = f"{self.link.dial.name} is another port by now, or gone"
                 raise LinkError(text)  # whoever hears it leaves, and joins the right line
-            await self.link.open(timeout_s)
-            if not self.link.dial.keeps:  # a serial server sends what it kept for us
+            keeps = self.link.dial.keeps
+            await self.link.open(max(timeout_s, OPEN_S) if keeps else timeout_s)
+            if not keeps:  # a serial server sends what it kept for us
                 late_ns = int(timeout_s * 1e9) if self._late else 0
                 self._silent_ns = max(self._silent_ns, time.monotonic_ns() + late_ns)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import serial
 
-from drivers import modbus_link, serial_port
+from drivers import modbus_line, modbus_link, serial_port
 from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import RtuTcpDial, SerialDial
 from drivers.modbus_line import DOUBLE_S, Line, LineWire
@@ -158,6 +158,7 @@ async def test_a_port_whose_open_hangs_holds_up_nobody(
         return Stuck()
 
     monkeypatch.setattr(serial_port, "_opened", hang)
+    monkeypatch.setattr(modbus_line, "OPEN_S", TIMEOUT_S / 4)
     wire = LineWire(SerialDial(str(tmp_path / "tty")), 1, TIMEOUT_S / 4, {})
     try:
         with pytest.raises(LinkError, match="no connection within"):
