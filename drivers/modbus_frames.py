@@ -3,19 +3,23 @@
 What pymodbus lets pass is refused here: any transaction id but the one asked (0 too), another
 unit, another function, a length that is not the asked one, an echo that differs, bytes that
 nobody asked for. Frames of the serial line are judged by the guard's own code.
+
+What pymodbus gets in the place of a reply to a read is a short one: it would make a number of each
+register, and a CRC byte by byte, for nobody. Our caller takes the PDU that was checked here.
 """
 
 from typing import Final, NamedTuple, Protocol
 
 from drivers.errors import ProtocolError
 from fastpath.codes import Refusal
-from fastpath.rtu import reply_of
+from fastpath.rtu import crc, reply_of
 
 HEADER_BYTES: Final = 7  # transaction, protocol, length, unit
 CRC_BYTES: Final = 2
 ECHO_UNKNOWN: Final = 0
 EXCEPTION_BIT: Final = 0x80
 EXCEPTION_BODY: Final = 3  # unit, function, code
+_SHORT_LENGTH: Final = EXCEPTION_BODY.to_bytes(2, "big")
 ECHO_BODY: Final = 6  # unit, function, address, value or count
 READ_FUNCTIONS: Final = (1, 2, 3, 4)
 _REFUSED: Final = {
@@ -31,7 +35,7 @@ _REFUSED: Final = {
 class Reply(NamedTuple):
     """A whole reply that was checked."""
 
-    frame: bytes  # what pymodbus is to read
+    frame: bytes  # what pymodbus is to read: that its request was answered
     pdu: bytes  # function code and what follows
 
 
@@ -50,7 +54,12 @@ class SocketFraming:
 
     def reply(self, request: bytes, data: bytes) -> Reply | None:
         """As ``reply_is_whole`` judges."""
-        return Reply(data, data[HEADER_BYTES:]) if reply_is_whole(request, data) else None
+        if not reply_is_whole(request, data):
+            return None
+        pdu = data[HEADER_BYTES:]
+        if pdu[0] not in READ_FUNCTIONS:
+            return Reply(data, pdu)
+        return Reply(data[:4] + _SHORT_LENGTH + data[6:7] + _short(pdu[0]), pdu)
 
 
 class RtuFraming:
@@ -83,7 +92,16 @@ class RtuFraming:
             text = f"{len(data) - taken} bytes after the reply"
             raise ProtocolError(text)
         self._echo = echo
-        return Reply(data[taken - verdict :], reply[HEADER_BYTES:])
+        pdu = reply[HEADER_BYTES:]
+        if pdu[0] not in READ_FUNCTIONS:
+            return Reply(data[taken - verdict :], pdu)
+        short = request[:1] + _short(pdu[0])
+        return Reply(short + crc(short).to_bytes(CRC_BYTES, "little"), pdu)
+
+
+def _short(function: int) -> bytes:
+    """The PDU of an exception: the shortest reply that there is."""
+    return bytes((function | EXCEPTION_BIT, 1))
 
 
 def reply_is_whole(request: bytes, data: bytes) -> bool:

@@ -256,6 +256,8 @@ class ModbusLink:
         if reply is None:
             return b""
         self._request, self._pdu = b"", reply.pdu
+        if client is not None:
+            client.ctx.recv_buffer = b""
         return reply.frame
 
     def _refuse(self, error: ProtocolError) -> None:
