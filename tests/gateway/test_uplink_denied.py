@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -9,6 +10,7 @@ from aiohttp import web
 from gateway.uplink import doubts
 from gateway.uplink.base import GapItem, Outgoing, Retry, Verdict
 from tests.helpers.http_script import Script
+from tests.helpers.mqtt_script import Answer, ScriptedBroker
 from tests.helpers.pumping import Bench
 from tests.helpers.uplinks import MemoryUplink, until
 
@@ -25,6 +27,7 @@ class Firewall(MemoryUplink):
         super().__init__()
         self.bad = set(bad)
         self.lane = lane
+        self.verdict = DENIED
         self.shut: set[str] = set()
         self.asked: list[tuple[str, int, float]] = []  # denied alone: lane, sequence, loop time
 
@@ -34,7 +37,7 @@ class Firewall(MemoryUplink):
         if len(items) == 1:
             self.asked.append((lane, items[0].item.seq, asyncio.get_running_loop().time()))
         await asyncio.sleep(0)
-        return [DENIED] * len(items)
+        return [self.verdict] * len(items)
 
     def _is_bad(self, lane: str, out: Outgoing) -> bool:
         return lane == self.lane and not isinstance(out.item, GapItem) and out.item.seq in self.bad
@@ -161,3 +164,34 @@ async def test_errors_that_name_something_else_hold_one_item_alone(bench: Bench)
     bench.ledger.put(9)
     async with Script(take).serving() as server, bench.running(url=server.url):
         await until(lambda: stored >= set(range(1, 10)) - {BAD})
+
+
+async def test_a_broker_that_denies_one_publish(bench: Bench) -> None:
+    """By a rule that looks into payloads, of a topic that is ours."""
+
+    def answer(_topic: str, payload: dict[str, Any]) -> Answer:
+        return 0x87 if payload["seq"] == BAD and "gap" not in payload else 0
+
+    bench.ledger.put(9)
+    async with ScriptedBroker(answer) as broker, bench.running(url=broker.url):
+        await feed(bench, "alert", 12)
+    assert {key: reason for key, (reason, _) in bench.ledger.letters.items()} == {
+        ("platform", "alert", BAD): "not_authorised"
+    }
+
+
+@pytest.mark.parametrize("denied", [True, False])
+async def test_more_than_may_wait_aside_hold_nobody_and_lose_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, denied: bool
+) -> None:
+    monkeypatch.setattr(doubts, "PARKED_MAX", 2)
+    bad = (3, 4, 6, 9, 11)
+    firewall = Firewall(*bad)
+    if not denied:
+        firewall.verdict = Retry(reason="status 500", fault="http_403")
+    bench.ledger.put(20)
+    async with bench.running(firewall):
+        others = [seq for seq in range(1, 21) if seq not in bad]
+        await until(lambda: set(others) <= set(firewall.of("alert")))
+        await feed(bench, "alert", 20)
+    assert sorted(seq for _uplink, _lane, seq in bench.ledger.letters) == list(bad)
