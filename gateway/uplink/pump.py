@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.errors import StoreError, UplinkError
-from gateway.life.child import start_child
 from gateway.uplink import backlog, batch, settling
 from gateway.uplink.backlog import Backlog, Waiting
 from gateway.uplink.base import (
@@ -36,10 +35,8 @@ from gateway.uplink.base import (
     UnansweredError,
     Uplink,
     Verdict,
-    Watched,
 )
 from gateway.uplink.batch import Batch
-from gateway.uplink.faults import session_error
 from gateway.uplink.gate import Gate
 from gateway.uplink.lane import Lane
 from gateway.uplink.lane_source import AlertLane, SampleLane
@@ -48,6 +45,7 @@ from gateway.uplink.letters import Letters
 from gateway.uplink.link_state import LinkState
 from gateway.uplink.loop_time import loop_s
 from gateway.uplink.resending import Resending
+from gateway.uplink.sessions import Job, Sessions
 from gateway.uplink.settling import Settling
 
 if TYPE_CHECKING:
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
-QUIET_S: Final = 1.0  # sends under way end at once when the session does; no longer than this
 SAVE_S: Final = 0.2  # a cursor lags no longer; a synced write for each send halves the rate
 LIVE_ITEMS_MAX: Final = 10_000  # that wait; beyond, or older than this, new ones are backlog
 LIVE_AGE_NS_MAX: Final = 60_000_000_000
@@ -134,7 +131,9 @@ class Pump:
         self._backlog = Backlog(config.id, self._lanes, problems, utc_ns)
         self._fresh_after = 0  # alerts up to here are historical
         self._gate = Gate()
-        self._connects = 0
+        jobs: dict[str, Job] = {lane.name: partial(self._work, lane) for lane in self._lanes}
+        jobs["letters"] = self._letter_worker.run
+        self._sessions = Sessions(self._id, uplink, self._gate, self, jobs)
         self._store_failed = False
 
     async def run(self) -> None:
@@ -142,7 +141,7 @@ class Pump:
         self._link.begin()
         parts = [
             asyncio.create_task(self._look_after(), name=f"{self._id}/backlog"),
-            asyncio.create_task(self._sessions(), name=f"{self._id}/sessions"),
+            asyncio.create_task(self._sessions.run(), name=f"{self._id}/sessions"),
         ]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -174,65 +173,27 @@ class Pump:
             retried=sum(lane.retried for lane in self._lanes),
             refused=self._settling.refused,
             letters=dict(self._letters.kept),
-            connects=self._connects,
+            connects=self._sessions.count,
             certificate_not_after_utc_ns=getattr(self._uplink, "certificate_not_after_utc_ns", 0),
         )
 
-    # One session
+    # Around a session
 
-    async def _sessions(self) -> None:
-        while True:
-            error = await self._one_session()
-            self._settling.barren += self._settling.fruitless
-            self._link.went_down(error)
-            await self._wait_out(error)
-
-    async def _one_session(self) -> UplinkError:
-        """In a task of its own: a group that fails hides from its task that it was cancelled."""
-        session = asyncio.create_task(self._session(), name=f"{self._id}/session")
-        try:
-            await asyncio.wait((session,))
-            return session.result()
-        finally:
-            session.cancel()
-            await asyncio.wait((session,))
-
-    async def _session(self) -> UplinkError:
-        """Connect and send until the link fails; gives what it failed of."""
+    def connecting(self) -> None:
+        """A session is to begin."""
         self._settling.fruitless = False
-        try:
-            self._connects += 1
-            answered = await self._uplink.connect()
-            self._fresh_after = self._ledger.head
-            if answered:
-                self._went_up()
-            self._link.notice(self._uplink)
-            async with asyncio.TaskGroup() as group:
-                for lane in self._lanes:
-                    start_child(group, partial(self._work, lane), f"{self._id}/{lane.name}")
-                start_child(group, self._letter_worker.run, f"{self._id}/letters")
-                if isinstance(self._uplink, Watched):
-                    start_child(group, partial(self._watch, self._uplink), f"{self._id}/watch")
-        except Exception as error:  # noqa: BLE001  a fault in one uplink must not end the gateway
-            return session_error(error)
-        finally:
-            await self._uplink.close()
-        return UplinkError("ended")
 
-    async def _watch(self, uplink: Watched) -> None:
-        """Notice the session's end; what is known of sends under way comes first."""
-        try:
-            await uplink.lost()
-        except UplinkError:
-            try:
-                async with asyncio.timeout(QUIET_S):
-                    await self._gate.empty()
-            except TimeoutError:
-                _LOGGER.debug("%s: a send goes on after the session", self._id)
-            raise
+    def connected(self, *, answered: bool) -> None:
+        """It has begun; alerts that are there already are historical."""
+        self._fresh_after = self._ledger.head
+        if answered:
+            self._went_up()
+        self._link.notice(self._uplink)
 
-    async def _wait_out(self, error: UplinkError) -> None:
-        """Between two sessions."""
+    async def ended(self, error: UplinkError) -> None:
+        """It is over: say so, make ready for the next one and wait until its time has come."""
+        self._settling.barren += self._settling.fruitless
+        self._link.went_down(error)
         if isinstance(error, SuspectError) or self._settling.barren >= batch.BARREN:
             self._batch.search()
         self._link.notice(self._uplink)
