@@ -27,15 +27,8 @@ from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owned_file import REOPEN_NS, NotOpenError, OwnedFile
 from gateway.store.owner import Body, Owner
 from gateway.store.room import Room
-from gateway.store.sqlite_file import (
-    PAGE_BYTES,
-    DamagedError,
-    NewerError,
-    is_damage,
-    is_disk,
-    is_full,
-    value_of,
-)
+from gateway.store.sqlite_errors import is_damage, is_disk, is_full
+from gateway.store.sqlite_file import PAGE_BYTES, DamagedError, NewerError, value_of
 from gateway.store.written import Written
 
 _LOGGER = logging.getLogger(__name__)

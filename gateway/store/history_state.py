@@ -11,12 +11,13 @@ from aiosqlite import Connection
 
 from gateway.store import history_from_v1, shedding, tiers
 from gateway.store.chunks import Piece
+from gateway.store.file_parts import EPOCH
 from gateway.store.history_salvage import take_over
 from gateway.store.items import PollGroup
 from gateway.store.lanes import BACKFILL, LIVE, Lanes, MessageRange, Range
 from gateway.store.migration import Step
 from gateway.store.owner import Opened
-from gateway.store.sqlite_file import EPOCH, Schema, value_of
+from gateway.store.sqlite_file import Schema, value_of
 
 _SIGN: Final = 1 << 63
 _PARTED: Final = "SELECT value FROM meta WHERE key = ?"

@@ -19,13 +19,14 @@ from gateway.store.audit import NOTE, AuditEntry
 from gateway.store.audit_memory import AuditMemory
 from gateway.store.batch import Batch, Stamp
 from gateway.store.cursors import ALERT, begin_cursors, read_cursors
+from gateway.store.file_parts import EPOCH
 from gateway.store.letter import LetterCount
 from gateway.store.migration import Step
 from gateway.store.owner import Opened
 from gateway.store.rechain import rechain
 from gateway.store.salvage import Salvage
 from gateway.store.salvage_audit import AuditFound
-from gateway.store.sqlite_file import EPOCH, Schema, value_of
+from gateway.store.sqlite_file import Schema, value_of
 
 ALERTS_KEPT_MIN: Final = 1_000  # delivered alerts that stay for people to look at
 ALERTS_UNSENT_MIN: Final = 100_000  # that stay where nobody is to get them

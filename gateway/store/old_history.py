@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.store.chunks import Chunk, Piece
 from gateway.store.lanes import BACKFILL, LIVE, MessageRange, Range
-from gateway.store.sqlite_file import is_damage, is_wrong
+from gateway.store.sqlite_errors import is_damage, is_wrong
 from gateway.store.tiers import Line
 
 SALVAGE_S_MAX: Final = 3.0

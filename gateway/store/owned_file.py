@@ -17,26 +17,19 @@ from aiosqlite import Connection
 
 from gateway.life import directory_lock
 from gateway.life.descriptors import SPARE_ONES
+from gateway.store.file_parts import EPOCH, adopt, newest_aside, renew_wal, set_aside, unusable
 from gateway.store.migration import SPARE_BYTES, back_up
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
+from gateway.store.sqlite_errors import is_damage, is_foreign, is_wrong
 from gateway.store.sqlite_file import (
-    EPOCH,
     PAGE_BYTES,
     DamagedError,
-    adopt,
     close_file,
     give_up,
-    is_damage,
-    is_foreign,
-    is_wrong,
-    newest_aside,
     open_file,
-    renew_wal,
     roll_back,
-    set_aside,
     thread_ended,
-    unusable,
     value_of,
 )
 
@@ -44,6 +37,7 @@ _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]  # of the file and its -wal
+_UNKNOWN: Final[Identity] = ((0, 0), (0, 0))  # the disk does not say
 
 REOPEN_NS: Final = 1_000_000_000
 REPLACE_NS: Final = 60_000_000_000  # a disk that damages every file must not fill with them
@@ -65,7 +59,7 @@ class OwnedFile:
         self._pages_max = max(1, max_bytes // PAGE_BYTES)
         self._pinched = False
         self._disk: int | None = None  # that the directory was on when the file was open
-        self._identity: Identity = (None, None)
+        self._identity: Identity = _UNKNOWN
         self._come_to = (0, 0)  # the mark, whatever became of its file
         self._retry_at_ns = 0
         self._replace_at_ns = 0
@@ -162,10 +156,10 @@ class OwnedFile:
         What is written to a file without a name is gone with the connection. Raises sqlite3.Error
         or OSError where that cannot be done now.
         """
-        if self.connection is None:
+        if self.connection is None or self.unserved:
             return ""
         now, name = await asyncio.to_thread(self._identity_now), self.path.name
-        if now == self._identity:
+        if now == self._identity or _UNKNOWN in (now, self._identity):
             return ""
         told = f"{name} was deleted or replaced while it was in use: it is put back as it was"
         if now[0] == self._identity[0]:  # closing brings all of it into the file
@@ -282,7 +276,10 @@ class OwnedFile:
 
     def _identity_now(self) -> Identity:
         wal = self.path.with_name(f"{self.path.name}-wal")
-        return _identity_of(self.path), _identity_of(wal)
+        try:
+            return _identity_of(self.path), _identity_of(wal)
+        except OSError:
+            return _UNKNOWN
 
     def _disk_now(self) -> int | None:
         try:
@@ -335,6 +332,6 @@ class OwnedFile:
 def _identity_of(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

@@ -15,7 +15,7 @@ from gateway.life.descriptors import SPARE_ONES
 from gateway.store.owned_file import OwnedFile
 from gateway.store.owner import Owner
 from gateway.store.reserve import Reserve
-from gateway.store.sqlite_file import is_full
+from gateway.store.sqlite_errors import is_full
 
 _LOGGER = logging.getLogger(__name__)
 

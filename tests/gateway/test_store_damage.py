@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import StoreError
-from gateway.store import owned_file, sqlite_file
+from gateway.store import file_parts, owned_file
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.history import History
 from gateway.store.items import PollGroup
@@ -450,7 +450,7 @@ async def test_a_file_that_root_has_put_back_is_taken_as_it_is(
     for part in tmp_path.iterdir():
         give_to_root(part)
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_file, "SPARE_BYTES", 1 << 60)
+        patch.setattr(file_parts, "SPARE_BYTES", 1 << 60)
         ledger = await open_ledger(tmp_path)
         try:
             assert not ledger.ok
