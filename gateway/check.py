@@ -14,9 +14,10 @@ from fastpath.program import BlobRefused, verify
 from gateway.errors import ConfigError
 from gateway.logic.alarms import AlarmProgram, compile_alarms
 from gateway.logic.cautions import cautions, response_text
-from gateway.logic.compile import TooLargeError, compile_site
+from gateway.logic.compile import compile_site
 from gateway.logic.computing import ComputedProgram, compile_computed
 from gateway.logic.conditions import Conditions, check_conditions, with_units
+from gateway.logic.layout import TooLargeError
 from gateway.logic.summary import Summary, summary_of
 from gateway.logic.timing import Path as WorstPath
 from gateway.logic.timing import Timing

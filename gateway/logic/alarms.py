@@ -10,8 +10,9 @@ from typing import Final
 from fastpath import blob
 from fastpath.codes import NONE_U32, Owner, TagFlag
 from gateway.logic import tree
-from gateway.logic.compile import Keyed, check_sizes
+from gateway.logic.compile import check_sizes
 from gateway.logic.emit import Emitter
+from gateway.logic.layout import Keyed
 from gateway.logic.tree import Expr
 from gateway.site.model import Config, Limits, Tag
 

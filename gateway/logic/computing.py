@@ -10,10 +10,11 @@ from fastpath import blob
 from fastpath.codes import Owner, TagFlag
 from fastpath.evaluator import Output
 from gateway.logic import tree
-from gateway.logic.compile import Keyed, check_sizes
+from gateway.logic.compile import check_sizes
 from gateway.logic.computed import ComputedTags
 from gateway.logic.emit import Emitter
 from gateway.logic.kinds import Kind
+from gateway.logic.layout import Keyed
 from gateway.site.model import Config, Tag, by_id
 from gateway.site.recording import told_mode
 

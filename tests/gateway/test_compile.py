@@ -31,8 +31,9 @@ from fastpath.program import Conditions, verify
 from gateway.logic import tree
 from gateway.logic.alarms import compile_alarms
 from gateway.logic.canonical import canonical
-from gateway.logic.compile import TooLargeError, compile_site
+from gateway.logic.compile import compile_site
 from gateway.logic.emit import Emitter, lead_of, legs_of
+from gateway.logic.layout import TooLargeError
 from gateway.logic.parse import parse
 from gateway.site.model import Config, Duration, Limits, Tag
 from tests.helpers.sites import config_of, site_text
