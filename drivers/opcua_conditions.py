@@ -56,9 +56,10 @@ class Conditions:
         self._severity_min = severity_min
         self._standing: set[str] = set()
         self._listing: set[str] | None = None  # what a refresh has told so far
-        self._refused = 0  # the status of the item or of the refresh
+        self._refused = 0  # the status of the item
+        self._unlisted = 0  # the status of the refresh
         self._beyond = 0
-        self.again = True  # what stands has to be asked for
+        self.again = False  # what stands has to be asked for
 
     def item(self) -> ua.MonitoredItemCreateRequest:
         """The monitored item."""
@@ -79,11 +80,17 @@ class Conditions:
     def created(self, result: ua.MonitoredItemCreateResult) -> None:
         """What the server said to the item."""
         self._refused = 0 if result.StatusCode.is_good() else int(result.StatusCode.value)
+        self.again = not self._refused
+
+    def asked_again(self) -> bool:
+        """Whether the item is to be created once more; what was not listed is asked for."""
+        self.again = self.again or bool(self._unlisted)
+        return bool(self._refused)
 
     def trouble(self) -> str:
         """Why the server's conditions are not all known; empty while they are."""
-        if self._refused:
-            return f"no conditions of {self._source}: {status_text(self._refused)}"
+        if code := self._refused or self._unlisted:
+            return f"no conditions of {self._source}: {status_text(code)}"
         if self._beyond:
             return f"more than {STANDING_MAX} conditions stand: {self._beyond} were not told"
         return ""
@@ -97,8 +104,8 @@ class Conditions:
         with mapped("condition refresh"):
             [result] = checked_count(await client.uaclient.call([call]), 1)
         code = int(result.StatusCode.value)
-        if not result.StatusCode.is_good() and code != StatusCodes.BadRefreshInProgress:
-            self._refused = code
+        known = result.StatusCode.is_good() or code == StatusCodes.BadRefreshInProgress
+        self._unlisted = 0 if known else code
 
     def take(self, events: Sequence[ua.EventFieldList]) -> tuple[list[Condition], set[str] | None]:
         """What changed, in order; and all that stand, where the events listed them to the end."""

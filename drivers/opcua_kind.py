@@ -115,6 +115,10 @@ def _check_point(device: OpcUaDevice, point: OpcUaTag, limits: Limits) -> None:
 def _check_device(device: OpcUaDevice) -> None:
     check_url(device.address)
     _check_conditions(device)
+    for key, value in (("sampling", device.sampling), ("queue", device.queue)):
+        if value is not None and device.read == "poll":
+            text = 'found it with read = "poll", expected it with read = "subscribe"'
+            raise PointError(key=key, text=text)
     if device.security == "None" and not device.insecure:
         text = (
             'found "None" without insecure = true: everybody on the network could read and write '

@@ -77,7 +77,8 @@ class Subscription:
         self._ids: dict[int, int] = {}  # point: of its monitored item
         self._period_ns = self._asked_ns = period_ns
         self._keep_alives = 1  # periods without news until the server says that it lives
-        self._sampling_ns = sampling_ns
+        # A message proves what has been looked at since the one before it.
+        self._sampling_ns = min(sampling_ns, period_ns)
         self._queue = queue
         self._timeout_ns = timeout_ns
         self._conditions = conditions
@@ -129,9 +130,13 @@ class Subscription:
         So it is with a node that is gone: its item is not always told of one that comes after it.
         """
         gone = [i for i, code in self.unreadable.items() if code and i in self._ids]
-        if now_ns < self._retry_ns or not (self.refused or gone):
+        if now_ns < self._retry_ns:
             return []
         self._retry_ns = now_ns + RETRY_NS
+        if self._conditions is not None and self._conditions.asked_again():
+            await self._create_items([self._conditions.item()], limits)
+        if not (self.refused or gone):
+            return []
         await self._delete_items(gone, limits)
         again = [i for i in self.refused if not isinstance(self._nodes[i], int)]
         for index in again:

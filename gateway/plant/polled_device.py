@@ -74,7 +74,7 @@ class PolledDevice:
         self._newest: list[Reading | None] = [None] * len(tags)
         self._renewed_ns = 0  # when what such a device leaves out was delivered last
         self.system_tag = connected_tag(device.id)
-        fastest_ns = min(tag.poll or device.poll for _, tag in tags)
+        fastest_ns = min((tag.poll or device.poll for _, tag in tags), default=device.poll)
         self._connected_within_ns = 3 * max(device.poll, fastest_ns) + device.timeout
         self._good_ns = 0  # newest poll that was answered
         self._troubles = set(_FACTS)  # kinds that were told, perhaps in an earlier life
@@ -97,6 +97,8 @@ class PolledDevice:
         periods: dict[int, list[int]] = {}
         for number, (_, tag) in enumerate(tags):
             periods.setdefault(tag.poll or device.poll, []).append(number)
+        if not periods:
+            periods[device.poll] = []  # it is followed for its own alarms alone
         self.session = Session(
             driver,
             [PollClass(period, driver.plan(numbers)) for period, numbers in periods.items()],

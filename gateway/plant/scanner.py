@@ -88,7 +88,7 @@ class Scanner:
             by_device.setdefault(tag.device or "", []).append((i, tag))
         for device in config.device:
             tags = by_device.get(device.id, [])
-            if tags and not device.fast:
+            if (tags or device.conditions is not None) and not device.fast:
                 self._devices[device.id] = PolledDevice(
                     device, tags, self.deliver, self.touch, problems, around, self._totals
                 )

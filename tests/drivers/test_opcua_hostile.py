@@ -26,8 +26,9 @@ from drivers.opcua_values import reading_of
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
 from gateway.plant import polled_device
-from gateway.site.model import Device, Duration, Point
+from gateway.site.model import Config, Device, DeviceConditions, Duration, Point, Site
 from tests.helpers.opcua_script import ScriptedServer, as_data, item_made, items_of, scripted
+from tests.helpers.scanning import Bench
 from tests.helpers.unsecret import no_secrets
 
 MS = 1_000_000
@@ -175,6 +176,12 @@ async def test_a_slow_server_keeps_all_that_it_samples_meanwhile() -> None:
             [request] = [each for name, each in server.asked if name == "CreateMonitoredItems"]
             queues = [each.RequestedParameters.QueueSize for each in items_of(request)]
     assert queues == [1, 12], "the clock, and a second of samples with two to spare"
+
+
+async def test_what_a_message_proves_has_been_looked_at() -> None:
+    async with scripted() as server, followed(server, LEVEL, sampling=Duration(5_000 * MS)):
+        [request] = [each for name, each in server.asked if name == "CreateMonitoredItems"]
+        assert [i.RequestedParameters.SamplingInterval for i in items_of(request)] == [100, 100]
 
 
 async def test_a_server_with_room_for_one_publish_request_is_followed() -> None:
@@ -342,6 +349,53 @@ async def test_a_tree_without_end_is_given_up() -> None:
         assert not complete
         assert len(found) < 20
         assert server.count("BrowseNext") < 50
+
+
+async def test_conditions_that_were_refused_are_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opcua_subscription, "RETRY_NS", 0)
+    code = {"item": ua.StatusCodes.BadNodeIdUnknown, "list": ua.StatusCodes.BadNothingToDo}
+
+    def create(request: Any) -> Any:
+        events = ua.AttributeIds.EventNotifier
+        return ua.CreateMonitoredItemsResponse(
+            Results=[
+                item_made(each, code["item"] * (each.ItemToMonitor.AttributeId == events))
+                for each in items_of(request)
+            ]
+        )
+
+    def call(_: Any) -> Any:
+        return ua.CallResponse(
+            Results=[ua.CallMethodResult(StatusCode=ua.StatusCode(code["list"]))]
+        )
+
+    async with scripted() as server:
+        server.answers |= {"CreateMonitoredItems": create, "Call": call}
+        async with followed(server, LEVEL, conditions=DeviceConditions()) as driver:
+            for refused, said in (("item", "BadNodeIdUnknown"), ("list", "BadNothingToDo")):
+                await told(driver, server)
+                assert said in driver.facts().troubles["server_conditions"]
+                code[refused] = 0
+                await told(driver, server)
+            await told(driver, server)
+            assert not driver.facts().troubles
+
+
+async def test_a_device_without_tags_is_followed_for_its_conditions() -> None:
+    conditions = DeviceConditions()
+    async with scripted() as server:
+        device = Device(
+            id="dcs", driver="opcua", address=server.url, security="None", insecure=True,
+            conditions=conditions, settle=Duration(0),
+        )  # fmt: skip
+        bench = Bench(Config(site=Site(id="s"), device=(device,)))
+        async with asyncio.timeout(WITHIN_S), bench.scanning():
+            while not server.count("Publish"):  # noqa: ASYNC110  nor has this
+                await asyncio.sleep(0.01)
+    [request] = [each for name, each in server.asked if name == "CreateMonitoredItems"]
+    assert [each.ItemToMonitor.AttributeId for each in items_of(request)] == [13, 12]
 
 
 def test_a_value_without_a_time_of_its_source_has_the_servers() -> None:
