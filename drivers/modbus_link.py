@@ -118,7 +118,7 @@ class ModbusLink:
                 await asyncio.sleep(0)  # a serial port begins to listen one turn later
             if connected and self._ended.done():  # a TLS device that does not like us
                 connected = False
-                return str(self._ended.result())
+                return str(self._ended.result()).removeprefix(f"{self._dial.name}: ")
             if connected:
                 self._dial.connected(client)
         except TimeoutError:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import serial
 
-from drivers import modbus_line, modbus_link, serial_port
+from drivers import modbus_line, modbus_link, modbus_tty, serial_port
 from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import RtuTcpDial, SerialDial
 from drivers.modbus_line import DOUBLE_S, Line, LineWire
@@ -210,6 +210,27 @@ async def test_bytes_of_ones_are_read_as_they_are() -> None:
         wire = line.wire(1, TIMEOUT_S)
         await wire.open()
         assert await wire.read(3, 0, 4) == bytes.fromhex("ffffff0000ffffff")
+
+
+async def test_a_port_that_goes_while_it_is_opened_is_not_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its line would be silent for ever: no unit leaves it while the others stay."""
+    bus = SerialBus({1: Device()})
+    bus.plug()
+    opened = serial_port.open_port
+
+    async def pulled(*args: Any) -> serial_port.SerialPort:
+        port = await opened(*args)
+        bus.unplug()
+        return port
+
+    monkeypatch.setattr(modbus_tty, "open_port", pulled)
+    wire = LineWire(SerialDial(bus.path), 1, TIMEOUT_S, {})
+    with pytest.raises(LinkError) as told:
+        await wire.open()
+    assert str(told.value) == f"{wire.name}: the port has gone"
+    await wire.closed()
 
 
 async def test_a_port_that_is_pulled_out_says_so() -> None:
