@@ -1,7 +1,6 @@
 """The bounds of a history: its size, its age, and what it leaves to others on a disk that is short.
 
-What does not fit goes oldest first. A clock that leaps ahead makes everything old: what an uplink
-is owed goes by size alone.
+What does not fit goes oldest first. What an uplink is owed goes by size alone, whatever its age.
 """
 
 import os
@@ -11,6 +10,7 @@ from typing import Final, NamedTuple
 from aiosqlite import Connection
 
 from gateway.store import shedding, tiers
+from gateway.store.age_clock import AgeClock
 from gateway.store.database import Database
 from gateway.store.history_state import HistoryState
 from gateway.store.shedding import Shed
@@ -37,6 +37,7 @@ class Bounds:
         self.pinched = False
         self._db = db
         self._state = state
+        self._clock = AgeClock(lambda: state.utc_ns(), lambda: state.monotonic_ns())
 
     @property
     def bytes(self) -> int:
@@ -52,32 +53,34 @@ class Bounds:
         """Bring the file within its limits; gives what was deleted. Raises StoreError."""
         await self._leave_room()
         await self._db.look()
-        total = Shed()
+        if not self._clock.begun and (newest_ns := await self._db.query(self._state.newest)):
+            self._clock.begin(newest_ns)
+        total, now_ns = Shed(), self._clock.now_ns()
         for _ in range(STEPS_PER_CALL):
             deleted = await self._db.transact(
-                self._shed_oldest, partial(shedding.take, self._state)
+                partial(self._shed_oldest, now_ns), partial(shedding.take, self._state)
             )
             if deleted is None:
                 break
             total = total.plus(deleted.shed)
             await self._db.look()
-        await self._db.transact(self._shed_tier, self._state.take_tier)
+        await self._db.transact(partial(self._shed_tier, now_ns), self._state.take_tier)
         if self._db.file_bytes > self.limits.max_bytes:
             await self._db.query(_shrink)
         return total
 
-    async def _shed_oldest(self, connection: Connection) -> shedding.Deleted | None:
+    async def _shed_oldest(self, now_ns: int, connection: Connection) -> shedding.Deleted | None:
         oldest = await shedding.oldest(connection, self._state)
         if oldest is None:
             return None
         full = self._db.used_bytes * 100 > self.limits.max_bytes * FILL_PERCENT
-        old = oldest.t_last < self._state.utc_ns() - self.limits.max_age_ns
+        old = oldest.t_last < now_ns - self.limits.max_age_ns
         if not full and not (old and not shedding.unsent(self._state, oldest)):
             return None
         return await shedding.delete(connection, self._state, oldest)
 
-    async def _shed_tier(self, connection: Connection) -> tiers.Shed | None:
-        before_ns = self._state.utc_ns() - self.limits.five_minute_max_age_ns
+    async def _shed_tier(self, now_ns: int, connection: Connection) -> tiers.Shed | None:
+        before_ns = now_ns - self.limits.five_minute_max_age_ns
         return await tiers.shed(connection, before_ns, self.tier_bytes)
 
     async def _leave_room(self) -> None:

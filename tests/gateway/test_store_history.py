@@ -29,6 +29,7 @@ from tests.gateway.samples import samples_of
 GROUPS = (PollGroup("plc/50ms", ("a", "b", "c"), (0, 1, 2)), PollGroup("slow/1s", ("d",), (3,)))
 GOOD = quality_byte(Quality.GOOD, 0)
 JOURNAL = 2**64 - 3
+DAY_NS = 86_400 * 10**9
 LANES = ("live", "backfill")
 
 
@@ -459,6 +460,26 @@ async def test_old_samples_go_when_every_uplink_has_them(tmp_path: Path) -> None
         await pack_everything(history)
         items = await history.items("up", "backfill", 0, 10)
         assert [item.seq for item in items] == [before + 1, before + 2]
+    finally:
+        await history.close()
+
+
+async def test_a_clock_that_leaps_ahead_for_a_while_makes_nothing_old(tmp_path: Path) -> None:
+    now = 1_000 * 10**9
+    history = await open_history(tmp_path, uplinks=(), max_age_ns=7 * DAY_NS, utc_ns=lambda: now)
+    try:
+        await second(history, 990)
+        await pack_everything(history)
+        await history.shed()
+        begun = now
+        for leap_days in (400, 400, 0):
+            now = begun + leap_days * DAY_NS
+            assert await history.shed() == Shed()
+        now = begun + 400 * DAY_NS
+        assert await history.shed() == Shed(), "it has leapt only now"
+        passed = history._state.monotonic_ns() + DAY_NS
+        history._state.monotonic_ns = lambda: passed
+        assert (await history.shed()).samples == 7, "it has lasted"
     finally:
         await history.close()
 

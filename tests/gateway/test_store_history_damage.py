@@ -205,8 +205,10 @@ async def five_minutes(history: History) -> dict[str, list[Bucket]]:
 
 async def fill_hours(directory: Path) -> dict[str, list[Bucket]]:
     """A history of 80 windows of five minutes, half of which have no raw samples any more."""
-    history = await opened(directory, max_age_ns=1, utc_ns=lambda: 10**15)
+    now_ns = 0
+    history = await opened(directory, max_age_ns=1, utc_ns=lambda: now_ns)
     for at in range(-85 * 12, 0):
+        now_ns = (100_000_000 + at * 25_000 + 10) * 1_000_000
         points = [(tag, at % 7 + tag / 4, 100_000_000 + at * 25_000 + tag) for tag in range(3)]
         if at % 3:  # some have not all of a group's tags
             del points[0]

@@ -11,7 +11,7 @@ from fastpath.codes import Quality
 from fastpath.columns import quality_byte
 from fastpath.messages import SAMPLE
 from gateway.site import model
-from gateway.store import packing, tiers
+from gateway.store import age_clock, packing, tiers
 from gateway.store.history import History
 from gateway.store.items import PollGroup
 from gateway.store.tiers import SPAN_NS, Bucket
@@ -113,6 +113,10 @@ async def test_the_tier_is_bounded_and_what_goes_is_counted(
         if bound == "age":
             now[0] = BEGIN_NS + tiers.MAX_AGE_NS + 10 * SPAN_NS + SECOND
             left = 30
+            await history.shed()
+            assert len(await history.buckets("a", *EVER)) == 40, "a leap makes nothing old at once"
+            passed = history._state.monotonic_ns() + age_clock.LASTS_NS
+            monkeypatch.setattr(history._state, "monotonic_ns", lambda: passed)
         else:
             monkeypatch.setattr(tiers, "PART_OF_BYTES", 2_000_000_000 // 600)
             left = 0
