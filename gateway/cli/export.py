@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if names and names[0].endswith(".toml"):
         units = _units(Path(names.pop(0)))
     t0_ns, t1_ns = args.t0_ns, args.t1_ns
+    if t0_ns > t1_ns:
+        raise ConfigError(["--from is later than --to: there is nothing between them"])
     with HistoryFile(paths_of(args).history) as history:
         groups = _groups(history, names)
         rows = Rows(args.format, units)

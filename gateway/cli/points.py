@@ -258,16 +258,18 @@ def _show(
         show_table(target.name, headings, cells)
     if raw:
         names = [f"{name} {order}".strip() for name, order in columns]
+        noted = any(v.note for _, v in raw)  # a column less, where a terminal has 80
         cells_raw = [
             (
                 p.label,
                 *map(_brief, (_decoded(p, registers, columns) or {}).values()),
                 v.quality.name,
-                v.note,
+                *([v.note] if noted else []),
             )
             for p, v in raw
         ]
-        show_table(target.name, ("register", *names, "quality", "note"), cells_raw)
+        notes = ("note",) if noted else ()
+        show_table(target.name, ("point", *names, "quality", *notes), cells_raw)
 
 
 def _brief(value: "Decoded") -> "Decoded":

@@ -11,10 +11,11 @@ from typing import Any
 from gateway.cli.logs import configure
 from gateway.cli.options import add_credentials, add_json
 from gateway.cli.table import moment, show_json, show_table
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError
 from gateway.orders.outcome import Exit
 
 LISTEN = "127.0.0.1:9760"
+PORT_MAX = 65_535
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,6 +24,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser = commands.add_parser("receive", help=text, description=text)
     parser.add_argument(
         "--listen",
+        type=_address,
         default=LISTEN,
         metavar="HOST:PORT",
         help=f"for HTTP; port 0: any free one, '': no HTTP (default: {LISTEN})",
@@ -73,12 +75,20 @@ def run(args: argparse.Namespace) -> int:
         credentials=load_credentials(named, args.credentials_dir) if named else None,
     )
     if not (args.listen or args.mqtt):
-        msg = "nothing to receive on: give --listen HOST:PORT or --mqtt URL"
-        raise GatewayError(msg)
+        raise ConfigError(["nothing to receive on: give --listen HOST:PORT or --mqtt URL"])
     configure()
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_receive(settings))
     return Exit.DONE
+
+
+def _address(text: str) -> str:
+    """``HOST:PORT``, for argparse; empty: not over HTTP."""
+    port = text.rpartition(":")[2]
+    if text and not (":" in text and port.isdecimal() and int(port) <= PORT_MAX):
+        msg = f'found "{text}", expected an address such as "127.0.0.1:8080"'
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 async def _receive(settings: Any) -> None:

@@ -18,7 +18,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     text = "drive a tag of 'run --simulate': to a value, bad, or its own way again"
     parser = commands.add_parser("simulate", help=text, description=text)
     parser.add_argument("tag", nargs="?", default="", metavar="TAG", help="none: who is driven")
-    parser.add_argument("value", nargs="?", type=float, metavar="VALUE", help="a boolean is 0 or 1")
+    parser.add_argument(
+        "value", nargs="?", type=_value, metavar="VALUE", help="a boolean is 0 or 1"
+    )
     parser.add_argument("--ramp", metavar="30s", help="go there in so long, in a straight line")
     parser.add_argument("--bad", action="store_true", help="no value at all")
     parser.add_argument("--end", action="store_true", help="let it go its own way again")
@@ -31,6 +33,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add_json(parser)
     add_directories(parser)
     parser.set_defaults(run=run)
+
+
+def _value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        msg = f'found "{text}", expected a number (a boolean is 0 or 1)'
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -73,12 +73,36 @@ def _rich_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    console = Console()
+    room = console.width - 2 * len(headings) + 1  # a blank and a divider between columns
+    widths = _widths(list(zip(headings, *rows, strict=True)), room)
+    if sum(widths) > room:
+        _plain_table(title, headings, rows)
+        return
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading, width in zip(headings, widths, strict=True):
+        table.add_column(heading, width=width, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-    Console().print(table)
+    console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """So wide that no word is broken: a value in two halves is misread. More where there is room.
+
+    Who lacks least gets it first; it is too little where the sum is above ``room``.
+    """
+    widths = [max(len(word) for cell in column for word in (cell.split() or [""]))
+              for column in columns]  # fmt: skip
+    lacks = [max(map(len, column)) - width for column, width in zip(columns, widths, strict=True)]
+    spare = max(room - sum(widths), 0)
+    for place in sorted(range(len(lacks)), key=lacks.__getitem__):
+        more = min(lacks[place], spare)
+        widths[place] += more
+        spare -= more
+    return widths
 
 
 _STYLES: Final = {

@@ -379,6 +379,42 @@ def test_a_terminal_gets_colours(
     assert "\x1b[" in out
 
 
+def test_no_value_is_broken_over_two_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal of 80 columns a number in two halves is read as two numbers."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
+    when, text = "2026-11-22T20:32:24Z", "its proof test is overdue: asked for every 180 d"
+    for columns in (5, 9):
+        values = [f"-0.00012289{i}" for i in range(columns)]
+        headings = [f"float32 {name}" for name in "ABCDEFGHI"[:columns]]
+        show_table("unit", ("since", *headings, "note"), [(when, *values, text)])
+        out = capsys.readouterr().out
+        assert all(word in out for word in (when, *values)), out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("receive --listen x", 'such as "127.0.0.1:8080"'),
+        ("receive --listen h:70000", 'such as "127.0.0.1:8080"'),
+        ("receive --listen=", "nothing to receive on"),
+        ("simulate t1 abc", 'found "abc", expected a number'),
+        ("export --from 1h --to 2h", "--from is later than --to"),
+    ],
+)
+def test_what_cannot_be_meant_is_exit_2(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(words.split())
+    except SystemExit as end:  # argparse's own refusal
+        code = int(str(end.code))
+    assert (code, said in capsys.readouterr().err) == (2, True)
+
+
 def test_cells_show_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     show_table("t", ("a", "b"), [("x\x1b[31m\n", 1.5), (None, True)])
     out = capsys.readouterr().out
