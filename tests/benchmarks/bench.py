@@ -77,16 +77,16 @@ async def run(options: argparse.Namespace) -> str:
     for number in range(options.rounds):
         await _reactions(results, options, f"round {number + 1}/{options.rounds}")
         _say(f"round {number + 1}/{options.rounds}: polling")
-        await polling.throughput(results.polling, SITEWARDEN, BARE, PLAIN)
+        await polling.throughput(results.polling, SITEWARDEN, BARE, PLAIN, options.live)
         with tempfile.TemporaryDirectory(prefix="sitewarden-bench") as name:
-            await polling.neighbours(results.polling, Path(name))
+            await polling.neighbours(results.polling, Path(name), options.live)
         _say(f"round {number + 1}/{options.rounds}: the gateway's polling")
         await scanning.cost(results.scanning, options.live)
         await scanning.neighbours(results.scanning, options.live)
     _say("evaluation")
     await asyncio.to_thread(evaluation.measure, results.evaluation, options.rounds)
     _say("memory")
-    results.memory = await memory.measure()
+    results.memory = await memory.measure(options.live)
     _say("samples from the image to the history")
     results.stored = await storage.measure(options.directory, options.samples, STORE_ROUNDS)
     results.live = await storage.live(options.directory, options.live)
@@ -156,7 +156,12 @@ def main() -> None:
     parser.add_argument("--own", action="store_true", help="without peers that are installed")
     parser.add_argument("--backlog", type=int, default=10_000, help="seconds of 1,000 tags")
     parser.add_argument("--outage", type=int, default=3_600, help="seconds of the outage's worth")
-    parser.add_argument("--live", type=float, default=LIVE_S, help="seconds of the whole site")
+    parser.add_argument(
+        "--live",
+        type=float,
+        default=LIVE_S,
+        help="seconds of the whole site, and the most of any other watching",
+    )
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"), help="on the state directory's disk"
     )

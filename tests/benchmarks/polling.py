@@ -144,7 +144,7 @@ async def guard_of(program: blobs.Program) -> "AsyncIterator[GuardProcess]":
             await guard.close()
 
 
-async def _guard_speed(speed: Speed) -> None:
+async def _guard_speed(speed: Speed, seconds: float) -> None:
     async with _server() as device:
         program = program_of(
             [device.port] * CONNECTIONS, REQUESTS_PER_DEVICE, FLOATS, 5 * MS, RecordMode.CHANGE
@@ -159,33 +159,37 @@ async def _guard_speed(speed: Speed) -> None:
             loop = asyncio.get_running_loop()
             before = sum(view.device(i).requests for i in range(CONNECTIONS))
             cpu, begin = cpu_ns(guard.process.pid), loop.time()
-            await asyncio.sleep(SECONDS)  # the measurement itself
+            await asyncio.sleep(seconds)  # the measurement itself
             reads = sum(view.device(i).requests for i in range(CONNECTIONS)) - before
             cpu = cpu_ns(guard.process.pid) - cpu
             speed.per_s.append(reads / (loop.time() - begin))
             speed.cpu_ns.append(cpu / reads)
 
 
-async def _peer_speed(speed: Speed, words: list[object]) -> None:
+async def _peer_speed(speed: Speed, words: list[object], seconds: float) -> None:
     async with _server() as device:
         whole = [word if word != "PORT" else device.port for word in words]
         with _core(CLIENT_CORE if (os.cpu_count() or 1) > 1 else 0):
             reads, cpu = (int(word) for word in (await output_of(whole)).split())
-    speed.per_s.append(reads / SECONDS)
+    speed.per_s.append(reads / seconds)
     speed.cpu_ns.append(cpu / reads)
 
 
-async def throughput(result: Polling, guard: str, bare: str, plain: str) -> None:
+async def throughput(
+    result: Polling, guard: str, bare: str, plain: str, seconds_max: float
+) -> None:
     """One round of each client."""
+    seconds = min(SECONDS, seconds_max)
     own = result.speed.setdefault(guard, Speed())
     c = result.speed.setdefault(bare, Speed())
     py = result.speed.setdefault(plain, Speed())
-    await _guard_speed(own)
+    await _guard_speed(own, seconds)
     program = str(await asyncio.to_thread(build, "bare_polls"))
     fifo = CLIENT_PRIORITY if realtime_allowed() else 0
-    block = [CONNECTIONS, REGISTERS, FLOATS, SECONDS]
-    await _peer_speed(c, [program, "PORT", *block, fifo])
-    await _peer_speed(py, [sys.executable, "-m", "tests.benchmarks.plain_polls", "PORT", *block])
+    block = [CONNECTIONS, REGISTERS, FLOATS, seconds]
+    await _peer_speed(c, [program, "PORT", *block, fifo], seconds)
+    words = [sys.executable, "-m", "tests.benchmarks.plain_polls", "PORT", *block]
+    await _peer_speed(py, words, seconds)
 
 
 # ---- dead and slow neighbours --------------------------------------------------------------------
@@ -240,7 +244,7 @@ def lateness(requests: Iterable[Request]) -> list[int]:
     return late
 
 
-async def _lateness(directory: Path, neighbours: list[int], name: str) -> list[int]:
+async def _lateness(directory: Path, neighbours: list[int], name: str, watch_s: float) -> list[int]:
     fifo = DEVICE_PRIORITY if realtime_allowed() else 0
     log = directory / name
     async with ModbusServer(log, fifo=fifo) as device:
@@ -250,14 +254,15 @@ async def _lateness(directory: Path, neighbours: list[int], name: str) -> list[i
         async with guard_of(program) as guard:
             assert guard.view is not None
             view = guard.view
-            polls = int(WATCH_S * SECOND / POLL_NS)
+            polls = int(watch_s * SECOND / POLL_NS)
             await guard.until(lambda: view.device(HEALTHY - 1).requests >= polls, WATCH_S * 4)
         return lateness(await device.requests())
 
 
-async def neighbours(result: Polling, directory: Path) -> None:
+async def neighbours(result: Polling, directory: Path, seconds_max: float) -> None:
     """One round: ten healthy neighbours, then five dead and five slow ones."""
-    result.healthy.append(await _lateness(directory, [0] * (DEAD + SLOW), "healthy"))
+    watch_s = min(WATCH_S, seconds_max)
+    result.healthy.append(await _lateness(directory, [0] * (DEAD + SLOW), "healthy", watch_s))
     async with _swallower() as dead, _late() as slow:
         mixed = [dead] * DEAD + [slow] * SLOW
-        result.with_dead.append(await _lateness(directory, mixed, "mixed"))
+        result.with_dead.append(await _lateness(directory, mixed, "mixed", watch_s))

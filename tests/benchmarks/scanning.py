@@ -107,7 +107,7 @@ async def _site_cost(port: int, seconds: float) -> SiteCost:
             assert site.process is not None
             pid = site.process.pid
             await until("every device", lambda: _up(site), 60)
-            await asyncio.sleep(WARM_S)
+            await asyncio.sleep(min(WARM_S, seconds))
             before, begin = await _counted(site), time.monotonic()
             cpu = cpu_s(pid)
             await asyncio.sleep(seconds)  # the measurement itself
