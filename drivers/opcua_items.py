@@ -125,8 +125,12 @@ async def find_nodes(
             return checked_count(answers, len(batch))
 
     results: list[ua.BrowsePathResult] = []
-    async for answers in in_batches(by_path, limits.paths, translate):
-        results += answers
+    try:
+        async for answers in in_batches(by_path, limits.paths, translate):
+            results += answers
+    except StatusError as error:  # a small server has no such service: the other points have ids
+        refused = ua.BrowsePathResult(ua.StatusCode(error.code))
+        results += [refused] * (len(by_path) - len(results))
     for at, result in zip(by_path, results, strict=True):
         found[at] = _target(result)
     return found

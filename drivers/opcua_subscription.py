@@ -6,6 +6,7 @@ server's queue is the only one, and its overflow bit is counted. A subscription 
 when it falls silent its session ends.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,7 +17,7 @@ from asyncua.ua.ua_binary import struct_from_binary
 
 from drivers.base import Condition, Reading
 from drivers.errors import LinkError
-from drivers.opcua_client import OpcUaClient, mapped
+from drivers.opcua_client import OpcUaClient, StatusError, mapped
 from drivers.opcua_conditions import HANDLE, Conditions
 from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id
 from drivers.opcua_points import OpcUaPoint
@@ -303,6 +304,7 @@ class Subscription:
         elif handle == HANDLE and self._conditions is not None:
             self._conditions.created(result)
         elif not result.StatusCode.is_good():
+            self._ids.pop(handle - 1, None)
             self.refused[handle - 1] = int(result.StatusCode.value)
         else:
             self._ids[handle - 1] = int(result.MonitoredItemId)
@@ -314,12 +316,14 @@ class Subscription:
         async def delete(batch: Sequence[int]) -> list[ua.StatusCode]:
             parameters = ua.DeleteMonitoredItemsParameters()
             parameters.SubscriptionId = self.id
-            parameters.MonitoredItemIds = [self._ids.pop(point) for point in batch]
+            parameters.MonitoredItemIds = [self._ids[point] for point in batch]
             with mapped("monitored items"):
                 return list(await self._client.uaclient.delete_monitored_items(parameters))
 
-        async for _ in in_batches(points, limits.items, delete):
-            pass
+        # Where the server cannot, the dead item stays beside the new one.
+        with contextlib.suppress(StatusError):
+            async for _ in in_batches(points, limits.items, delete):
+                pass
 
     def _note_pace(
         self,

@@ -311,6 +311,36 @@ async def test_what_has_no_path_yet_is_looked_for_again(
         await driver.close()
 
 
+@pytest.mark.parametrize("read", ["poll", "subscribe"])
+async def test_a_service_that_is_missing_costs_what_needs_it_alone(
+    read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scripted() as server, asyncio.timeout(WITHIN_S):
+        server.values["ns=2;s=Level"] = as_data(1.5)
+        for service in ("TranslateBrowsePathsToNodeIds", "DeleteMonitoredItems"):
+            server.answers[service] = lambda _: ua.StatusCodes.BadServiceUnsupported
+        driver = made(server, LEVEL, Point(path="0:Objects/2:Level"), read=read)
+        await driver.connect()
+        if read == "poll":
+            found = await driver.read((0, 1))
+        else:
+            gone = ua.DataValue(StatusCode=ua.StatusCode(ua.StatusCodes.BadNodeIdUnknown))
+            await driver.subscribe([(100 * MS, (0, 1))])
+            await told(driver, server, values={"ns=2;s=Level": gone})
+            monkeypatch.setattr(opcua_subscription, "RETRY_NS", 0)
+            for each in driver._subscriptions.values():
+                each._retry_ns = 0
+            await told(driver, server)
+            found = [*(await told(driver, server, values={"ns=2;s=Level": 1.5})).readings]
+            assert server.count("DeleteMonitoredItems") == 1
+        assert {(each.point, each.quality) for each in found} == {
+            (0, Quality.GOOD),
+            (1, Quality.BAD),
+        }
+        assert "BadServiceUnsupported" in driver.faults()[1]
+        await driver.close()
+
+
 async def test_a_servers_last_words_are_told_once_by_us(caplog: pytest.LogCaptureFixture) -> None:
     async with scripted() as server, asyncio.timeout(WITHIN_S):
         server.answers["Read"] = lambda _: server.error(ua.StatusCodes.BadOutOfMemory)
