@@ -47,6 +47,7 @@ class Lane:
         self.doubts = Doubts()
         self.sent = 0
         self.retried = 0
+        self.under_way = 0  # items of the send that is not answered yet
         self._source = source
         self._epoch = 0
         self._saved = 0
@@ -84,6 +85,11 @@ class Lane:
         if len(self._done) > PASSED_MAX and self.doubts.proven:
             return 0  # but where a try counts only after one more has passed, it does
         return max(0, self.pending - len(self.doubts.parked))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether items wait beyond those that are under way."""
+        return self.waiting > self.under_way
 
     def ready(self, now_s: float) -> bool:
         """Whether there is something to send."""

@@ -1,9 +1,10 @@
 """The pump of one uplink: stores -> platform, alerts first, then live rows, then the backlog.
 
 Each lane has a worker. A worker sends only while no lane before it has anything to send, a window
-at a time; what the backlog has under way is kept so small that a live row waits about a quarter of
-a second behind it. Live rows that the link is too slow for are made backlog: what is committed from
-then on is, until the lane is empty. The pump alone moves cursors, by the verdicts (``settling``).
+at a time; the backlog also while live rows wait for their answer alone. What it has under way is
+kept so small that a live row waits about a quarter of a second behind it. Live rows that the link
+is too slow for are made backlog: what is committed from then on is, until the lane is empty. The
+pump alone moves cursors, by the verdicts (``settling``).
 """
 
 import asyncio
@@ -234,8 +235,11 @@ class Pump:
         now_s = loop_s()
         if now_s < self._link.hold_until_s or not lane.ready(now_s):
             return False
-        before = self._lanes[: self._lanes.index(lane)]
-        return not any(other.ready(now_s) for other in before)
+        before = [other for other in self._lanes[: self._lanes.index(lane)] if other.ready(now_s)]
+        if lane.name == BACKFILL:
+            # On a long way new live rows are there before the last ones are acknowledged, always.
+            before = [other for other in before if other.name != LIVE or other.has_more]
+        return not before
 
     def _until_next_try_s(self, lane: Lane) -> float:
         held_s = max(self._link.hold_until_s, lane.hold_until_s) - loop_s()
@@ -293,12 +297,17 @@ class Pump:
 
     async def _send_and_settle(self, lane: Lane, outs: Sequence[Outgoing], *, alone: bool) -> None:
         started_s = loop_s()
+        lane.under_way = len(outs)
+        if lane.name == LIVE and BACKFILL in self._wakes:
+            self._wakes[BACKFILL].set()  # its turn, where nothing else waits
         try:
             verdicts = await self._send(lane, outs, alone=alone)
         except UnansweredError as error:
             if len(outs) == 1:
                 self._settling.failed(lane, outs[0], Retry(0.0, str(error), fault=error.fault))
             raise
+        finally:
+            lane.under_way = 0
         if lane.name == BACKFILL:
             self._batch.pace(loop_s() - started_s)
         open_ = [verdict for verdict in verdicts if isinstance(verdict, Retry)]

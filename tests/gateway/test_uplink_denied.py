@@ -91,7 +91,9 @@ async def test_a_lane_without_rights_is_asked_slowly_keeps_everything_and_its_or
         assert bench.problems.said == [("raised", "platform/alert")]
         assert not bench.ledger.letters
         assert len(firewall.of("live")) >= 50
-        firewall.shut = set()
+        tried = len(firewall.asked)
+        await until(lambda: len(firewall.asked) > tried and firewall.asked[-1][1] > 1)
+        firewall.shut = set()  # before the next turn of the first one
         await until(lambda: made.stats().sent["alert"] == 40)
     assert firewall.of("alert") == list(range(1, 41))
     assert not bench.ledger.letters
@@ -137,7 +139,8 @@ async def test_a_firewall_that_dislikes_one_body(bench: Bench) -> None:
         body = await request.read()
         if b"../etc/passwd" in body:
             return web.Response(status=403, text="<html>blocked</html>", content_type="text/html")
-        stored.extend(event["data"]["seq"] for event in json.loads(body).get("alerts", ()))
+        sent = [event["data"] for event in json.loads(body).get("alerts", ())]
+        stored.extend(alert["seq"] for alert in sent if "gap" not in alert)
         return web.Response()
 
     bench.ledger.put(20)
@@ -145,7 +148,7 @@ async def test_a_firewall_that_dislikes_one_body(bench: Bench) -> None:
     bench.ledger.put(30)
     async with Script(take).serving() as server, bench.running(url=server.url):
         await until(lambda: len(stored) >= 50)
-        assert stored == [seq for seq in range(1, 52) if seq != 21]
+        assert stored[:50] == [seq for seq in range(1, 52) if seq != 21]
         await feed(bench, "alert", 60)
     assert list(bench.ledger.letters) == [("platform", "alert", 21)]
 

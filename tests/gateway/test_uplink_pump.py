@@ -62,6 +62,27 @@ async def test_an_alert_overtakes_the_backlog(bench: Bench) -> None:
     assert place < 100 + 3 * 20  # nothing but the send that was under way was before it
 
 
+async def test_live_rows_that_never_stop_on_a_long_way_leave_the_backlog_its_turns(
+    bench: Bench,
+) -> None:
+    """The next ones are there before the last ones are acknowledged, for ever."""
+
+    class Far(MemoryUplink):
+        async def send(self, lane: str, items: list[Outgoing]) -> list[Verdict]:  # type: ignore[override]
+            await asyncio.sleep(0.03)
+            return await super().send(lane, items)
+
+    bench.uplink = Far()
+    bench.history.put("backfill", 60)
+    async with bench.running() as made:
+        async with asyncio.timeout(10):
+            while made.stats().sent["backfill"] < 60:
+                bench.history.put("live")
+                made.nudge()
+                await asyncio.sleep(0.01)
+    assert bench.uplink.of("live") == list(range(1, len(bench.uplink.of("live")) + 1))
+
+
 @pytest.mark.parametrize(
     ("way_s", "each_s", "least", "most"),
     [

@@ -135,7 +135,8 @@ async def test_a_publish_that_the_broker_denies_is_not_delivered(
         await subscriber.until(lambda: len(subscriber.of("alerts")) == 3)
         await until(lambda: bench.ledger.cursors.get(("platform", "alert")) == 3)
         assert not bench.problems.active
-    assert _ids(subscriber.of("alerts")) == [1, 2, 3]
+    # The one that was being tried beside the first when the rights came may be there before it.
+    assert sorted(_ids(subscriber.of("alerts"))) == [1, 2, 3]
 
 
 async def test_a_broker_that_ends_the_session_after_each_refusal(
