@@ -8,7 +8,9 @@
  *   count               -> "count BYTES_DAMAGED REPLIES_LATE REPLIES_TWICE"
  *
  * Frames are what one read gives: the device writes its reply at once. Replies keep their order.
- * On a busy machine a reply may miss its moment: one that would come over 5 ms after MAX is lost.
+ * On a busy machine a reply may miss its moment: one that would come over 5 ms after MAX is lost, also
+ * where it is the device that was late. It answers requests in their order; only where bytes are
+ * damaged does it leave some unanswered, and its replies count from the newest request.
  */
 
 #define _GNU_SOURCE
@@ -27,6 +29,7 @@
 #define QUEUE 64
 #define FRAME 512
 #define OVERDUE_US 5000
+#define FORGOTTEN_NS 1000000000
 
 struct held {
     int64_t due_ns;
@@ -40,7 +43,9 @@ static int queue_first, queue_count;
 static uint64_t state = 88172645463325252u;
 static unsigned errors_ppm, late_ppm, late_min_us, late_max_us, twice_ppm;
 static unsigned long damaged, late, twice;
-static int64_t asked_ns;
+static int64_t asked_ns;         /* of the reply at hand */
+static int64_t waiting[QUEUE]; /* when the requests came that the device has not answered */
+static int waiting_first, waiting_count;
 
 static int64_t now_ns(void)
 {
@@ -117,6 +122,27 @@ static void release(int near)
         put(near, bytes, length);
 }
 
+static void asked(void)
+{
+    int64_t now = now_ns();
+    if (errors_ppm || waiting_count == QUEUE)
+        waiting_count = 0;
+    while (waiting_count && now - waiting[waiting_first] > FORGOTTEN_NS) { /* two replies at once */
+        waiting_first = (waiting_first + 1) % QUEUE;
+        waiting_count--;
+    }
+    waiting[(waiting_first + waiting_count++) % QUEUE] = now;
+}
+
+static void answered(void)
+{
+    if (!waiting_count)
+        return;
+    asked_ns = waiting[waiting_first];
+    waiting_first = (waiting_first + 1) % QUEUE;
+    waiting_count--;
+}
+
 static void replied(uint8_t *bytes, ssize_t length)
 {
     int64_t due_ns = 0;
@@ -179,16 +205,18 @@ int main(int argc, char **argv)
         }
         if (fds[1].revents & POLLIN) {
             ssize_t got = read(near, bytes, sizeof bytes);
-            asked_ns = now_ns();
             if (got > 0) {
+                asked();
                 damage(bytes, got);
                 put(far, bytes, (int)got);
             }
         }
         if (fds[2].revents & POLLIN) {
             ssize_t got = read(far, bytes, sizeof bytes);
-            if (got > 0)
+            if (got > 0) {
+                answered();
                 replied(bytes, got);
+            }
             release(near);
         }
     }
