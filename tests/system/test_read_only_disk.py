@@ -101,9 +101,12 @@ async def test_what_happens_while_the_disk_is_read_only_is_told_afterwards(
             await until("its end is told", lambda: bool(told(platform, "cleared")), HEAL_S)
             assert time.monotonic() - healing <= HEAL_S
             assert told(platform, "raised")
-            alerts = site.alerts()
+            await until("all is recorded", lambda: is_recorded(site, platform))
+            received = platform.unique()
+            alerts = site.alerts()  # there may be more by now
             await platform.wait_for({alert["id"] for alert in alerts})
-            assert not evidence_gaps(await device.edges(COIL), alerts, platform.unique())
+            received |= {alert["id"]: alert for alert in alerts}
+            assert not evidence_gaps(await device.edges(COIL), alerts, received)
             assert len({alert["epoch"] for alert in alerts}) == 1
             reads = (await device.get("hr", READS))[0]
             await platform.wait_until(lambda: max(counted(platform), default=0) >= reads)
