@@ -318,6 +318,7 @@ async def test_reconnecting_leaves_nothing_behind(
     made_so = device(server.url, security=security, insecure=security == "None")
     driver = made(made_so, [node("temp")], tmp_path)
     assert isinstance(driver, OpcUaSubscribing)
+    left = server.tell(count=1)["sessions"]  # of tests that cut their line: it keeps them a minute
     held: list[tuple[int, int, int]] = []
     for _ in range(times):
         await driver.connect()
@@ -328,7 +329,7 @@ async def test_reconnecting_leaves_nothing_behind(
         )
         await driver.close()
     assert held[-1] == held[1], "tasks, threads, descriptors"
-    assert server.tell(count=1)["sessions"] <= 1
+    assert server.tell(count=1)["sessions"] <= left + 1
 
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
