@@ -42,6 +42,7 @@ EPILOG = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing that a user can cause ends in a traceback."""
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's code page lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -58,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(_told(error))
         _drop_output()
         return Exit.FAILED
+
+
+def _open_what_is_closed() -> None:
+    """A program begun with ``>&-``: no file of ours may get that number, and be printed into."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _run(argv: Sequence[str] | None) -> int:

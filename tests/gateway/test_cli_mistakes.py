@@ -4,6 +4,8 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -141,3 +143,10 @@ def test_whatever_the_system_refuses(
     code, lines = said("audit show", tmp_path, capsys)
     assert code == 1
     assert lines[-1].endswith(text)
+
+
+def test_a_standard_stream_that_is_closed_is_no_traceback() -> None:
+    command = f"exec {sys.executable} -m gateway check config/mine-face.toml"
+    for closed in (">&-", "2>&-", "<&- >&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), closed

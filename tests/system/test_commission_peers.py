@@ -55,6 +55,7 @@ async def refused(shell: Shell, words: str, code: int, *said: str) -> None:
         assert each in lines[0], (words, answer.err)
 
 
+@pytest.mark.alone  # write and scan ask of every guard on the machine
 async def test_a_serial_port(shell: Shell) -> None:
     async with on_a_line() as (server, near):
         line, port = f"?baud={BAUD}", f"rtu://{near}/{UNIT}"
@@ -86,6 +87,7 @@ async def test_a_serial_port(shell: Shell) -> None:
 NONE = "/dev/ttyUSB99"
 
 
+@pytest.mark.alone  # write and scan ask of every guard on the machine
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -119,6 +121,7 @@ async def test_a_port_that_another_program_has_open(shell: Shell) -> None:
         await first.communicate()
 
 
+@pytest.mark.alone  # write and scan ask of every guard on the machine
 async def test_a_serial_server(shell: Shell) -> None:
     async with on_a_line() as (server, near), serial_server(near) as port, ModbusServer() as plc:
         url = f"rtu+tcp://127.0.0.1:{port}"
@@ -148,6 +151,7 @@ def keep(folder: Path, name: str, ca: Path, own: Path) -> None:
         (place / called).chmod(0o600)
 
 
+@pytest.mark.alone  # write and scan ask of every guard on the machine
 async def test_tls(shell: Shell, tmp_path: Path) -> None:
     made, other = make_authority(tmp_path / "made"), make_authority(tmp_path / "other")
     issue(made, "elsewhere", host="10.9.9.9")

@@ -46,6 +46,7 @@ def rate(requests: list[Request]) -> float:
     return (len(times) - 1) / ((times[-1] - times[0]) / 1e9)
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_units_blocks_and_a_site_file(
     device: ModbusServer, shell: Shell, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ async def test_units_blocks_and_a_site_file(
     assert "is there already" in again.err
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_a_device_that_gives_only_short_reads(
     device: ModbusServer, shell: Shell, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ async def test_a_device_that_gives_only_short_reads(
     assert [tag.id for tag in check_site(file).config.tag] == ["u9.hr3"]
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_ctrl_c_prints_what_there_is(device: ModbusServer, shell: Shell) -> None:
     process = await shell.start(f"scan tcp://{device.address} --units 2,3-250 --json")
 
@@ -111,6 +114,7 @@ async def test_ctrl_c_prints_what_there_is(device: ModbusServer, shell: Shell) -
     assert b"Traceback" not in err
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_a_running_site_is_asked_about_first(shell: Shell, tmp_path: Path) -> None:
     async with ModbusServer(tmp_path / "log") as plc, Site(tmp_path, site_text([plc.address])) as s:
         await s.start()
@@ -127,6 +131,7 @@ async def test_a_running_site_is_asked_about_first(shell: Shell, tmp_path: Path)
         assert (answer.code, "answers" in answer.out) == (0, True)
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_an_address_with_a_unit_is_of_that_one(device: ModbusServer, shell: Shell) -> None:
     answer = await shell.run(f"scan tcp://{device.address}/9 --json")
     assert [unit["unit"] for unit in answer.json()] == [9]
@@ -151,6 +156,7 @@ def test_equal_devices_are_not_taken_for_one(others: list[list[int]], alike: boo
     assert _alike(scanning) is alike
 
 
+@pytest.mark.alone  # it asks of every guard on the machine
 async def test_nothing_there(shell: Shell) -> None:
     async with ModbusServer() as server:
         server.send("only 200")
