@@ -16,6 +16,7 @@ from asyncua.client.ua_client import UaClient, UASocketProtocol
 from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.crypto.uacrypto import InvalidSignature
+from asyncua.ua.status_codes import StatusCodes
 
 import drivers.opcua_bounds  # noqa: F401  it puts bounds in
 from drivers.errors import DriverError, LinkError, ProtocolError
@@ -33,6 +34,17 @@ KEEP_S_MIN: Final = 1.0
 # Every publish is an INFO record, every refusal a CRITICAL one; errors come to us as exceptions and
 # are told once.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL + 1)
+_ENDED: Final = frozenset(  # what a server answers to a session that it does not keep
+    (
+        StatusCodes.BadSecureChannelClosed,
+        StatusCodes.BadSecureChannelIdInvalid,
+        StatusCodes.BadSecureChannelTokenUnknown,
+        StatusCodes.BadSecurityChecksFailed,
+        StatusCodes.BadSessionClosed,
+        StatusCodes.BadSessionIdInvalid,
+        StatusCodes.BadSessionNotActivated,
+    )
+)
 _CLOCK: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
 
 
@@ -176,6 +188,9 @@ class OpcUaClient(Client):
         if renewing is not None and renewing.done():
             return "the channel could not be renewed"
         if self._keeping is not None and self._keeping.done():
+            error = None if self._keeping.cancelled() else self._keeping.exception()
+            if isinstance(error, ua.UaStatusCodeError):
+                return f"the server ended the session: {status_text(int(error.code))}"
             return "the server did not answer between two polls"
         return ""
 
@@ -204,7 +219,12 @@ class OpcUaClient(Client):
             await asyncio.sleep(every_s)
             parameters = ua.ReadParameters()
             parameters.NodesToRead = [ua.ReadValueId(_CLOCK, ua.AttributeIds.Value)]
-            await self.uaclient.read(parameters)
+            try:
+                await self.uaclient.read(parameters)
+            except ua.UaStatusCodeError as error:
+                if int(error.code) in _ENDED:
+                    raise
+                # A server that has no room for this read has answered: its session lives.
 
 
 @contextlib.asynccontextmanager

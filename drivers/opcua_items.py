@@ -23,6 +23,13 @@ _TOO_MANY: Final = frozenset(
         StatusCodes.BadTcpMessageTooLarge,
     )
 )
+_NO_SERVICE: Final = frozenset(
+    (
+        StatusCodes.BadServiceUnsupported,
+        StatusCodes.BadNotImplemented,
+        StatusCodes.BadNotSupported,
+    )
+)
 _ROOT: Final = ua.NodeId(84)
 _HIERARCHICAL: Final = ua.NodeId(33)
 _WHOLE_PATH: Final = 2**32 - 1
@@ -128,7 +135,10 @@ async def find_nodes(
     try:
         async for answers in in_batches(by_path, limits.paths, translate):
             results += answers
-    except StatusError as error:  # a small server has no such service: the other points have ids
+    except StatusError as error:
+        if error.code not in _NO_SERVICE:
+            raise  # it is in trouble: a session begun later finds them
+        # A small server has no such service: the other points have ids.
         refused = ua.BrowsePathResult(ua.StatusCode(error.code))
         results += [refused] * (len(by_path) - len(results))
     for at, result in zip(by_path, results, strict=True):

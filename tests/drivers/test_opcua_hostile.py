@@ -230,14 +230,18 @@ async def test_a_session_is_kept_between_slow_polls(monkeypatch: pytest.MonkeyPa
         server.answers["CreateSession"] = briefly
         driver = made(server, LEVEL, read="poll")
         await driver.connect()
-        before = server.count("Read")
-        while server.count("Read") < before + 2:  # noqa: ASYNC110  it is asked for by itself
-            await asyncio.sleep(0.02)
+        # One that has no room for it just now has answered.
+        for busy in (False, True):
+            if busy:
+                server.answers["Read"] = lambda _: ua.StatusCodes.BadTooManyOperations
+            before = server.count("Read")
+            while server.count("Read") < before + 2:  # noqa: ASYNC110  it is asked for by itself
+                await asyncio.sleep(0.02)
         server.answers["Read"] = lambda _: ua.StatusCodes.BadSessionClosed
         assert driver._client is not None
         while not driver._client.ended:  # noqa: ASYNC110  nor has this
             await asyncio.sleep(0.02)
-        with pytest.raises(LinkError, match="between two polls"):
+        with pytest.raises(LinkError, match="ended the session: BadSessionClosed"):
             await driver.read((0,))
         await driver.close()
 
@@ -339,6 +343,14 @@ async def test_a_service_that_is_missing_costs_what_needs_it_alone(
         }
         assert "BadServiceUnsupported" in driver.faults()[1]
         await driver.close()
+
+
+async def test_a_server_in_trouble_is_asked_for_its_paths_in_another_session() -> None:
+    async with scripted() as server, asyncio.timeout(WITHIN_S):
+        server.answers["TranslateBrowsePathsToNodeIds"] = lambda _: ua.StatusCodes.BadServerHalted
+        driver = made(server, LEVEL, Point(path="0:Objects/2:Level"))
+        with pytest.raises(LinkError, match="browse paths: BadServerHalted"):
+            await driver.connect()
 
 
 async def test_a_servers_last_words_are_told_once_by_us(caplog: pytest.LogCaptureFixture) -> None:
