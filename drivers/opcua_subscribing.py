@@ -58,6 +58,7 @@ class OpcUaSubscribing(OpcUa):
         """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError."""
         client = self._open_client()
         self._subscriptions.clear()
+        self._publishing_max = PUBLISHING  # of this session: the next server may hold more
         self._conditions = Conditions(*self._pace.conditions) if self._pace.conditions else None
         for period_ns, plan in classes:
             subscription = Subscription(
@@ -87,16 +88,14 @@ class OpcUaSubscribing(OpcUa):
 
         Raises LinkError or ProtocolError when the session cannot go on.
         """
-        client = self._open_client()
+        await self._ask_again(self._open_client())  # before: what has come is not kept waiting
         told, provable = await self._next()
-        await self._find_again(client)
         now_ns = time.monotonic_ns()
-        for each in self._subscriptions.values():
-            if said := each.silent(now_ns):
-                raise LinkError(said)
-            told.readings += await each.retry(self._limits, now_ns)
-        if self._conditions is not None and self._conditions.again:
-            await self._conditions.refresh(client, next(iter(self._subscriptions)))
+        # What lies here unread may be the very message that a subscription is waited for.
+        if not self._publishing[0].done():
+            for each in self._subscriptions.values():
+                if said := each.silent(now_ns):
+                    raise LinkError(said)
         self._note_refused()
         told.readings += self._unread
         self._unread = []
@@ -131,6 +130,18 @@ class OpcUaSubscribing(OpcUa):
             await asyncio.gather(*publishing, return_exceptions=True)
         finally:
             await super().close()
+
+    async def _ask_again(self, client: OpcUaClient) -> None:
+        """Ask again, once in a while, for what was refused, and for conditions that changed."""
+        began_ns = time.monotonic_ns()
+        await self._find_again(client)
+        for each in self._subscriptions.values():
+            self._unread += await each.retry(self._limits, began_ns)
+        if self._conditions is not None and self._conditions.again:
+            await self._conditions.refresh(client, next(iter(self._subscriptions)))
+        away_ns = time.monotonic_ns() - began_ns
+        for each in self._subscriptions.values():
+            each.excuse(away_ns)
 
     def _publish(self) -> None:
         """Keep the server supplied with requests that it answers when there is something."""

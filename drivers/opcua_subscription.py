@@ -125,6 +125,14 @@ class Subscription:
         """Whatever it took to create all items: from now on the server has to tell."""
         self._proven_ns = self._clock_ns = now_ns
 
+    def excuse(self, away_ns: int) -> None:
+        """For so long nobody took what the server told: that is none of its silence.
+
+        It had two requests at most to answer, and its other subscriptions may have used them.
+        """
+        self._proven_ns += away_ns
+        self._clock_ns += away_ns
+
     async def retry(self, limits: Limits, now_ns: int) -> list[Reading]:
         """Ask again for what was refused, once in a while; what is to be told of it.
 

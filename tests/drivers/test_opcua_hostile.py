@@ -3,6 +3,7 @@
 import asyncio
 import math
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from drivers.opcua_browse import browse
 from drivers.opcua_conditions import HANDLE, Conditions
 from drivers.opcua_link import LinkSettings
 from drivers.opcua_points import parse_opcua_point
-from drivers.opcua_subscribing import OpcUaSubscribing
+from drivers.opcua_subscribing import PUBLISHING, OpcUaSubscribing
 from drivers.opcua_values import reading_of
 from drivers.registry import make_driver
 from fastpath.codes import Quality, Reason
@@ -334,7 +335,6 @@ async def test_a_service_that_is_missing_costs_what_needs_it_alone(
             monkeypatch.setattr(opcua_subscription, "RETRY_NS", 0)
             for each in driver._subscriptions.values():
                 each._retry_ns = 0
-            await told(driver, server)
             found = [*(await told(driver, server, values={"ns=2;s=Level": 1.5})).readings]
             assert server.count("DeleteMonitoredItems") == 1
         assert {(each.point, each.quality) for each in found} == {
@@ -351,6 +351,60 @@ async def test_a_server_in_trouble_is_asked_for_its_paths_in_another_session() -
         driver = made(server, LEVEL, Point(path="0:Objects/2:Level"))
         with pytest.raises(LinkError, match="browse paths: BadServerHalted"):
             await driver.connect()
+
+
+async def test_a_server_that_had_no_room_once_is_asked_for_two_in_the_next_session() -> None:
+    async with scripted() as server, followed(server, LEVEL) as driver:
+        server.small = True
+        await told(driver, server)
+        await driver.pushed()
+        server.small = False
+        before = server.count("Publish")
+        await driver.connect()
+        await driver.subscribe([(100 * MS, (0,))])
+        await told(driver, server)
+        assert server.count("Publish") >= before + PUBLISHING
+
+
+async def test_the_time_of_our_own_questions_is_no_silence_of_the_server() -> None:
+    """Two subscriptions; a search for a path outlasts the silence that either may keep."""
+    late = asyncio.Event()
+
+    def create(request: Any) -> Any:
+        response = server.answered("CreateSubscription", request)
+        response.Parameters.SubscriptionId = server.count("CreateSubscription")
+        return response
+
+    async def translate(_: Any) -> Any:
+        await late.wait()
+        return ua.TranslateBrowsePathsToNodeIdsResponse(
+            Results=[ua.BrowsePathResult(ua.StatusCode(ua.StatusCodes.BadNoMatch))]
+        )
+
+    async with scripted() as server, asyncio.timeout(WITHIN_S):
+        server.answers["CreateSubscription"] = create
+        server.answers["TranslateBrowsePathsToNodeIds"] = translate
+        late.set()
+        points = (LEVEL, FLOW, Point(path="0:Objects/2:Level"))
+        driver = made(server, *points, timeout=Duration(2_000 * MS))
+        await driver.connect()
+        await driver.subscribe([(50 * MS, (0, 2)), (51 * MS, (1,))])
+        for each in driver._subscriptions.values():
+            each._timeout_ns = 50 * MS  # of many questions, each within its own
+        for number in (1, 2):
+            await server.publish(subscription=number)
+            await driver.pushed()
+        late.clear()
+        driver._find_ns = 0
+        for number in (1, 2):
+            await server.publish(subscription=number)
+        pushed = asyncio.create_task(driver.pushed())
+        quiet_ns = max(each.deadline_ns() for each in driver._subscriptions.values())
+        await asyncio.sleep(max(0, quiet_ns - time.monotonic_ns()) / 1e9)
+        late.set()
+        await pushed
+        await driver.pushed()
+        await driver.close()
 
 
 async def test_a_servers_last_words_are_told_once_by_us(caplog: pytest.LogCaptureFixture) -> None:

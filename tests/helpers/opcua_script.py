@@ -57,7 +57,12 @@ class ScriptedServer:
         return sum(name == service for name, _ in self.asked)
 
     async def publish(
-        self, values: dict[str, Any] | None = None, *, number: int | None = None, **more: Any
+        self,
+        values: dict[str, Any] | None = None,
+        *,
+        number: int | None = None,
+        subscription: int = 1,
+        **more: Any,
     ) -> None:
         """Answer the oldest Publish: a keep-alive, or ``values`` by node id, and its number."""
         while not self._publish:
@@ -65,7 +70,7 @@ class ScriptedServer:
             await self._answered.wait()
         request, request_id = self._publish.pop(0)
         response = ua.PublishResponse()
-        response.Parameters.SubscriptionId = 1
+        response.Parameters.SubscriptionId = subscription
         response.Parameters.MoreNotifications = False
         message = response.Parameters.NotificationMessage
         message.PublishTime = datetime.now(UTC)
@@ -225,6 +230,11 @@ class ScriptedServer:
     def _deletemonitoreditems(self, request: Any) -> Any:
         count = len(request.Parameters.MonitoredItemIds)
         return ua.DeleteMonitoredItemsResponse(Results=[ua.StatusCode()] * count)
+
+    def _call(self, request: Any) -> Any:
+        count = len(request.Parameters.MethodsToCall)
+        results = [ua.CallMethodResult(StatusCode=ua.StatusCode()) for _ in range(count)]
+        return ua.CallResponse(Results=results)
 
 
 def items_of(request: Any) -> list[Any]:
