@@ -7,6 +7,7 @@ when it falls silent its session ends.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,7 +20,7 @@ from drivers.base import Condition, Reading
 from drivers.errors import LinkError
 from drivers.opcua_client import OpcUaClient, StatusError, mapped
 from drivers.opcua_conditions import HANDLE, Conditions
-from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id
+from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id, read_values
 from drivers.opcua_points import OpcUaPoint
 from drivers.opcua_status import overflowed, quality_of, status_text
 from drivers.opcua_values import bad, code_of, reading_of, utc_ns_of
@@ -32,6 +33,7 @@ QUEUE_MAX: Final = 10_000  # values of an item, however slow its server is
 CLOCK_TICK_NS: Final = 2_000_000_000  # many a server's clock moves once a second
 SLOW_FACTOR: Final = 1.5
 RETRY_NS: Final = 30_000_000_000  # what is refused or gone is asked for again so often
+LEFT_MAX: Final = 10  # dead items of a point, where the server deletes none
 CLOCK: Final = 0  # client handle of the server's own clock; a point's is its index + 1
 _CLOCK_NODE: Final = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
 
@@ -89,6 +91,7 @@ class Subscription:
         self._clock_ns = 0  # ours, when the sampled clock had moved last
         self._retry_ns = 0
         self._sequence = 0  # of the newest message with notifications
+        self._left: Counter[int] = Counter()  # by point: dead items that the server keeps
         self._unfit: dict[int, str] = {}  # point: how the server made it worse than asked
         self._seldom: set[int] = set()  # of those: sampled so seldom that nothing is proven
         self._untold = set(members)  # of this session: a proof says nothing of them
@@ -146,7 +149,7 @@ class Subscription:
             await self._create_items([self._conditions.item()], limits)
         if not (self.refused or gone):
             return []
-        await self._delete_items(gone, limits)
+        gone = await self._cleared(gone, limits)
         again = [i for i in self.refused if not isinstance(self._nodes[i], int)]
         for index in again:
             del self.refused[index]
@@ -318,20 +321,47 @@ class Subscription:
             self._ids[handle - 1] = int(result.MonitoredItemId)
             self._note_pace(handle - 1, item, result)
 
-    async def _delete_items(self, points: Sequence[int], limits: Limits) -> None:
-        """Delete the items of these points; one that the server has no longer is deleted."""
+    async def _cleared(self, gone: Sequence[int], limits: Limits) -> list[int]:
+        """Those of these points that get a new item.
+
+        Where the server deletes none, a dead item stays beside the new one: a node that is still
+        gone gets no new one then, and one that comes and goes gets so many and no more.
+        """
+        deleted = await self._delete_items(gone, limits)
+        kept = [i for i in gone if i not in deleted and self._left[i] < LEFT_MAX]
+
+        async def ask(batch: Sequence[int]) -> list[ua.DataValue]:
+            asked = [read_value_id(self._nodes[i], self._points[i].index) for i in batch]
+            return await read_values(self._client, asked)
+
+        answers: list[ua.DataValue] = []
+        async for part in in_batches(kept, limits.read, ask):
+            answers += part
+        back = [
+            index
+            for index, data in zip(kept, answers, strict=True)
+            if quality_of(code_of(data)) != (Quality.BAD, Reason.UNREADABLE)
+        ]
+        self._left.update(back)
+        return [*deleted, *back]
+
+    async def _delete_items(self, points: Sequence[int], limits: Limits) -> list[int]:
+        """Delete the items of these points; those of which the server has none any more."""
 
         async def delete(batch: Sequence[int]) -> list[ua.StatusCode]:
             parameters = ua.DeleteMonitoredItemsParameters()
             parameters.SubscriptionId = self.id
             parameters.MonitoredItemIds = [self._ids[point] for point in batch]
             with mapped("monitored items"):
-                return list(await self._client.uaclient.delete_monitored_items(parameters))
+                answers = await self._client.uaclient.delete_monitored_items(parameters)
+                return checked_count(list(answers), len(batch))
 
-        # Where the server cannot, the dead item stays beside the new one.
+        results: list[ua.StatusCode] = []
         with contextlib.suppress(StatusError):
-            async for _ in in_batches(points, limits.items, delete):
-                pass
+            async for answers in in_batches(points, limits.items, delete):
+                results += answers
+        # Those after the first refusal were not asked for.
+        return [i for i, said in zip(points, results, strict=False) if _is_gone(said)]
 
     def _note_pace(
         self,
@@ -348,6 +378,11 @@ class Subscription:
             self._seldom.add(index)
         elif 0 < result.RevisedQueueSize < min(2, item.RequestedParameters.QueueSize):
             self._unfit[index] = "it keeps one value of each: lost ones are not counted"
+
+
+def _is_gone(said: ua.StatusCode) -> bool:
+    """Whether the server has an item no longer, by its answer to the deletion."""
+    return bool(said.is_good()) or int(said.value) == StatusCodes.BadMonitoredItemIdInvalid
 
 
 def _server_time_ns(response: ua.PublishResponse) -> int:

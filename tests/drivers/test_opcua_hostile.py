@@ -345,6 +345,31 @@ async def test_a_service_that_is_missing_costs_what_needs_it_alone(
         await driver.close()
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["no such service", "not this item"])
+async def test_a_server_that_deletes_nothing_is_not_filled_with_items(
+    whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = ua.StatusCodes.BadServiceUnsupported if whole else ua.StatusCodes.BadUserAccessDenied
+    refused = ua.DeleteMonitoredItemsResponse(Results=[ua.StatusCode(code)])
+    gone = ua.DataValue(StatusCode=ua.StatusCode(ua.StatusCodes.BadNodeIdUnknown))
+    monkeypatch.setattr(opcua_subscription, "RETRY_NS", 0)
+    async with scripted() as server, followed(server, LEVEL) as driver:
+        server.answers["DeleteMonitoredItems"] = lambda _: code if whole else refused
+        await told(driver, server, values={"ns=2;s=Level": gone})
+        first = server.count("CreateMonitoredItems")
+        for _ in range(5):
+            await told(driver, server)
+        assert server.count("DeleteMonitoredItems") == 5
+        assert server.count("CreateMonitoredItems") == first, "it is still gone"
+        server.values["ns=2;s=Level"] = as_data(1.5)
+        batch = await told(driver, server, values={"ns=2;s=Level": 1.5})
+        assert [reading.value for reading in batch.readings] == [1.5]
+        assert server.count("CreateMonitoredItems") == first + 1
+        for _ in range(2 * opcua_subscription.LEFT_MAX):  # it comes and goes
+            await told(driver, server, values={"ns=2;s=Level": gone})
+        assert server.count("CreateMonitoredItems") == first + opcua_subscription.LEFT_MAX
+
+
 async def test_a_server_in_trouble_is_asked_for_its_paths_in_another_session() -> None:
     async with scripted() as server, asyncio.timeout(WITHIN_S):
         server.answers["TranslateBrowsePathsToNodeIds"] = lambda _: ua.StatusCodes.BadServerHalted
