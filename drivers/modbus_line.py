@@ -6,12 +6,14 @@ quiet, and what arrives meanwhile is dropped. After a good reply a double of it 
 way: what has arrived when the next request leaves holds that request up, and a request whose reply
 would look like the double waits until that must have come. What neither can tell is a late reply
 beyond these bounds, ``LATE_TIMEOUTS`` and ``DOUBLE_S``, with the unit, function and length of the
-one that is waited for: no line without transactions can; where reads look alike ``check`` says so.
+one that is waited for: no line without transactions can; where reads that feed interlocks look
+alike ``check`` says so. The echo of a write names its place, so a double of it is nobody else's.
 
 A unit that has been silent for long holds up the others no longer than its own timeout: then only
 it waits before it is asked again, since a late reply of it can be taken for no other unit's.
 Functions 5 and 6 go first and wait for quiet alone: a late reply to a read cannot look like their
-echo.
+echo, which names the value too. That one is told refused by the double of another's exception is
+the safe side: it is written again.
 """
 
 import asyncio
@@ -25,14 +27,15 @@ from typing import Any, Final
 
 from drivers.errors import LinkError, ProtocolError
 from drivers.modbus_dial import Dial
+from drivers.modbus_frames import READ_FUNCTIONS
 from drivers.modbus_link import Call, ExceptionReply, ModbusLink, NotQuietError
 from drivers.modbus_wire import Wire
 from drivers.plan import BIT_FUNCTIONS
+from drivers.serial_port import DOUBLE_S
 
 LATE_TIMEOUTS: Final = 2  # a reply comes no later than so many timeouts after ours ended
 OPEN_S: Final = 1.0  # for a port's thread, however short the timeout of a request is
 SILENT_UNTIL_DEAD: Final = 3  # requests in a row; then the unit is asked by its session's backoff
-DOUBLE_S: Final = 0.02  # a double comes no later; USB adapters hold bytes back for up to 16 ms
 URGENT: Final = (5, 6)
 
 
@@ -52,7 +55,7 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A good reply to a read: of what a double of it could be taken for the reply."""
+    """A good reply: of what a double of it could be taken for the reply."""
 
     call: Call
     unit: int
@@ -60,13 +63,18 @@ class _Heard:
     until_ns: int
 
     def passes_for(self, call: Call, unit: int) -> bool:
-        """Whether it could be another read's; of the same read it would be no lie."""
+        """Whether it could be another call's; of the same call it would be no lie."""
         same = (unit, call.function) == (self.unit, self.call.function) and call != self.call
-        return same and (self.refused or _payload_bytes(call) == _payload_bytes(self.call))
+        if not same or call.function in URGENT:
+            return False
+        return self.refused or _told(call) == _told(self.call)
 
 
-def _payload_bytes(call: Call) -> int:
-    return (call.size + 7) // 8 if call.function in BIT_FUNCTIONS else 2 * call.size
+def _told(call: Call) -> tuple[int, int]:
+    """What a good reply says beside its unit and function; of functions 15 and 16 no values."""
+    if call.function not in READ_FUNCTIONS:
+        return call.address, call.size
+    return 0, (call.size + 7) // 8 if call.function in BIT_FUNCTIONS else 2 * call.size
 
 
 def place_of(dial: Dial) -> object:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from drivers.errors import LinkError
-from drivers.serial_port import Heard, SerialPort, Settings, open_port
+from drivers.serial_port import DOUBLE_S, Heard, SerialPort, Settings, open_port
 
 CLOSE_S: Final = 1.0
-DOUBLE_S: Final = 0.02  # what follows an answer comes no later; adapters hold bytes for up to 16 ms
 
 Shared = dict[Any, Any]  # ("serial", the port's real path) -> Bus
 

@@ -23,6 +23,7 @@ from drivers.resolve import error_text
 READ_BYTES_MAX: Final = 4_096  # of one wake
 WRITE_BYTES_MAX: Final = 4_096
 DISCARDS_MAX: Final = 16
+DOUBLE_S: Final = 0.02  # a double of a reply comes no later; USB adapters hold bytes up to 16 ms
 _MARK: Final = 0xFF
 _IFLAG: Final = 0  # of what termios.tcgetattr gives
 _CONTROLS: Final = 6

@@ -19,10 +19,9 @@ from drivers.checksums import CHECKSUMS
 from drivers.errors import DeviceError, LinkError, RequestError
 from drivers.kind import Surroundings
 from drivers.registry import make_driver
-from drivers.serial_bus import DOUBLE_S
 from drivers.serial_kind import streams
 from drivers.serial_line import SerialAsker, SerialStream
-from drivers.serial_port import Marks, Settings, open_port
+from drivers.serial_port import DOUBLE_S, Marks, Settings, open_port
 from drivers.serial_tables import SerialField, SerialProtocol
 from fastpath.codes import Quality, Reason
 from gateway.site.model import Device, Line, Point
