@@ -11,7 +11,9 @@ answer                                  verdict
 2xx                                     accepted
 207 or 2xx with {"errors": [{"id" or    those items are refused, all others accepted
 "seq", "reason"}]}
-2xx with an error that names no item    the link pauses: nobody said that it is stored (1)
+2xx with JSON that has an error and     the link pauses: nobody said that it is stored (1)
+names no item, or cannot be read
+2xx with a text that is no JSON         accepted, whatever the text
 400, 413, 422                           the batch is halved until the one is found: refused
 401, 403, 404, 405 and any other 4xx    lane denied: slow retry, the other lanes go on,
                                         nothing delivered (1)

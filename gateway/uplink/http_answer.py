@@ -1,6 +1,5 @@
 """What a platform's answer to a POST means. The table is in :mod:`gateway.uplink.http`."""
 
-import codecs
 import json
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ _MULTI_STATUS: Final = 207
 _DETAIL_CHARS: Final = 200
 _PAGE_TYPES: Final = ("text/html", "application/xhtml+xml")
 _NO_CERTIFICATE: Final = b"ssl certificate"  # nginx answers so, by status 400, and lets nobody in
+_JSON_BEGINS: Final = (b"{", b"[")
 _FAILURE_WORDS: Final = frozenset({"error", "errors", "exception", "fail", "failed", "failure"})
 
 
@@ -95,19 +95,18 @@ def _taken(status: int, body: bytes, url: str) -> Answer:
 def _object(body: bytes) -> dict[str, Any] | None:
     """The JSON object that the answer is; None where it is none.
 
-    Raises ValueError or RecursionError where something in it tells of errors and nothing can read
-    it. Some write JSON with a byte order mark, in another code page or with NaN.
+    Raises ValueError or RecursionError where it begins as JSON does, something in it tells of
+    errors and nothing can read it. Some write JSON in another code page or with NaN.
     """
-    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         try:
             said = json.loads(body.decode("utf-8", "replace"))
         except ValueError:
-            if b"error" in body.lower():
+            if body.lstrip()[:1] in _JSON_BEGINS and b"error" in body.lower():
                 raise
-            return None
+            return None  # a word of their own: "OK, 0 errors"
     return said if isinstance(said, dict) else None
 
 

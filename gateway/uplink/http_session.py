@@ -1,5 +1,6 @@
 """What the HTTP uplink adds to aiohttp's session: names, reused connections, what errors mean."""
 
+import json
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -80,7 +81,7 @@ def telling_reuse() -> aiohttp.TraceConfig:
 
 
 async def read_answer(content: aiohttp.StreamReader) -> bytes:
-    """All of an answer, or a little more than what is looked at."""
+    """All of an answer, or a little more than what is looked at, in UTF-8 (``in_utf8``)."""
     parts: list[bytes] = []
     size = 0
     while size <= ANSWER_BYTES_MAX:
@@ -89,7 +90,13 @@ async def read_answer(content: aiohttp.StreamReader) -> bytes:
             break
         parts.append(part)
         size += len(part)
-    return b"".join(parts)
+    return in_utf8(b"".join(parts))
+
+
+def in_utf8(body: bytes) -> bytes:
+    """JSON of any Unicode form as UTF-8 without a mark: .NET writes UTF-16. Others as they are."""
+    encoding = json.detect_encoding(body)
+    return body if encoding == "utf-8" else body.decode(encoding, "replace").encode()
 
 
 def link_error(url: str, error: BaseException, *, sent: bool) -> UplinkError:

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import json
 import subprocess
+import tracemalloc
+import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,6 +54,9 @@ async def test_only_the_items_that_the_answer_names_are_refused(status: int, by:
         b'\xef\xbb\xbf{"errors": [{"seq": 2, "reason": "x"}]}',
         '{"errors": [{"seq": 2, "reason": "x", "value": NaN}]}',
         '{"errors": [{"seq": 2, "reason": "x"}], "text": "\u00dc"}'.encode("latin-1"),
+        '{"errors": [{"seq": 2, "reason": "x"}]}'.encode("utf-16"),
+        '{"errors": [{"seq": 2, "reason": "x"}]}'.encode("utf-16-be"),
+        '{"errors": [{"seq": 2, "reason": "x"}]}'.encode("utf-32-le"),
     ],
 )
 async def test_errors_are_read_however_they_are_written(text: str | bytes) -> None:
@@ -108,6 +113,10 @@ async def test_success_is_what_the_platform_is_asked_to_say(status: int, text: s
         (200, "OK"),
         (200, "[]"),
         (200, b"\xff\xfe{ok}"),
+        (200, "OK, 0 errors"),
+        (200, "no error".encode("utf-16")),
+        (200, "<ack><errors/></ack>"),
+        (200, "\0"),
         (200, '{"errors": []}'),
         (207, '{"errors": []}'),
         (201, '{"status": "ok", "error": null, "errors": null}'),
@@ -116,6 +125,24 @@ async def test_success_is_what_the_platform_is_asked_to_say(status: int, text: s
 async def test_what_else_a_success_may_say(status: int, text: str | bytes) -> None:
     async with Script(answers(status, text)).serving() as server, connected(server.url) as uplink:
         assert await uplink.send("alert", [alert_out(1)]) == [ACCEPTED]
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+async def test_of_an_answer_that_unpacks_to_a_bomb_no_more_is_held_than_is_looked_at(
+    name: str,
+) -> None:
+    packer = zlib.compressobj(9, wbits=31 if name == "gzip" else 15)
+    packed = b"".join(packer.compress(b" " * 1_000_000) for _ in range(200)) + packer.flush()
+    answer = answers(200, packed, Content_Encoding=name)
+    async with Script(answer).serving() as server, connected(server.url) as uplink:
+        tracemalloc.start()
+        try:
+            (verdict,) = await uplink.send("alert", [alert_out(1)])
+            most_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert isinstance(verdict, Retry)
+    assert most_bytes < 16 * ANSWER_BYTES_MAX
 
 
 async def test_what_is_no_number_is_null() -> None:
