@@ -10,6 +10,7 @@ more, behind the pump's back.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import socket
@@ -24,10 +25,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway.uplink.tls import refusal_of
+
 _LOGGER = logging.getLogger(__name__)
 KEEPALIVE_S: Final = 20
 _PACKET_BYTES_MAX: Final = 268_435_455  # of the protocol
 _RECEIVE_MAXIMUM: Final = 65_535  # where CONNACK does not say
+_LAST_RECORDS: Final = 16  # that are read for a word at the end
+_RECORD_BYTES_MAX: Final = 16_384  # of TLS
 _INT: Final = struct.Struct("i")
 _PROTOCOL_ERROR: Final = 0x82
 _QOS_NOT_SUPPORTED: Final = 0x9B
@@ -286,6 +291,12 @@ class AckingClient(aiomqtt.Client):
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         self._loop.add_writer(sock.fileno(), self._guarded, self._client.loop_write)
 
+    def _on_socket_close(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """A write to a broker that has hung up fails before its last word was read: why it did."""
+        super()._on_socket_close(client, userdata, sock)
+        if isinstance(sock, ssl.SSLSocket) and self._ear.heard is not None:
+            self._ear.heard = _last_word(sock) or self._ear.heard
+
     def _read(self) -> None:
         self._client.loop_read()
         sock = self._client.socket()
@@ -303,3 +314,18 @@ class AckingClient(aiomqtt.Client):
             _LOGGER.debug("mqtt: %s", error, exc_info=True)
             self._end(Disconnected(f"{type(error).__name__}: {error}"))
             self._client._sock_close()  # noqa: SLF001
+
+
+def _last_word(sock: ssl.SSLSocket) -> BaseException | None:
+    """The TLS alert that has come on a socket that nobody reads any more; None where none has.
+
+    In TLS 1.3 a client has shaken hands before its certificate is looked at.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for _ in range(_LAST_RECORDS):
+            try:
+                if not sock.recv(_RECORD_BYTES_MAX):
+                    break
+            except ssl.SSLError as error:
+                return error if refusal_of(error) else None
+    return None

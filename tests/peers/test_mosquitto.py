@@ -4,12 +4,14 @@ These hold the private names of aiomqtt and paho that the client leans on agains
 """
 
 import asyncio
+import select
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 
 from gateway.errors import UplinkError
@@ -18,6 +20,7 @@ from gateway.site.model import Duration
 from gateway.uplink import link_state, mqtt_codes, pump, settling
 from gateway.uplink.base import ACCEPTED, LinkRefusedError, Refused, Retry, SuspectError
 from gateway.uplink.mqtt import MqttUplink
+from gateway.uplink.mqtt_client import AckingClient
 from gateway.uplink.pump import Pump
 from tests.helpers.certificates import make_authority
 from tests.helpers.mosquitto import Mosquitto, Subscriber
@@ -33,6 +36,9 @@ from tests.helpers.uplinks import (
     row_out,
     until,
 )
+
+# Where the order, or each thing once, is asserted: a busy machine must not cost a session.
+PATIENT = Duration(10_000_000_000)
 
 
 class Bench:
@@ -102,7 +108,7 @@ async def test_everything_arrives_alerts_first(bench: Bench, tmp_path: Path) -> 
     async with (
         Mosquitto(tmp_path) as broker,
         Subscriber(broker.port) as subscriber,
-        bench.running(broker.url),
+        bench.running(broker.url, timeout=PATIENT),
     ):
         await subscriber.until(lambda: len(subscriber.received) >= 181)
     topics = [name for name, _payload in subscriber.received if name != "status"]
@@ -122,7 +128,7 @@ async def test_a_publish_that_the_broker_denies_is_not_delivered(
     async with (
         Mosquitto(tmp_path, acl=acl) as broker,
         Subscriber(broker.port) as subscriber,
-        bench.running(broker.url) as made,
+        bench.running(broker.url, timeout=PATIENT) as made,
     ):
         await subscriber.until(lambda: len(subscriber.of("live")) == 4)
         await until(lambda: made.stats().retried >= 6)
@@ -150,7 +156,7 @@ async def test_a_broker_that_ends_the_session_after_each_refusal(
     async with (
         Mosquitto(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker,
         Subscriber(broker.port) as subscriber,
-        bench.running(broker.url) as made,
+        bench.running(broker.url, timeout=PATIENT) as made,
     ):
         await subscriber.until(lambda: len(_seqs(subscriber.of("backfill"))) == 300)
         await until(lambda: made.stats().backlog == {"alert": 3, "live": 0, "backfill": 0})
@@ -394,6 +400,35 @@ async def test_tls_that_fails_says_why(authority: Path, tmp_path: Path) -> None:
         ):
             with pytest.raises(LinkRefusedError, match=text):
                 await MqttUplink(config_of(url), SENDER, held).connect()
+
+
+async def test_a_refused_certificate_is_told_where_the_write_fails_first(
+    authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the broker has looked at it, and hung up, before CONNECT is written."""
+    held = _held(ca_path=authority / "ca.pem")
+    send, read = paho.Client._sock_send, AckingClient._read
+    tried = False
+    async with Mosquitto(tmp_path, certificates=authority) as broker:
+
+        def send_late(client: paho.Client, packet: bytes) -> int:
+            nonlocal tried
+            tried = True
+            sock = client.socket()
+            assert sock is not None
+            hung_up = select.poll()
+            hung_up.register(sock, select.POLLHUP | select.POLLERR)
+            assert hung_up.poll(5_000)
+            return send(client, packet)
+
+        def read_later(client: AckingClient) -> None:
+            if tried:
+                read(client)
+
+        monkeypatch.setattr(paho.Client, "_sock_send", send_late)
+        monkeypatch.setattr(AckingClient, "_read", read_later)
+        with pytest.raises(LinkRefusedError, match="refuses the TLS handshake"):
+            await MqttUplink(config_of(f"mqtts://127.0.0.1:{broker.port}"), SENDER, held).connect()
 
 
 async def test_an_acknowledgement_that_the_library_cannot_read(tmp_path: Path) -> None:
