@@ -134,9 +134,10 @@ def _check_buses(draft: Draft, timing: Timing) -> None:
     for bus in timing.buses.values():
         if bus.timed and bus.load > 1:
             entry = entries[next(iter(bus.devices))]
+            alike = ", let reads that look alike differ in length" if bus.kept_apart() else ""
             text = (
                 f"found polls and heartbeats that take {bus.load:.0%} of the time of {bus.port}, "
-                f"expected less than 100%: poll less often, or set a higher baud"
+                f"expected less than 100%: poll less often{alike}, or set a higher baud"
             )
             draft.complaints.add(entry.origin, ("poll",), text)
 

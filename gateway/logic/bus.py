@@ -2,8 +2,10 @@
 
 Devices on one serial port, or behind one serial server, take turns. A reply that comes late is told
 from the next one by silence alone, so after a timeout the line stays silent for as long as a late
-reply is believed possible. How fast the line behind a serial server is, and how much an instrument
-says, is not known here: such an exchange counts as its whole timeout.
+reply is believed possible. Between two reads that look alike the gateway leaves the time in which a
+double of the first one's reply may come; the guard does not. How fast the line behind a serial
+server is, and how much an instrument says, is not known here: such an exchange counts as its whole
+timeout.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +14,11 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 from drivers.modbus_kinds import excluded_of
+from drivers.modbus_line import LATE_TIMEOUTS
 from drivers.plan import BIT_FUNCTIONS, FUNCTIONS, Request, plan
 from drivers.points import Area, ModbusPoint
 from drivers.serial_kind import SERIAL
+from drivers.serial_port import DOUBLE_S
 from gateway.site.load import WATCHDOG_POLL_NS, heartbeat_every
 from gateway.site.model import SERIAL_DRIVER, Device, Line
 from gateway.site.places import server_of
@@ -27,7 +31,7 @@ HEARTBEAT_DATA: Final = 4
 GAP_CHARACTERS: Final = 3.5
 GAP_NS_MIN: Final = 1_750_000  # above 19,200 baud
 GAP_BAUD: Final = 19_200
-LATE_TIMEOUTS: Final = 2  # a reply may be late by so many timeouts; the line is silent for them
+DOUBLE_NS: Final = round(DOUBLE_S * SECOND_NS)
 INSTRUMENT_LATE_TIMEOUTS: Final = 1  # of a serial instrument's answer
 SERVER_DRIVER: Final = "modbus-rtu-tcp"  # a serial line behind a serial server
 
@@ -49,6 +53,7 @@ class Exchange:
     period_ns: int
     reply: Reply | None = None  # of a read
     address: int = 0
+    count: int = 0  # registers or bits
     tags: tuple[str, ...] = ()
 
 
@@ -73,12 +78,26 @@ class Bus:
     @property
     def load(self) -> float:
         """The part of the time that the line is busy while all answer at once; 1: always."""
-        return sum(each.busy_ns / each.period_ns for each in self.exchanges)
+        busy = sum(each.busy_ns / each.period_ns for each in self.exchanges)
+        return busy + sum(DOUBLE_NS * _changes(alike) for alike in self.kept_apart())
 
     @property
     def round_ns(self) -> int:
         """Everything that is due at once, one after the other."""
-        return sum(each.busy_ns for each in self.exchanges)
+        waits = sum(len(alike) - 1 for alike in self.kept_apart())
+        return sum(each.busy_ns for each in self.exchanges) + waits * DOUBLE_NS
+
+    def kept_apart(self) -> list[list[Exchange]]:
+        """The gateway's reads that look alike: it leaves ``DOUBLE_NS`` between two of a list."""
+        alike: dict[Reply, list[Exchange]] = {}
+        for each in self.exchanges:
+            if each.reply is not None and not self.devices[each.device].fast:
+                alike.setdefault(each.reply, []).append(each)
+        return [
+            reads
+            for reads in alike.values()
+            if any(_differ(one, other) for one, other in combinations(reads, 2))
+        ]
 
     def look_alikes(self) -> list[tuple[Exchange, Exchange]]:
         """Pairs of reads whose replies cannot be told apart by what they say."""
@@ -86,13 +105,14 @@ class Bus:
         return [
             (one, other)
             for one, other in combinations(reads, 2)
-            if one.reply == other.reply and one.address != other.address
+            if one.reply == other.reply and _differ(one, other)
         ]
 
     def running_ns(self) -> int:
         """The longest that an exchange in progress keeps the line: it times out."""
         sent = (each.busy_ns if self.timed else 0 for each in self.exchanges)
-        return max(
+        waits_ns = DOUBLE_NS if self.kept_apart() else 0
+        return waits_ns + max(
             (
                 busy_ns + given_up_ns(self.devices[each.device])
                 for busy_ns, each in zip(sent, self.exchanges, strict=True)
@@ -189,10 +209,21 @@ def _reads(
             period_ns=period,
             reply=Reply(device.unit, request.function, _data_bytes(request)),
             address=request.address,
+            count=request.count,
             tags=tuple(members[place][0] for place, _ in request.points),
         )
         for request in requests
     ]
+
+
+def _differ(one: Exchange, other: Exchange) -> bool:
+    return (one.address, one.count) != (other.address, other.count)
+
+
+def _changes(alike: list[Exchange]) -> float:
+    """How often at most one of them follows another one, per ns: twice for each that is rarer."""
+    rates = [1 / each.period_ns for each in alike]
+    return min(sum(rates), 2 * (sum(rates) - max(rates)))
 
 
 def _data_bytes(request: Request) -> int:

@@ -2,10 +2,13 @@
 
 import pytest
 
+from drivers import modbus_line
+from drivers.modbus_link import Call
 from drivers.plan import Request
 from drivers.points import parse_point
 from drivers.serial_tables import SerialProtocol
 from gateway.logic.bus import (
+    DOUBLE_NS,
     Bus,
     Exchange,
     buses_of,
@@ -15,6 +18,8 @@ from gateway.logic.bus import (
     write_ns,
 )
 from gateway.site.model import Device, Duration, Heartbeat, Line, WatchdogRegister
+from tests.drivers.test_modbus_line import party
+from tests.helpers.device import Device as FarDevice
 
 MS = 1_000_000
 
@@ -140,3 +145,68 @@ def test_replies_that_look_alike(address: str, type_name: str, unit: int, alike:
     bus = buses_of({"a": device(), "b": device(unit=unit)}, points)["/dev/ttyS1"]
     pairs = [(one.tags, other.tags) for one, other in bus.look_alikes()]
     assert pairs == ([(("x",), ("y",))] if alike else [])
+
+
+async def test_check_counts_a_wait_for_a_double_where_the_driver_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same reads over a line, in the order in which they wait most."""
+    devices = {"a": device(), "b": device(unit=2)}
+    points = {
+        "a": [(MS, f"hr{n}", parse_point(f"hr:{100 * n}")) for n in range(5)]  # 4 waits
+        + [(MS, "ir", parse_point("ir:0"))]  # another function
+        + [(MS, f"c{n}", parse_point(f"c:{n}")) for n in range(3)]  # one read of 3 coils ...
+        + [(2 * MS, "c", parse_point("c:0"))],  # ... and of the first: as short a reply
+        "b": [(MS, "hr", parse_point("hr:0")), (MS, "wide", parse_point("hr:100", "float32"))],
+    }
+    [bus] = buses_of(devices, points).values()
+    waited = []
+    passes_for = modbus_line._Heard.passes_for
+
+    def noting(heard: modbus_line._Heard, call: Call, unit: int) -> bool:
+        waited.append(passes_for(heard, call, unit))
+        return waited[-1]
+
+    monkeypatch.setattr(modbus_line._Heard, "passes_for", noting)
+    async with party(u1=FarDevice(), u2=FarDevice()) as line:
+        wires = {unit: line.wire(unit, 1.0) for unit in (1, 2)}
+        for wire in wires.values():
+            await wire.open()
+        for each in sorted(bus.exchanges, key=lambda each: each.reply or ()):
+            assert each.reply is not None
+            await wires[each.reply.unit].read(each.reply.function, each.address, each.count)
+    assert sum(waited) == 5
+    busy_ns = sum(each.busy_ns for each in bus.exchanges)
+    assert bus.round_ns == busy_ns + sum(waited) * DOUBLE_NS
+    slowest_ns = max(each.busy_ns for each in bus.exchanges)
+    assert bus.running_ns() == slowest_ns + given_up_ns(devices["a"]) + DOUBLE_NS
+
+
+def test_the_guards_reads_that_look_alike_do_not_wait() -> None:
+    points = {"a": [(100 * MS, f"x{n}", parse_point(f"hr:{100 * n}")) for n in range(5)]}
+    [bus] = buses_of({"a": device(fast=True)}, points).values()
+    assert bus.round_ns == sum(each.busy_ns for each in bus.exchanges)
+    assert bus.load == sum(each.busy_ns / each.period_ns for each in bus.exchanges)
+
+
+@pytest.mark.parametrize(
+    ("periods_ms", "waits"),
+    [
+        ((50,), 0),
+        ((50, 50), 40),  # in a second: each of them follows the other one
+        ((50, 1000), 2),  # before the rare one and after it
+        ((50, 100, 100), 40),
+    ],
+)
+def test_reads_that_look_alike_wait_as_often_as_one_follows_another(
+    periods_ms: tuple[int, ...], waits: int
+) -> None:
+    points = {
+        "a": [
+            (period * MS, f"x{n}", parse_point(f"hr:{100 * n}"))
+            for n, period in enumerate(periods_ms)
+        ]
+    }
+    [bus] = buses_of({"a": device()}, points).values()
+    busy = sum(each.busy_ns / each.period_ns for each in bus.exchanges)
+    assert bus.load == pytest.approx(busy + waits * DOUBLE_NS / 1e9)
