@@ -5,14 +5,17 @@ before it, and the guard is told (ACK) only after that. A record that makes no s
 alert that says so; it never stops the others.
 """
 
+import asyncio
 import logging
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.errors import StoreError
 from gateway.store.alert import AlertDraft, Source
+from gateway.store.undivided import undivided
 
 if TYPE_CHECKING:
     from fastpath.journal import GuardView
@@ -80,6 +83,7 @@ class EventDrain:
         self._differences = differences
         self._ack = ack
         self._observers = tuple(observers)
+        self._draining = asyncio.Lock()
         self._journal_id = 0  # 0: not attached
         self._epoch = 0  # of the ledger that gave the position
         self._next = 0
@@ -92,40 +96,48 @@ class EventDrain:
         ``all_of_it``: commit the position also of records that are no alert. Raises StoreError:
         then it begins again from what the ledger has.
         """
-        try:
-            return await self._drain(all_of_it=all_of_it)
-        except StoreError:
-            self.detach()
-            raise
+        stored = False
+        more = True
+        while more:
+            told, more = await undivided(self._draining, partial(self._step, all_of_it=all_of_it))
+            stored = stored or told
+        return stored
 
     def detach(self) -> None:
         """Ask the ledger for the position again before the next record."""
         self._journal_id = 0
         self._unsaved = []
 
-    async def _drain(self, *, all_of_it: bool) -> bool:
-        stored = False
-        while (view := self._view()) is not None:
-            header = view.header()
-            if (header.journal_id, self._ledger.epoch) != (self._journal_id, self._epoch):
-                stored = await self._attach(header.journal_id, header.event_tail) or stored
-                stored = await self._compare() or stored
-                continue  # the file may be another one after a wait
-            events = view.events(self._next, BATCH_MAX)
-            head = header.event_head if len(events) < BATCH_MAX else 0
-            drafts, end = self._read(events, head)
-            due = all_of_it or time.monotonic_ns() - self._saved_ns >= QUIET_NS
-            if drafts or (due and self._unsaved) or len(self._unsaved) >= BATCH_MAX:
-                position = (self._journal_id, end)
-                await self._ledger.append(drafts, journal=position, epoch=self._epoch)
-                self._saved(end)
-                stored = stored or bool(drafts)
-            self._next = end
-            if len(events) < BATCH_MAX:
-                if header.event_tail < self._committed(end):
-                    self._ack(self._journal_id, self._committed(end))
-                break
-        return stored
+    async def _step(self, *, all_of_it: bool) -> tuple[bool, bool]:
+        """One batch: whether alerts were stored, and whether there is more.
+
+        Not to be divided: records that are stored and not yet passed are observed twice.
+        """
+        try:
+            return await self._drain(all_of_it=all_of_it)
+        except StoreError:
+            self.detach()
+            raise
+
+    async def _drain(self, *, all_of_it: bool) -> tuple[bool, bool]:
+        if (view := self._view()) is None:
+            return False, False
+        header = view.header()
+        if (header.journal_id, self._ledger.epoch) != (self._journal_id, self._epoch):
+            stored = await self._attach(header.journal_id, header.event_tail)
+            return await self._compare() or stored, True  # it may be another file after a wait
+        events = view.events(self._next, BATCH_MAX)
+        whole = len(events) < BATCH_MAX
+        drafts, end = self._read(events, header.event_head if whole else 0)
+        due = all_of_it or time.monotonic_ns() - self._saved_ns >= QUIET_NS
+        if drafts or (due and self._unsaved) or len(self._unsaved) >= BATCH_MAX:
+            position = (self._journal_id, end)
+            await self._ledger.append(drafts, journal=position, epoch=self._epoch)
+            self._saved(end)
+        self._next = end
+        if whole and header.event_tail < self._committed(end):
+            self._ack(self._journal_id, self._committed(end))
+        return bool(drafts), not whole
 
     async def _attach(self, journal_id: int, tail: int) -> bool:
         """Find the place in a journal; one that is new to the ledger begins at its tail."""

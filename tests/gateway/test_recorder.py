@@ -290,6 +290,37 @@ async def test_alarms_whose_storing_is_cancelled_are_stored_once(
     assert bench.recorder.stats().alarms_waiting == 0
 
 
+async def test_records_whose_storing_is_cancelled_are_observed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop in the middle of an append: each line of the log, and each count, is there once."""
+    append, begun, go_on = bench.ledger.append, asyncio.Event(), asyncio.Event()
+
+    async def slow(drafts: Sequence[AlertDraft], **options: Any) -> list[int]:
+        whole = asyncio.create_task(append(drafts, **options))
+        if drafts:
+            begun.set()
+            await go_on.wait()
+        return await asyncio.shield(whole)
+
+    guard = guard_of(bench)
+    await bench.until(lambda: bench.limits.advanced)
+    monkeypatch.setattr(bench.ledger, "append", slow)
+    guard.write(EventType.PENDING)
+    guard.trip()
+    bench.recorder.nudge()
+    await begun.wait()
+    assert bench.task is not None
+    bench.task.cancel()
+    guard.trip()
+    asyncio.get_running_loop().call_later(0.1, go_on.set)
+    with contextlib.suppress(asyncio.CancelledError):
+        await bench.task
+    assert bench.observed == [1, 2, 3]
+    assert bench.recorder.stats().events == 3
+    assert len(await bench.alerts("trip")) == 2
+
+
 async def test_a_new_journal_begins_at_its_tail_with_a_gap_record(bench: Bench) -> None:
     guard = guard_of(bench)
     guard.trip()
