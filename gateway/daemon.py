@@ -275,6 +275,7 @@ class Daemon:
             self._checked.program,
             gateway.tags.index,
             self._link,
+            self._view,
             gateway.ledger,
             self._problems,
             self._runs,

@@ -20,6 +20,7 @@ from gateway.paths import Paths, replace_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fastpath.journal import GuardView
     from fastpath.messages import Result, Welcome
     from gateway.guard.link import GuardLink
     from gateway.life.problems import Problems
@@ -103,6 +104,7 @@ def running_of(paths: Paths, program: bytes, tag_index: Mapping[str, int]) -> Ru
 class Applier:
     """Keeps the guard at the site's program, and ``running`` at what the guard really runs.
 
+    ``view`` is what the guard shows now: a session's WELCOME is older than what was loaded since.
     ``on_running`` is called with each new :class:`Running`, also after every reconnect.
     """
 
@@ -112,6 +114,7 @@ class Applier:
         program: bytes,
         tag_index: Mapping[str, int],
         link: "GuardLink",
+        view: "Callable[[], GuardView | None]",
         audit: Audit,
         problems: "Problems",
         on_running: Callable[[Running], None],
@@ -121,6 +124,7 @@ class Applier:
         self._hash = blob.blob_hash(program)
         self._tag_index = tag_index
         self._link = link
+        self._view = view
         self._audit = audit
         self._problems = problems
         self._on_running = on_running
@@ -146,22 +150,23 @@ class Applier:
         welcome = self._link.state().welcome
         if welcome is None or welcome is self._loaded:
             return True
-        self._publish(welcome.program)
-        if welcome.program == self._hash:
+        running = self._runs(welcome)
+        self._publish(running)
+        if running == self._hash:
             self._problems.cleared("program", "program", "the site file's program runs")
             self.settled.set()
             return True
-        if self._refused == welcome.program:
+        if self._refused == running:
             return True  # asked before, on the same ground: people decide now
         try:
-            result = await self._load(welcome.program)
+            result = await self._load(running)
         except (GuardError, StoreError, OSError) as error:
             self._differs(str(error))
             return False
         finally:
             self.settled.set()
         if result.code not in (ResultCode.DONE, ResultCode.ALREADY):
-            self._refused = welcome.program
+            self._refused = running
             self._differs(refusal_text(result))
             return True
         self._refused, self._loaded = None, welcome
@@ -169,6 +174,17 @@ class Applier:
         self._problems.cleared("program", "program", "the site file's program runs")
         self._prune()
         return True
+
+    def _runs(self, welcome: "Welcome") -> bytes:
+        """What the guard of this session runs by now, as far as it can be seen."""
+        view = self._view()
+        header = view.header() if view is not None else None
+        if header is None or (header.journal_id, header.guard_starts) != (
+            welcome.journal_id,
+            welcome.guard_starts,
+        ):
+            return welcome.program
+        return header.program
 
     async def _load(self, current: bytes) -> "Result":
         store_program(self._paths, self._program)

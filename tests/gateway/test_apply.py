@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,7 +94,10 @@ class Bench:
         link.programs = site.programs
         self.seen: list[Running] = []
         typed: Any = link
-        self.applier = Applier(site, SITE, TAGS, typed, self.audit, self.problems, self.seen.append)
+        self.shown: Any = None  # what guard.shm says; None: it cannot be read
+        self.applier = Applier(
+            site, SITE, TAGS, typed, lambda: self.shown, self.audit, self.problems, self.seen.append
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Bench"]:
@@ -129,6 +133,20 @@ async def test_the_same_program_is_not_loaded_again(site: Paths) -> None:
     async with Bench(site, FakeLink(SITE_HASH)).running() as bench:
         pass
     assert bench.link.loads == []
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+async def test_what_was_loaded_since_the_welcome_is_what_runs(site: Paths, starts: int) -> None:
+    """After a reload in a session with the guard that is older; but not by another guard's file."""
+    bench = Bench(site, FakeLink(EMPTY_HASH, ResultCode.DONE))
+    header = SimpleNamespace(program=SITE_HASH, journal_id=7, guard_starts=starts)
+    bench.shown = SimpleNamespace(header=lambda: header)
+    async with bench.running():
+        pass
+    same = starts == 1
+    assert len(bench.link.loads) == (not same)
+    assert bench.seen[0].program == (SITE_HASH if same else EMPTY_HASH)
+    assert bench.problems.active() == []
 
 
 async def test_a_refusal_is_told_and_not_repeated_until_the_guard_changed(site: Paths) -> None:

@@ -118,7 +118,7 @@ async def bench(site: Paths, wanted: bytes) -> AsyncIterator[Bench]:
         on_nudge=lambda events, samples: nudges.append((events, samples)),
         on_state=lambda _: applier.wake(),
     )
-    applier = Applier(site, wanted, TAGS, link, Audit(), problems, running.append)
+    applier = Applier(site, wanted, TAGS, link, view, Audit(), problems, running.append)
     tasks = [asyncio.create_task(job()) for job in (supervisor.run, link.run, applier.run)]
     try:
         yield Bench(site, view, problems, supervisor, link, applier, running, nudges)

@@ -42,6 +42,15 @@ def _program(site: Site) -> bytes:
         view.close()
 
 
+def _scanned_ns(site: Site) -> int:
+    view = site.view()
+    assert view is not None
+    try:
+        return view.header().scan_mono_ns
+    finally:
+        view.close()
+
+
 def _told(site: Site, words: str) -> bool:
     return any(words in str(alert.get("cause", "")) for alert in site.alerts())
 
@@ -175,3 +184,50 @@ async def test_no_sample_is_lost_while_the_parts_are_exchanged(tmp_path: Path) -
         whole = set(range(min(seen), max(seen) + 1))  # what was held back comes by backfill
         assert len(whole) > 600
         await until("no number is missing", lambda: whole <= _counted(platform))
+
+
+FED = """
+[[device]]
+id = "fed"
+driver = "modbus-tcp"
+address = "{address}"
+poll = "100ms"
+timeout = "500ms"
+
+[[tag]]
+id = "fed.gas"
+device = "fed"
+point = {{ address = "ir:{gas}", type = "float32" }}
+range = [0, 4]
+stale_after = "1s"
+
+[[interlock]]
+id = "cut-fed"
+cause = "fed.gas >= 2"
+effects = ["power0"]
+response = "10s"
+trips_on_gateway_restart = true
+armed = true
+"""
+STALE_NS = 2_500_000_000  # more than its tag's time
+
+
+async def test_an_unchanged_file_is_loaded_without_a_complaint(
+    tmp_path: Path, device: ModbusServer
+) -> None:
+    """The session with the guard is older than its program: what it said then is not what runs."""
+    fed = FED.format(address=device.address, gas=GAS)
+    async with Site(tmp_path, site_text([device.address], extra=fed)) as site:
+        await site.start()
+        await site.ready()
+        await site.protecting()
+        program, trips = _program(site), site.trips_recorded()
+        answer = await site.cli("reload")
+        assert answer.code == 0, answer.err
+        await until("the parts are exchanged", lambda: _told(site, "loaded anew"))
+        scan_ns = _scanned_ns(site)
+        await until("it would be stale", lambda: _scanned_ns(site) > scan_ns + STALE_NS)
+        assert site.trips_recorded() == trips
+        assert not _told(site, "was refused")
+        assert not _told(site, "differs from the site file")
+        assert _program(site) == program
