@@ -226,14 +226,16 @@ class InstanceLock:
         self._locks: list[DirectoryLock] = []
 
     def acquire(self) -> Self:
-        """Take both locks. Raises GatewayError, naming the holder, where one is taken."""
+        """Take both locks. Raises GatewayError: the holder where one is taken, else the reason."""
         for directory in (self._paths.runtime, self._paths.state):
             lock = DirectoryLock(directory)
             try:
                 lock.acquire()
             except OSError as error:
                 self.release()
-                raise GatewayError(self._taken(directory)) from error
+                taken = isinstance(error, BlockingIOError)
+                reason = f"{directory}: cannot be locked: {error.strerror}"
+                raise GatewayError(self._taken(directory) if taken else reason) from error
             self._locks.append(lock)
         return self
 

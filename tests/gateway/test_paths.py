@@ -108,6 +108,12 @@ def test_second_gateway_is_refused_by_either_directory(tmp_path: Path) -> None:
     InstanceLock(site).acquire().release()
 
 
+def test_a_directory_that_cannot_be_locked_is_not_another_gateway(tmp_path: Path) -> None:
+    site = Paths(tmp_path / "none", tmp_path)
+    with pytest.raises(GatewayError, match="none: cannot be locked: No such file or directory"):
+        InstanceLock(site).acquire()
+
+
 def test_a_directory_that_nothing_can_use_is_let_go_and_taken_back(tmp_path: Path) -> None:
     """So the disk under it can be unmounted; who takes it meanwhile keeps it."""
     lock = DirectoryLock(tmp_path)
