@@ -45,7 +45,12 @@ class GuardProcess:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
-            return cls(child.pid, child)
+            try:
+                return cls(child.pid, child)
+            except OSError:  # it cannot be held: nobody would know how it ends
+                child.kill()
+                child.wait()
+                raise
 
     def send(self, number: signal.Signals) -> None:
         """Raises OSError: it has ended (ProcessLookupError), or it is another user's."""

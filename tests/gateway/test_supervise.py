@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from gateway import paths as paths_module
 from gateway.guard import supervise
-from gateway.guard.process import GUARD_MODULE, guard_command
+from gateway.guard.process import GUARD_MODULE, GuardProcess, guard_command
 from gateway.guard.supervise import GuardState, GuardSupervisor
 from gateway.life.problems import Problems
 from gateway.paths import Paths
@@ -280,6 +281,20 @@ async def test_no_such_program_is_a_problem_not_an_end(site: Paths) -> None:
     supervisor = GuardSupervisor(site, FakeView(), problems, command=["/no/such/guard"])
     async with running(supervisor):
         assert "cannot be started" in await until_problem(problems, "guard")
+
+
+def test_a_guard_that_cannot_be_held_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def refuses(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuses)
+    with pytest.raises(OSError, match="Too many"):
+        GuardProcess.start(python(SLEEPER))
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
 
 
 def test_the_processor_goes_on_to_the_guards_command_line(site: Paths) -> None:
