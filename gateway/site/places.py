@@ -442,12 +442,19 @@ def box_of(address: str) -> str:
     """
     server = server_of(address)
     host, _, _ = server.rpartition(":")
-    return server if server.startswith("/") or host in _OURSELVES else host
+    return server if server.startswith("/") or _here(host) else host
 
 
-_OURSELVES: Final = {
-    packed_address("127.0.0.1").hex(), packed_address("::1").hex(), "localhost",
-}  # fmt: skip
+def _here(host: str) -> bool:
+    """Whether a host, as ``server_of`` names it, is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        packed = ipaddress.ip_address(bytes.fromhex(host))
+    except ValueError:  # a name
+        return False
+    mapped = getattr(packed, "ipv4_mapped", None)
+    return (mapped or packed).is_loopback
 
 
 def host_of(address: str) -> str:

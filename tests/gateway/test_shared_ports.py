@@ -126,6 +126,10 @@ def test_a_backup_in_use_keeps_others_waiting(tmp_path: Path) -> None:
         (("[::ffff:10.0.0.1]:502", "10.0.0.1:503"), True),
         (("10.0.0.1:502", "10.0.0.2:502"), False),
         (("127.0.0.1:502", "127.0.0.1:503"), False),  # simulators
+        (("127.0.0.2:502", "127.0.0.2:503"), False),
+        (("[::1]:502", "[::1]:503"), False),
+        (("localhost:502", "localhost:503"), False),
+        (("plc.example:502", "plc.example:503"), True),
     ],
 )
 def test_ports_of_one_host_are_one_box(
