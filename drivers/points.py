@@ -103,6 +103,7 @@ WIDTHS: Final[dict[PointType, int]] = {
     PointType.FLOAT64: 4,
 }
 ORDERS: Final[tuple[str, ...]] = tuple(order.name for order in ByteOrder)
+FLOAT32_MAX: Final = 3.402_823_466e38
 STEP_MAX: Final = 1e-3  # how far from a whole step a value to write may be: what scaling rounds
 TEXT: Final = "text"
 TEXT_REGISTERS_MAX: Final = 125
@@ -243,7 +244,7 @@ def encode_registers(point: ModbusPoint, value: float) -> list[int]:
     try:
         return pack_registers(point, raw)
     except (struct.error, OverflowError):
-        msg = f"{describe(point)} cannot hold {value}"
+        msg = f"{describe(point)} cannot hold {value:.10g}: {_span(point)}"
         raise RequestError(msg) from None
 
 
@@ -255,6 +256,19 @@ def pack_registers(point: ModbusPoint, raw: float) -> list[int]:
     integer = point.type not in (PointType.FLOAT32, PointType.FLOAT64)
     data = struct.pack(_STRUCT[point.type], round(raw) if integer else raw)
     return list(struct.unpack(f">{len(data) // 2}H", reorder(data, point.order)))
+
+
+def _span(point: ModbusPoint) -> str:
+    """What a number can be, in engineering units: ``uint16 0..65535``."""
+    kind = point.type
+    bits = 16 * point.width
+    low, high = 0.0, 2.0**bits - 1
+    if kind in (PointType.FLOAT32, PointType.FLOAT64):
+        low, high = -FLOAT32_MAX, FLOAT32_MAX  # a finite number is never too large for 64 bits
+    elif kind in (PointType.INT16, PointType.INT32, PointType.INT64):
+        low, high = -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
+    first, last = sorted(end * point.scale + point.offset for end in (low, high))
+    return f"{kind.name.lower()} {first:.10g}..{last:.10g}"
 
 
 def decode_text(point: ModbusPoint, data: bytes) -> str:

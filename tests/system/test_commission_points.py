@@ -146,7 +146,7 @@ def test_every_wrong_point_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         ("watch tcp://h/1/hr:0 --every 1ms", "expected 50ms or more"),
         ("write tcp://h/1/ir:0 7 --yes", "lets nobody write"),
         ("write tcp://h/1/hr:5.3 1 --yes", "cannot be written alone"),
-        ("write tcp://h/1/hr:5 70000 --yes", "cannot hold 70000"),
+        ("write tcp://h/1/hr:5 70000 --yes", "cannot hold 70000: uint16 0..65535"),
         ("write tcp://h/1/c:5 2 --yes", "takes 0 or 1"),
         ("write tcp://h/1/hr:5 nan --yes", "expected a number"),
         ("write tcp://h/1/hr:5-9 1 --yes", "found 5 points"),
