@@ -4,6 +4,7 @@ A tag shows its signal until somebody drives it or an output moves it: a read-ba
 output a short time later. The model has no clock; every call takes the monotonic time.
 """
 
+import difflib
 import math
 import zlib
 from dataclasses import dataclass, field
@@ -280,7 +281,9 @@ class Plant:
         try:
             return self._tags[ident]
         except KeyError:
-            text = f"there is no measured tag {ident} here"
+            near = difflib.get_close_matches(ident, self._tags, n=1, cutoff=NEAR_CUTOFF)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            text = f"there is no measured tag {ident} here{hint}"
             raise RequestError(text) from None
 
     def _bite(self, now_ns: int) -> None:
@@ -292,6 +295,7 @@ class Plant:
                     element.write(element.text.trip, now_ns)
 
 
+NEAR_CUTOFF: Final = 0.6  # of difflib: how alike an id must be to be meant
 _FLOATS: Final = ("FLOAT32", "FLOAT64")
 
 

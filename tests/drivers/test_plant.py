@@ -219,6 +219,7 @@ async def test_a_bad_tag_is_bad_as_its_place_can_say_it() -> None:
     ("command", "words"),
     [
         ({"do": "drive", "tag": "nobody", "value": 1}, "no measured tag nobody"),
+        ({"do": "drive", "tag": "gass", "value": 1}, "did you mean gas?"),
         ({"do": "drive", "tag": "run", "value": 2}, "0 or 1"),
         ({"do": "stick", "output": "nobody"}, "no output nobody"),
         ({"do": "fault", "device": "nobody", "fault": "silent"}, "no device nobody"),
