@@ -62,7 +62,8 @@ def alerts_after(connection: sqlite3.Connection, arrival: int, limit: int) -> li
 def report_of(path: Path) -> dict[str, Any]:
     """The report of a file, also while somebody receives into it. Raises GatewayError."""
     if not path.is_file():
-        msg = f"{path}: there is no such file"
+        what = "is a directory, expected a file" if path.is_dir() else "there is no such file"
+        msg = f"{path}: {what}"
         raise GatewayError(msg)
     try:
         with contextlib.closing(

@@ -350,6 +350,16 @@ def arrival_of(message: dict[str, Any]) -> Arrival:
     return Arrival(SAMPLES, json.dumps(message).encode())
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "is a directory, expected a file"), ("none", "there is no such file")]
+)
+def test_what_is_no_file_is_not_shown(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["receive", "--show", str(tmp_path / name)]) == 1
+    assert said in capsys.readouterr().err
+
+
 async def test_show_tells_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
