@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from gateway.cli.options import add_directories, paths_of
-from gateway.cli.table import complain
+from gateway.cli.table import complain, data_output
 from gateway.errors import ConfigError, GatewayError
 from gateway.orders.outcome import Exit
 
@@ -132,7 +132,7 @@ def _moment(text: str) -> int:
 def _output(path: Path | None) -> Iterator[TextIO]:
     """Standard output, or a file that has its name when it is whole. Raises GatewayError."""
     if path is None:
-        yield sys.stdout
+        yield data_output()
         return
     if not path.name or path.is_dir():
         msg = f"{path}: is a directory, expected a file"

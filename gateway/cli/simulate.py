@@ -1,14 +1,13 @@
 """``simulate``: drive a tag of a simulated run, or describe the devices of a site for a plant."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from gateway.cli.client import post
 from gateway.cli.hands import outcome_of
 from gateway.cli.options import add_directories, add_json
-from gateway.cli.table import complain, plain, show_json
+from gateway.cli.table import complain, data_output, plain, show_json
 from gateway.orders.outcome import Exit
 from gateway.paths import SIMULATED, paths_beside
 
@@ -88,5 +87,5 @@ def _describe(path: Path) -> int:
     from gateway.plant.simulated_site import encoded
 
     checked = check_site(path, require_credentials=False)
-    sys.stdout.write(encoded(native_plant(checked.config)).decode())
+    data_output().write(encoded(native_plant(checked.config)).decode())
     return Exit.DONE

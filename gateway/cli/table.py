@@ -1,14 +1,19 @@
 """Tables and lines for people: rich on a terminal, plain aligned text anywhere else."""
 
+import codecs
+import io
+import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 
 # Control characters of names and texts are shown, never sent to the terminal.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 def show_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -25,12 +30,19 @@ def show_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[obje
 
 def show_json(value: Any) -> None:
     """One JSON document, indented, with a line's end; NaN is null."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(_json_text(msgspec.json.format(msgspec.json.encode(value), indent=2)))
 
 
 def show_json_line(value: Any) -> None:
     """One JSON document on a line of its own, at once; NaN is null."""
-    print(msgspec.json.encode(value).decode(), flush=True)
+    print(_json_text(msgspec.json.encode(value)), flush=True)
+
+
+def data_output() -> TextIO:
+    """Standard output for what programs read: UTF-8 as in a file, whatever the terminal has."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="strict")
+    return sys.stdout
 
 
 def cell_text(value: object) -> str:
@@ -57,6 +69,14 @@ def plain(text: str) -> str:
 def complain(text: str) -> None:
     """One line on stderr."""
     print(f"sitewarden: {plain(text)}", file=sys.stderr)
+
+
+def _json_text(document: bytes) -> str:
+    """As the terminal's code page can take it: JSON has an escape of its own for every letter."""
+    text = document.decode()
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8":
+        return text
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _plain_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
@@ -92,11 +112,16 @@ def _rich_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> N
 def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
     """So wide that no word is broken: a value in two halves is misread. More where there is room.
 
-    Who lacks least gets it first; it is too little where the sum is above ``room``.
+    Who lacks least gets it first; it is too little where the sum is above ``room``. In cells of the
+    terminal: a Chinese letter takes two.
     """
-    widths = [max(len(word) for cell in column for word in (cell.split() or [""]))
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(word) for cell in column for word in (cell.split() or [""]))
               for column in columns]  # fmt: skip
-    lacks = [max(map(len, column)) - width for column, width in zip(columns, widths, strict=True)]
+    lacks = [
+        max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)
+    ]
     spare = max(room - sum(widths), 0)
     for place in sorted(range(len(lacks)), key=lacks.__getitem__):
         more = min(lacks[place], spare)

@@ -395,6 +395,31 @@ def test_no_value_is_broken_over_two_lines(
         assert all(word in out for word in (when, *values)), out
 
 
+def test_wide_letters_are_not_broken_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes two cells of the terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "40")
+    words = ("标签", "名称", "回风巷甲烷传感器")
+    show_table("tags", words[:2], [("ch4.t1", words[2])])
+    out = capsys.readouterr().out
+    assert all(word in out for word in words), out
+
+
+def test_json_is_json_on_every_terminal(tmp_path: Path) -> None:
+    site = tmp_path / "Schächte 🏭"
+    command = [sys.executable, "-m", "gateway", "check", str(site), "--json"]
+    told = {}
+    for encoding in ("utf-8", "ascii", "gbk"):
+        around = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        done = subprocess.run(command, env=around, capture_output=True, check=False)
+        told[encoding] = json.loads(done.stdout.decode(encoding))
+    assert "Schächte 🏭" in told["utf-8"]["errors"][0]
+    assert told["ascii"] == told["gbk"] == told["utf-8"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

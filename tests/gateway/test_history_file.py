@@ -5,7 +5,10 @@ import csv
 import io
 import json
 import math
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -342,6 +345,27 @@ async def test_refusals_of_the_command(
     arguments = ["export", *words, "--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
     assert await asyncio.to_thread(_ended, arguments) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+async def test_an_export_is_the_same_on_every_terminal(
+    history: History, tmp_path: Path, form: str
+) -> None:
+    await second(history, 1)
+    site, output = tmp_path / "site.toml", tmp_path / "out"
+    computed = '[site]\nid = "s"\n[[tag]]\nid = "a"\nvalue = "b * 2"\nunit = "m²/s"\n'
+    site.write_text(computed, encoding="utf-8")
+    words = [str(site), "a", "--format", form, "--runtime-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "gateway", "export", *words, "--state-dir", str(tmp_path)]
+    around = os.environ | {"PYTHONIOENCODING": "ascii"}
+
+    def run(*more: str) -> bytes:
+        return subprocess.check_output([*command, *more], env=around)
+
+    shown = await asyncio.to_thread(run)
+    await asyncio.to_thread(run, "--output", str(output))
+    assert shown == output.read_bytes()
+    assert ("m²/s" if form == "csv" else r"m\u00b2/s") in shown.decode()
 
 
 def _ended(arguments: list[str]) -> int | str | None:
