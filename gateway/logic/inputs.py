@@ -12,7 +12,8 @@ from drivers.registry import DRIVERS
 from gateway.logic import tree
 from gateway.logic.computed import ComputedTags
 from gateway.logic.redundancy import hides
-from gateway.logic.timing import GATEWAY_GONE_NS, GATEWAY_TELLS_NS
+from gateway.logic.tag_records import FED_STALE_NS
+from gateway.logic.timing import GATEWAY_TELLS_NS
 from gateway.logic.tree import Expr, tags_of
 from gateway.site.durations import format_duration
 from gateway.site.load import tag_times
@@ -63,7 +64,7 @@ def inputs_of(config: Config, conditions: Iterable[Expr], computed: ComputedTags
 def _input(tag: Tag, device: Device, through: str | None) -> Input:
     poll_ns, age_ns = tag_times(tag, device)
     if through is not None:  # with the gateway gone, the guard goes by its last word for so long
-        age_ns = max(age_ns, GATEWAY_GONE_NS) + GATEWAY_TELLS_NS
+        age_ns = max(age_ns, FED_STALE_NS) + GATEWAY_TELLS_NS
     return Input(
         tag=tag.id,
         device=device.id,

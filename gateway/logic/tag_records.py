@@ -13,7 +13,7 @@ from gateway.site.places import is_boolean
 from gateway.site.recording import told_mode
 from gateway.site.references import SYSTEM_PREFIX
 
-FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes: it tells it every second
+FED_STALE_NS: Final = 15_000_000_000  # of what the gateway makes and tells; then it counts as gone
 
 
 def tags(layout: Layout) -> list[blob.Tag]:

@@ -19,6 +19,7 @@ from gateway.logic import tree
 from gateway.logic.bus import Bus, buses_of, given_up_ns, servers_of, takes_turns, write_ns
 from gateway.logic.computed import ComputedTags
 from gateway.logic.conditions import GATEWAY_ALIVE, connected_tag
+from gateway.logic.tag_records import FED_STALE_NS
 from gateway.logic.tree import Expr
 from gateway.site.convert import Entry
 from gateway.site.draft import Draft
@@ -29,7 +30,6 @@ WRITE_TIMEOUT_NS: Final = 200_000_000
 GATEWAY_SILENT_NS: Final = 3_000_000_000  # the guard takes a gateway that says nothing for dead
 GATEWAY_TURN_NS: Final = 1_000_000_000  # until the gateway has seen what the guard wants
 GATEWAY_TELLS_NS: Final = 1_000_000_000  # how often it tells what it makes itself
-GATEWAY_GONE_NS: Final = 15_000_000_000  # what the gateway makes itself is stale after that
 WRITE_BITS_MAX: Final = 1_968  # of one request
 WRITE_REGISTERS_MAX: Final = 123
 
@@ -82,7 +82,7 @@ class Timing:
                 own = [tag for tag in self._tags.values() if tag.device == device.id]
                 poll = max(poll, min((int(tag.poll or poll) for tag in own), default=0))
             silent = 3 * poll + int(device.timeout)
-            loss = silent if device.fast else max(silent, GATEWAY_GONE_NS)
+            loss = silent if device.fast else max(silent, FED_STALE_NS)
             self._system[connected_tag(device.id)] = (silent, loss)
         lines = {name: item for name, item in self._devices.items() if takes_turns(item)}
         self.buses: dict[str, Bus] = buses_of(lines, self._points(draft.tag))
@@ -97,7 +97,7 @@ class Timing:
             times = [self._times(name, delays[name]) for name in delays if name in self._tags]
             if each.far and times:
                 demand = max(time[0] for time in times) + GATEWAY_TELLS_NS
-                loss = max(max(time[1] for time in times), GATEWAY_GONE_NS) + GATEWAY_TELLS_NS
+                loss = max(max(time[1] for time in times), FED_STALE_NS) + GATEWAY_TELLS_NS
                 found[ident] = (demand, loss)
         return found
 
