@@ -169,6 +169,14 @@ class OpcUaClient(Client):
                 raise LinkError(text)
             self._keeping = asyncio.create_task(self._keep())
 
+    async def knock(self) -> None:
+        """Whether the port is open; nothing is sent. Raises LinkError where it is not."""
+        with mapped(f"no session with {self.server_url.netloc}"):
+            async with within(self._timeout_s):
+                await self.connect_socket()
+        self.transport.abort()
+        self.transport.reached = False  # nobody has answered us anything
+
     async def activate_session(self, *args: Any, **kwargs: Any) -> ua.ActivateSessionResult:
         """As the library's, but for a password that everybody on the network could read."""
         if self._username and not self._insecure:

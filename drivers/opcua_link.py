@@ -66,6 +66,10 @@ def settings_of(device: "OpcUaDevice") -> LinkSettings:
     )
 
 
+class _UntrustedError(LinkError):
+    """Nobody has said yet which certificate is this server's."""
+
+
 class OpcUaLink:
     """Opens sessions, one after the other."""
 
@@ -135,7 +139,7 @@ class OpcUaLink:
                     "no certificate of this server is trusted: "
                     f'"sitewarden opcua trust SITE {settings.device}" shows and trusts it'
                 )
-                raise LinkError(text)
+                raise _UntrustedError(text)
             pinned = known[0]
         if said := refusal(pinned):
             raise LinkError(said)
@@ -149,7 +153,11 @@ class OpcUaLink:
 
     async def _secure(self, client: OpcUaClient) -> x509.Certificate:
         """Set the security that was asked for; the certificate that the server must show."""
-        pinned, identity = await asyncio.to_thread(self._papers)
+        try:
+            pinned, identity = await asyncio.to_thread(self._papers)
+        except _UntrustedError:
+            await client.knock()  # who is not there has no certificate to trust
+            raise
         client.application_uri = identity.uri
         with mapped("our own certificate"):
             await client.set_security(

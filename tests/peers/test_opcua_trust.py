@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,22 @@ def test_nothing_is_trusted_before_somebody_says_so(
     assert [entry["kind"] for entry in entries] == ["command", "result"]
     assert entries[0]["action"] == "opcua trust"
     assert certificates.fingerprint(pinned) in str(entries[0]["detail"])
+
+
+async def test_a_server_that_is_off_is_told_as_that_before_it_is_trusted(
+    server: OpcUaServer, tmp_path: Path
+) -> None:
+    around = Surroundings(no_secrets, tmp_path / "state")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # a port that is taken, where nobody listens
+        url = f"opc.tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        absent = LinkSettings("dcs", url, 3.0, security="Basic256Sha256")
+        with pytest.raises(LinkError, match="Connection refused"):
+            await opened(absent, around)
+    sessions = server.tell(count=True)["sessions"]
+    with pytest.raises(LinkError, match="no certificate of this server is trusted"):
+        await opened(settings(server), around)
+    assert server.tell(count=True)["sessions"] == sessions
 
 
 def test_what_cannot_be_trusted_by_hand(
