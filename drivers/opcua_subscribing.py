@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Final
 
 from asyncua import ua
@@ -55,12 +56,17 @@ class OpcUaSubscribing(OpcUa):
         self._conditions: Conditions | None = None
 
     async def subscribe(self, classes: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError."""
+        """Subscribe to (period ns, plan) each. Raises LinkError or ProtocolError.
+
+        Where the server has room for fewer subscriptions the slowest share one, at the pace of
+        the fastest of them.
+        """
         client = self._open_client()
         self._subscriptions.clear()
         self._publishing_max = PUBLISHING  # of this session: the next server may hold more
         self._conditions = Conditions(*self._pace.conditions) if self._pace.conditions else None
-        for period_ns, plan in classes:
+        last: Subscription | None = None
+        for period_ns, plan in sorted(classes, key=itemgetter(0)):
             subscription = Subscription(
                 client,
                 self._points,
@@ -72,8 +78,14 @@ class OpcUaSubscribing(OpcUa):
                 timeout_ns=int(self._settings.timeout_s * 1e9),
                 conditions=None if self._subscriptions else self._conditions,
             )
-            await subscription.create(self._limits, time.monotonic_ns())
-            self._subscriptions[subscription.id] = subscription
+            try:
+                await subscription.create(self._limits, time.monotonic_ns())
+            except StatusError as error:
+                if error.code != StatusCodes.BadTooManySubscriptions or last is None:
+                    raise
+                await last.take_in(plan, self._limits)  # the faster one tells of them too
+            else:
+                self._subscriptions[subscription.id] = last = subscription
         self._unread = [
             reading for each in self._subscriptions.values() for reading in each.refusals()
         ]

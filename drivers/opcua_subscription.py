@@ -115,14 +115,29 @@ class Subscription:
         needed = 2 + -(-self._period_ns // self._sampling_ns)
         self._queue = self._queue or min(needed, QUEUE_MAX)
         self._retry_ns = now_ns + RETRY_NS
-        for index in self.members:
-            if isinstance(status := self._nodes[index], int):
-                self.refused[index] = status
-        clock = self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)
-        items = [clock] + [self._point_item(i) for i in self.members if i not in self.refused]
+        items = [self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)]
         if self._conditions is not None:
             items.append(self._conditions.item())
-        await self._create_items(items, limits)
+        await self._monitor(self.members, limits, items)
+
+    async def take_in(self, members: Sequence[int], limits: Limits) -> None:
+        """Monitor these points too, at this pace. Raises LinkError or ProtocolError."""
+        self.members += tuple(members)
+        self._untold.update(members)
+        await self._monitor(members, limits, [])
+
+    async def _monitor(
+        self,
+        members: Sequence[int],
+        limits: Limits,
+        items: Sequence[ua.MonitoredItemCreateRequest],
+    ) -> None:
+        """Create ``items`` and those of ``members``; one without a node is refused."""
+        for index in members:
+            if isinstance(status := self._nodes[index], int):
+                self.refused[index] = status
+        known = [self._point_item(i) for i in members if i not in self.refused]
+        await self._create_items([*items, *known], limits)
 
     def begin(self, now_ns: int) -> None:
         """Whatever it took to create all items: from now on the server has to tell."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 from asyncua.ua.status_codes import code_to_name_doc
+from msgspec.structs import replace
 
 from drivers import opcua_subscription
 from drivers.errors import DriverError, LinkError
@@ -144,6 +145,22 @@ async def test_a_subscription_that_ends_while_its_session_lives_is_made_anew(
         await until(bench, lambda: bench.quality(0) == GOOD and bench.value(0) == 2.0)
         assert stats.connects > before
         assert stats.error
+
+
+async def test_a_server_with_fewer_subscriptions_than_poll_periods_tells_of_all(pki: Path) -> None:
+    config = site(device(""), *(node(name) for name in ("temp", "Level", "count", "byte")))
+    tags = [
+        replace(tag, poll=Duration(ms * MS))
+        for tag, ms in zip(config.tag, (400, 300, 200, 100), strict=True)
+    ]
+    with opcua_server(pki, subscriptions=2) as small:
+        bench = Bench(replace(config, device=(device(small.url),), tag=tuple(tags)))
+        async with bench.scanning():
+            await until(bench, lambda: all(bench.quality(i) == GOOD for i in range(4)))
+            assert small.tell(count=True)["subscriptions"] == 2
+            small.set("temp", 77.0)
+            await until(bench, lambda: bench.value(0) == 77.0)
+            assert bench.scanner.stats().devices["dut"].connects == 1
 
 
 async def test_a_node_that_goes_and_comes_is_bad_and_good_again(

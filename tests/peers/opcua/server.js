@@ -165,6 +165,7 @@ async function main() {
     userManager: { isValidUser: (name, password) => name === "ops" && password === "secret" },
     serverCapabilities: {
       maxSessions: 20,
+      maxSubscriptionsPerSession: options.subscriptions || 10,
       maxMonitoredItems: 100000,
       maxMonitoredItemsPerSubscription: 100000,
       operationLimits: {
