@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.errors import StoreError
-from gateway.uplink import settling
+from gateway.uplink import link_state, settling
 from gateway.uplink.base import BACKFILL, Outgoing, Retry, UnansweredError, Verdict
 from gateway.uplink.batch import Batch
 from gateway.uplink.lane import Lane
@@ -14,8 +14,6 @@ from gateway.uplink.link_state import LinkState
 from gateway.uplink.loop_time import loop_s
 from gateway.uplink.resending import Resending
 from gateway.uplink.settling import Settling
-
-LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 
 
 class Send(Protocol):
@@ -63,7 +61,7 @@ class LetterWorker:
             if self._resending.pending and not busy and await self._send_some():
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(link_state.LOOK_S):
                     await self._wake.wait()
 
     async def _send_some(self) -> bool:

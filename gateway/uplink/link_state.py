@@ -22,6 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 
 BACKOFF_S: Final = 0.5  # doubled by every failure without progress between
 BACKOFF_S_MAX: Final = 10.0
+LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 DOWN_TOLD_AFTER_S: Final = 60.0  # a flapping link is a line in the log, not an alert each time
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.errors import StoreError, UplinkError
-from gateway.uplink import backlog, batch, settling
+from gateway.uplink import backlog, batch, link_state, settling
 from gateway.uplink.backlog import Backlog, Waiting
 from gateway.uplink.base import (
     ALERT,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0  # with nothing to do: is there really nothing?
 SAVE_S: Final = 0.2  # a cursor lags no longer; a synced write for each send halves the rate
 LIVE_ITEMS_MAX: Final = 10_000  # that wait; beyond, or older than this, new ones are backlog
 LIVE_AGE_NS_MAX: Final = 60_000_000_000
@@ -178,7 +177,7 @@ class Pump:
             certificate_not_after_utc_ns=getattr(self._uplink, "certificate_not_after_utc_ns", 0),
         )
 
-    # Around a session
+    # Of a session (SessionListener)
 
     def connecting(self) -> None:
         """A session is to begin."""
@@ -243,7 +242,7 @@ class Pump:
 
     def _until_next_try_s(self, lane: Lane) -> float:
         held_s = max(self._link.hold_until_s, lane.hold_until_s) - loop_s()
-        return min(held_s, LOOK_S) if held_s > 0 else LOOK_S
+        return min(held_s, link_state.LOOK_S) if held_s > 0 else link_state.LOOK_S
 
     async def _send_some(self, lane: Lane) -> None:
         try:

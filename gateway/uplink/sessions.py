@@ -19,7 +19,7 @@ QUIET_S: Final = 1.0  # sends under way end at once when the session does; no lo
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 
-class Around(Protocol):
+class SessionListener(Protocol):
     """What the pump does before, in and after a session."""
 
     def connecting(self) -> None:
@@ -36,19 +36,24 @@ class Sessions:
     """``jobs``, by name, run while a session lasts; ``gate`` is what they send through."""
 
     def __init__(
-        self, name: str, uplink: Uplink, gate: Gate, around: Around, jobs: Mapping[str, Job]
+        self,
+        name: str,
+        uplink: Uplink,
+        gate: Gate,
+        listener: SessionListener,
+        jobs: Mapping[str, Job],
     ) -> None:
         self._name = name
         self._uplink = uplink
         self._gate = gate
-        self._around = around
+        self._listener = listener
         self._jobs = jobs
         self.count = 0  # that were begun
 
     async def run(self) -> None:
         """For ever; ends by cancellation."""
         while True:
-            await self._around.ended(await self._one())
+            await self._listener.ended(await self._one())
 
     async def _one(self) -> UplinkError:
         """In a task of its own: a group that fails hides from its task that it was cancelled."""
@@ -62,11 +67,11 @@ class Sessions:
 
     async def _session(self) -> UplinkError:
         """Connect and work until the link fails; gives what it failed of."""
-        self._around.connecting()
+        self._listener.connecting()
         try:
             self.count += 1
             answered = await self._uplink.connect()
-            self._around.connected(answered=answered)
+            self._listener.connected(answered=answered)
             async with asyncio.TaskGroup() as group:
                 for name, job in self._jobs.items():
                     start_child(group, job, f"{self._name}/{name}")

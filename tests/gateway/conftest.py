@@ -5,10 +5,8 @@ import pytest
 from gateway.uplink import (
     doubts,
     http_answer,
-    letter_worker,
     link_state,
     mqtt_codes,
-    pump,
     settling,
 )
 from tests.helpers.pumping import Bench
@@ -29,8 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "STORE_RETRY_S", 0.01)
     monkeypatch.setattr(http_answer, "DENIED_RETRY_S", 0.05)
     monkeypatch.setattr(mqtt_codes, "DENIED_RETRY_S", 0.05)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
-    monkeypatch.setattr(letter_worker, "LOOK_S", 0.02)
+    monkeypatch.setattr(link_state, "LOOK_S", 0.02)
     monkeypatch.setattr(doubts, "HOLD_S", 0.01)
     monkeypatch.setattr(doubts, "HOLD_S_MAX", 0.04)
     monkeypatch.setattr(doubts, "EVERY_S", 0.05)

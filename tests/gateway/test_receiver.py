@@ -22,7 +22,7 @@ from gateway.receiver.archive import Archive
 from gateway.receiver.arrival import SAMPLES, Arrival
 from gateway.receiver.platform import Platform
 from gateway.receiver.ranges import Ranges
-from gateway.uplink import link_state, pump
+from gateway.uplink import link_state
 from gateway.uplink.http import HttpUplink
 from gateway.uplink.pump import Pump
 from tests.helpers.receiving import (
@@ -382,7 +382,7 @@ async def test_show_tells_what_is_missing(
 async def test_a_cut_link_and_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.05)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+    monkeypatch.setattr(link_state, "LOOK_S", 0.02)
     ledger, history, problems = MemoryLedger(), MemoryHistory(), MemoryProblems()
     async with receiving() as url, aiohttp.ClientSession() as session:
         platform = Receiver(session, url)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import UplinkError
 from gateway.site.model import Duration
-from gateway.uplink import link_state, mqtt, pump
+from gateway.uplink import link_state, mqtt
 from gateway.uplink.base import (
     ACCEPTED,
     LinkRefusedError,
@@ -369,7 +369,7 @@ async def test_the_pump_finds_the_item_that_costs_the_session(
 ) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.01)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.02)
-    monkeypatch.setattr(pump, "LOOK_S", 0.02)
+    monkeypatch.setattr(link_state, "LOOK_S", 0.02)
 
     def answer(_topic: str, payload: dict[str, Any]) -> Answer:
         return ("disconnect", 0x95) if payload["id"].endswith("/7") else 0

@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import UplinkError
 from gateway.site.credentials import Credentials, Secret
 from gateway.site.model import Duration
-from gateway.uplink import link_state, mqtt_codes, pump, settling
+from gateway.uplink import link_state, mqtt_codes, settling
 from gateway.uplink.base import ACCEPTED, LinkRefusedError, Refused, Retry, SuspectError
 from gateway.uplink.mqtt import MqttUplink
 from gateway.uplink.mqtt_client import AckingClient
@@ -72,7 +72,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.02)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.1)
     monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.2)
-    monkeypatch.setattr(pump, "LOOK_S", 0.05)
+    monkeypatch.setattr(link_state, "LOOK_S", 0.05)
     monkeypatch.setattr(mqtt_codes, "DENIED_RETRY_S", 0.1)
 
 

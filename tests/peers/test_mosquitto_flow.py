@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.site.model import Duration
-from gateway.uplink import backlog, link_state, mqtt, pump, session_mark, settling
+from gateway.uplink import backlog, link_state, mqtt, session_mark, settling
 from gateway.uplink.mqtt import MqttUplink
 from gateway.uplink.pump import Pump
 from tests.helpers.mosquitto import Mosquitto, Subscriber
@@ -57,7 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "BACKOFF_S", 0.02)
     monkeypatch.setattr(link_state, "BACKOFF_S_MAX", 0.1)
     monkeypatch.setattr(settling, "REFUSED_RETRY_S", 0.2)
-    monkeypatch.setattr(pump, "LOOK_S", 0.05)
+    monkeypatch.setattr(link_state, "LOOK_S", 0.05)
     monkeypatch.setattr(backlog, "LOOK_S", 0.05)
     monkeypatch.setattr(mqtt, "FIRST_RETRY_S", 0.1)
 
