@@ -27,6 +27,11 @@ class Batch:
         """Whether items are sent one by one, with nothing else under way."""
         return self._singly > 0
 
+    def begin(self) -> None:
+        """A session begins, perhaps by another way: how long that is has to be learnt anew."""
+        self._least_s = inf
+        self._chunk = 1
+
     def limit(self, lane: Lane) -> int:
         """For the lane's next send."""
         asking = lane.denied and not lane.doubted  # with one, so that the rest keeps its order

@@ -181,6 +181,7 @@ class Pump:
 
     def connecting(self) -> None:
         """A session is to begin."""
+        self._batch.begin()
         self._settling.fruitless = False
 
     def connected(self, *, answered: bool) -> None:

@@ -107,6 +107,57 @@ def test_the_backlog_fills_a_long_way_and_no_queue(
     assert least <= sends.limit(lane) * 2
 
 
+@pytest.mark.parametrize(
+    ("before_s", "after_s", "least", "most"),
+    [
+        ((0.001, 0.00001), (0.6, 0.001), 50, 100),  # a cable, then a satellite
+        ((0.001, 0.00001), (0.001, 0.01), 8, 32),  # then a narrow line
+        ((0.001, 0.00001), (0.05, 1.25), 1, 2),
+    ],
+)
+def test_a_session_by_another_way_learns_how_long_it_is_at_once(
+    bench: Bench,
+    before_s: tuple[float, float],
+    after_s: tuple[float, float],
+    least: int,
+    most: int,
+) -> None:
+    sends = Batch(window=100, group=1)
+    lane = Lane("platform", "backfill", SampleLane(bench.history, "platform", "backfill"))
+    limits: list[int] = []
+    for way_s, each_s in (before_s, after_s):
+        sends.begin()
+        limits = []
+        for _ in range(30):
+            limits.append(sends.limit(lane))
+            sends.pace(way_s + each_s * limits[-1])
+    assert least <= min(limits[8:])
+    assert max(limits) <= most
+
+
+async def test_the_pump_forgets_the_way_of_the_session_before(bench: Bench) -> None:
+    cut = asyncio.Event()
+
+    class Cut(MemoryUplink):
+        async def lost(self) -> None:
+            await cut.wait()
+            cut.clear()
+            msg = "cut"
+            raise UplinkError(msg)
+
+    bench.uplink = Cut()
+    bench.history.put("backfill", 400)
+    async with bench.running(window=100) as made:
+        await until(lambda: made.stats().sent["backfill"] == 400)
+        bench.uplink.sends.clear()
+        cut.set()
+        await until(lambda: made.stats().connects == 2)
+        bench.history.put("backfill", 100)
+        made.nudge()
+        await until(lambda: made.stats().sent["backfill"] == 500)
+    assert len(bench.uplink.sends[0][1]) == 1
+
+
 async def test_a_window_at_most(bench: Bench) -> None:
     bench.ledger.put(25)
     async with bench.running(window=10) as made:
