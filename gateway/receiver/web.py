@@ -23,6 +23,7 @@ BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 WAITING_MAX: Final = 16  # bodies in memory
 BODY_S: Final = 30.0  # that a body may take, and one more for each so many bytes of it
 BODY_BYTES_S_MIN: Final = 1_000
+BODY_S_MAX: Final = 300.0  # whatever it says of its length: it holds a place meanwhile
 ALERTS_MAX: Final = 1_000  # of one answer
 LATER_S: Final = 5
 OWN_ADDRESSES: Final = ("127.0.0.1", "::1")
@@ -129,7 +130,8 @@ async def _read(request: web.Request) -> bytes | None:
                 body += part
                 if len(body) > BODY_BYTES_MAX:
                     raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
-                limit.reschedule(begun_s + BODY_S + len(body) / BODY_BYTES_S_MIN)
+                may_take_s = min(BODY_S + len(body) / BODY_BYTES_S_MIN, BODY_S_MAX)
+                limit.reschedule(begun_s + may_take_s)
     except TimeoutError:
         _LOGGER.warning("receive: a body from %s does not come to its end", request.remote)
         return None

@@ -268,6 +268,32 @@ async def test_bodies_that_never_come_to_their_end_hold_no_other(
                 writer.close()
 
 
+async def test_bodies_that_trickle_in_hold_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "BODY_S_MAX", 0.3)
+    async with receiving() as url, aiohttp.ClientSession() as session:
+        port = int(url.rpartition(":")[2])
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(web.WAITING_MAX)]
+
+        async def trickle(writer: asyncio.StreamWriter) -> None:
+            writer.write(b"POST /alerts HTTP/1.1\r\nHost: x\r\nContent-Length: 16000000\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(b" " * 1_000)
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+
+        trickles = [asyncio.create_task(trickle(writer)) for _reader, writer in slow]
+        try:
+            await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                assert await Receiver(session, url).post("alerts", alerts=[alert_of(1)]) == 200
+                await asyncio.gather(*trickles)  # each was cut
+        finally:
+            for one, (_reader, writer) in zip(trickles, slow, strict=True):
+                one.cancel()
+                writer.close()
+
+
 @pytest.mark.parametrize(("source", "status"), [("127.0.0.1", 200), ("127.0.0.2", 403)])
 async def test_the_link_is_cut_from_this_machine_alone(source: str, status: int) -> None:
     connector = aiohttp.TCPConnector(local_addr=(source, 0))
