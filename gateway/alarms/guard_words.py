@@ -230,6 +230,7 @@ class GuardWords:
         why = _REFUSED.get(code, f"code {code}")
         leg = self._leg(event, payload) if code in _LEG_CODES else ""
         verb = name_of(MessageType, payload["type"])
+        became = "changed nothing" if code == ResultCode.ALREADY else "was refused"
         return draft_of(
             event,
             kind="command",
@@ -237,7 +238,7 @@ class GuardWords:
             source=what,
             program=self._names.hash(event),
             priority="low",
-            cause=f"{verb} of {what.id}{f' by {who}' if who else ''} was refused: {why}{leg}",
+            cause=f"{verb} of {what.id}{f' by {who}' if who else ''} {became}: {why}{leg}",
         )
 
     def _target(self, event: Event) -> Source:

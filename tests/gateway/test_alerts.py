@@ -369,6 +369,11 @@ def test_a_refused_command_names_who_and_why(words: Words) -> None:
     assert draft.cause == (
         f"reset of {INTERLOCK} by uid 1000 was refused: its cause is still present: '{LEGS[0]}'"
     )
+    again = words.say(
+        EventType.COMMAND, f"interlock:{INTERLOCK}", type=MessageType.TRIP,
+        code=ResultCode.ALREADY, who=b"uid 1000",
+    )  # fmt: skip
+    assert again.cause == f"trip of {INTERLOCK} by uid 1000 changed nothing: it was so already"
 
 
 def test_a_gateway_that_was_away_is_told(words: Words) -> None:
