@@ -80,11 +80,23 @@ def _json_text(document: bytes) -> str:
 
 
 def _plain_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in [list(headings), *rows]) for i in range(len(headings))]
+    widths = [max(map(_cells, column)) for column in zip(headings, *rows, strict=True)]
     print(f"{title}:")
     for row in [list(headings), *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        padded = [
+            cell + " " * (width - _cells(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
+        line = "  ".join(padded)
         print(f"  {line}".rstrip())
+
+
+def _cells(text: str) -> int:
+    """What it takes of a terminal's line: a Chinese letter two cells."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _rich_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
@@ -112,15 +124,12 @@ def _rich_table(title: str, headings: Sequence[str], rows: list[list[str]]) -> N
 def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
     """So wide that no word is broken: a value in two halves is misread. More where there is room.
 
-    Who lacks least gets it first; it is too little where the sum is above ``room``. In cells of the
-    terminal: a Chinese letter takes two.
+    Who lacks least gets it first; it is too little where the sum is above ``room``.
     """
-    from rich.cells import cell_len
-
-    widths = [max(cell_len(word) for cell in column for word in (cell.split() or [""]))
+    widths = [max(_cells(word) for cell in column for word in (cell.split() or [""]))
               for column in columns]  # fmt: skip
     lacks = [
-        max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)
+        max(map(_cells, column)) - width for column, width in zip(columns, widths, strict=True)
     ]
     spare = max(room - sum(widths), 0)
     for place in sorted(range(len(lacks)), key=lacks.__getitem__):

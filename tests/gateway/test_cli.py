@@ -406,6 +406,9 @@ def test_wide_letters_are_not_broken_either(
     show_table("tags", words[:2], [("ch4.t1", words[2])])
     out = capsys.readouterr().out
     assert all(word in out for word in words), out
+    monkeypatch.undo()
+    show_table("tags", ("id", "unit"), [("瓦斯", "%"), ("gas1", "%")])
+    assert capsys.readouterr().out == "tags:\n  id    unit\n  瓦斯  %\n  gas1  %\n"
 
 
 def test_json_is_json_on_every_terminal(tmp_path: Path) -> None:
