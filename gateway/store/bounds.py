@@ -3,6 +3,7 @@
 What does not fit goes oldest first. What an uplink is owed goes by size alone, whatever its age.
 """
 
+import asyncio
 import os
 from functools import partial
 from typing import Final, NamedTuple
@@ -86,7 +87,7 @@ class Bounds:
     async def _leave_room(self) -> None:
         """On a disk that is short the file stays as large as it is: the oldest make the room."""
         try:
-            disk = os.statvfs(self._db.path.parent)
+            disk = await asyncio.to_thread(os.statvfs, self._db.path.parent)
         except OSError:
             return  # it does not even say
         free_bytes = disk.f_bavail * disk.f_frsize

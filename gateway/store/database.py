@@ -11,12 +11,13 @@ Constraints:
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -40,6 +41,7 @@ START_S: Final = 8.0  # that a start waits: ten seconds are what the whole of it
 TRIES_MAX: Final = 64
 AGAIN_S: Final = 0.1  # after the task itself has failed
 THREAD_LOOK_S: Final = 1.0  # how soon a thread that ended is seen
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WORKING: Final[dict[Path, "asyncio.Task[None]"]] = {}  # the tasks that have not ended, by file
 
 
@@ -58,7 +60,7 @@ class Database:
 
     def __init__(self, path: Path, owner: Owner, *, max_bytes: int, reserve_bytes: int) -> None:
         self.path = path
-        self.mishaps = (0, "")  # that the task itself failed: how often, and the newest
+        self.mishaps = (0, "")  # that its task or its file was mended: how often, how the last time
         self._owner = owner
         self._file = OwnedFile(path, owner, max_bytes)
         self._room = Room(self._file, owner, reserve_bytes)
@@ -67,6 +69,7 @@ class Database:
         self._ending: asyncio.Task[None] | None = None
         self._closing = False
         self._trouble = ""
+        self._nameless = ""  # why the file cannot be put back where it was taken away
         self._writes_fail = False
         self._pages = 0
         self._pages_free = 0
@@ -76,12 +79,12 @@ class Database:
     @property
     def ok(self) -> bool:
         """False while the file cannot be used."""
-        return self._file.connection is not None and not self._trouble
+        return self._file.connection is not None and not self.trouble
 
     @property
     def trouble(self) -> str:
         """What is wrong now, for people; "" while nothing is."""
-        return self._trouble
+        return self._nameless or self._trouble
 
     @property
     def begun_anew(self) -> str:
@@ -227,6 +230,8 @@ class Database:
             if job is None:
                 continue
             if job.done is None:
+                with contextlib.suppress(StoreError):
+                    await self._served(self._keep_name())
                 return
             await self._answer(job, job.done)
             if not self._kept:
@@ -258,16 +263,19 @@ class Database:
     async def _attempts(
         self, body: Body[_T], then: Callable[[_T], None] | None = None, *, write: bool
     ) -> _T:
-        tries = asyncio.create_task(self._tries(body, then, write=write), name=self.path.name)
         try:
-            return await self._served(tries)
+            result = await self._served(self._tries(body, then, write=write))
+            if write:
+                await self._file.mark()
         except OSError as error:  # beside SQLite: a directory that cannot be synced or read
             await self._file.close()
             self._file.retry(REOPEN_NS)
             raise self._failure(error) from error
+        return result
 
-    async def _served(self, tries: "asyncio.Task[_T]") -> _T:
+    async def _served(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Its result. Raises StoreError where the connection's thread has ended."""
+        tries = asyncio.create_task(work, name=self.path.name)
         try:
             while True:
                 await asyncio.wait({tries}, timeout=THREAD_LOOK_S)
@@ -289,13 +297,16 @@ class Database:
 
     async def _tries(self, body: Body[_T], then: Callable[[_T], None] | None, *, write: bool) -> _T:
         for _ in range(TRIES_MAX):
+            if write:
+                await self._check_name()
             try:
                 connection = await self._file.get()
                 if not write:
                     result = await body(connection)
                 else:
                     result = await self._file.transaction(connection, body)
-                    await self._adopt(result, then)
+                    if then:
+                        await self._adopt(result, then)
             except sqlite3.Error as error:
                 self._writes_fail = self._writes_fail or write
                 if not await self._mend(error):
@@ -315,12 +326,10 @@ class Database:
         msg = "no room, and making some did not help"
         raise self._failure(StoreError(msg))
 
-    async def _adopt(self, result: _T, then: Callable[[_T], None] | None) -> None:
+    async def _adopt(self, result: _T, then: Callable[[_T], None]) -> None:
         """What is committed becomes what is known; where that fails, it is read from the file."""
         try:
-            if then:
-                then(result)
-            self._file.mark()
+            then(result)
         except Exception:
             await self._file.close()
             self._file.retry(0)
@@ -329,22 +338,42 @@ class Database:
     async def _housekeeping(self) -> None:
         """Open what is closed, look at the sizes, fill the reserve."""
         self._kept = True
-        await self._keep_name()
         try:
+            await self._served(self._keep_name())
             await self._attempts(self._look, write=self._writes_fail)
         except StoreError:
             return  # told by _failure
         await self._room.look()
 
+    async def _check_name(self) -> None:
+        """Before a write: what goes into a file without a name is gone with it. Raises StoreError.
+
+        One that could not be put back is tried by the housekeeping alone: it may be large.
+        """
+        if self._nameless:
+            raise StoreError(self._nameless)
+        await self._keep_name()
+
     async def _keep_name(self) -> None:
+        """Put the file back where somebody took it away. Raises StoreError."""
         try:
-            told = await self._file.keep_name()
+            told = await self._put_back()
         except (sqlite3.Error, OSError) as error:
-            told = f"{self.path.name} was deleted or replaced and cannot be put back: {error}"
-            if told == self.mishaps[1]:
-                return
+            self._nameless = (
+                f"{self.path.name} was deleted or replaced and cannot be put back: {error}"
+            )
+            raise StoreError(self._nameless) from error
+        self._nameless = ""
         if told:
             self.mishaps = (self.mishaps[0] + 1, told)
+
+    async def _put_back(self) -> str:
+        while True:
+            try:
+                return await self._file.keep_name()
+            except OSError as error:
+                if error.errno not in _NO_ROOM or not await self._room.give():
+                    raise
 
     async def _look(self, connection: Connection) -> None:
         if self._writes_fail:  # so a disk that takes writes again is noticed without any
@@ -377,7 +406,7 @@ class Database:
 
     async def _mend_wal(self, error: OSError) -> bool:
         """True where there was no room to write a -wal anew, which some file systems need."""
-        if error.errno in {errno.ENOSPC, errno.EDQUOT} and await self._room.make():
+        if error.errno in _NO_ROOM and await self._room.make():
             self._file.retry(0)
             return True
         return False

@@ -104,7 +104,7 @@ class History:
 
     @property
     def mishaps(self) -> tuple[int, str]:
-        """How often the file's own task failed and went on, and how the last time."""
+        """How often the file or its task was mended and went on, and how the last time."""
         return self._db.mishaps
 
     @property

@@ -101,7 +101,7 @@ class Ledger:
 
     @property
     def mishaps(self) -> tuple[int, str]:
-        """How often the file's own task failed and went on, and how the last time."""
+        """How often the file or its task was mended and went on, and how the last time."""
         return self._db.mishaps
 
     @property

@@ -4,6 +4,7 @@ Used by the one task of ``Database`` alone.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -18,7 +19,7 @@ from aiosqlite import Connection
 from gateway.life import directory_lock
 from gateway.life.descriptors import SPARE_ONES
 from gateway.store.file_parts import EPOCH, adopt, newest_aside, renew_wal, set_aside, unusable
-from gateway.store.migration import SPARE_BYTES, back_up
+from gateway.store.migration import back_up
 from gateway.store.owner import Body, Opened, Owner
 from gateway.store.reserve import Mark
 from gateway.store.sqlite_errors import is_damage, is_foreign, is_wrong
@@ -77,7 +78,7 @@ class OwnedFile:
                 await self._enter()
                 return await self._get()
             finally:
-                self._leave_where_closed()
+                await self._leave_where_closed()
 
     def retry(self, after_ns: int) -> None:
         """When to try again to open it."""
@@ -88,7 +89,7 @@ class OwnedFile:
         connection, self.connection = self.connection, None
         if connection is not None:
             await close_file(connection)
-        self._leave_where_closed()
+        await self._leave_where_closed()
 
     @property
     def unserved(self) -> bool:
@@ -100,7 +101,7 @@ class OwnedFile:
         connection, self.connection = self.connection, None
         if connection is not None:
             await give_up(connection)
-        self._leave_where_closed()
+        await self._leave_where_closed()
 
     async def transaction(self, connection: Connection, body: Body[_T]) -> _T:
         """One BEGIN IMMEDIATE .. COMMIT."""
@@ -113,10 +114,10 @@ class OwnedFile:
         await self._commit(connection)
         return result
 
-    def mark(self) -> None:
+    async def mark(self) -> None:
         """Remember how far it has come; after each commit."""
         self._come_to = self._owner.mark()
-        self._mark.write(*self._come_to)
+        await asyncio.to_thread(self._mark.write, *self._come_to)
 
     async def bound(self, max_bytes: int) -> None:
         """Bound the file; below the present size counts as the present size."""
@@ -137,10 +138,10 @@ class OwnedFile:
             await self._enter()
             return await self._replace(reason)
         finally:
-            self._leave_where_closed()
+            await self._leave_where_closed()
 
     async def _replace(self, reason: str) -> Connection:
-        epoch, _ = self._had()
+        epoch, _ = await asyncio.to_thread(self._had)
         try:
             aside = await asyncio.to_thread(set_aside, self.path)
         except OSError as error:
@@ -164,7 +165,7 @@ class OwnedFile:
         told = f"{name} was deleted or replaced while it was in use: it is put back as it was"
         if now[0] == self._identity[0]:  # closing brings all of it into the file
             told = f"{name}-wal was deleted or replaced while it was in use: {name} has all of it"
-        elif self._disk != self._disk_now():
+        elif self._disk != await asyncio.to_thread(self._disk_now):
             told = f"another disk is mounted on {self.path.parent}"
         else:
             await self._put_back(self.connection)
@@ -174,17 +175,23 @@ class OwnedFile:
         return told
 
     async def _put_back(self, connection: Connection) -> None:
-        copy = self.path.with_name(f"{self.path.name}.rescued")
-        await asyncio.to_thread(copy.unlink, missing_ok=True)
-        needed_bytes = PAGE_BYTES * await value_of(connection, "PRAGMA page_count") + SPARE_BYTES
+        copy = await asyncio.to_thread(self._rescued)
+        needed_bytes = PAGE_BYTES * await value_of(connection, "PRAGMA page_count")
         if (await asyncio.to_thread(shutil.disk_usage, self.path.parent)).free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             await back_up(connection, copy)
             await asyncio.to_thread(adopt, copy, self.path)
         except BaseException:
-            copy.unlink(missing_ok=True)
+            await asyncio.to_thread(copy.unlink, missing_ok=True)
             raise
+
+    def _rescued(self) -> Path:
+        """Where a copy is made; what a process that was killed has left there is removed."""
+        copy = self.path.with_name(f"{self.path.name}.rescued")
+        with contextlib.suppress(OSError):  # a disk that takes no writes
+            copy.unlink(missing_ok=True)
+        return copy
 
     async def _enter(self) -> None:
         """Make sure that the directory is ours. Raises NotOpenError."""
@@ -198,13 +205,17 @@ class OwnedFile:
             msg = f"{self.path.name}: {directory}: {error.strerror}"
             raise NotOpenError(msg) from error
 
-    def _leave_where_closed(self) -> None:
+    async def _leave_where_closed(self) -> None:
         """Have nothing open there: a disk that takes no writes is mended by being unmounted."""
         if self.connection is None:
-            self._mark.close()
-            directory_lock.leave(self.path.parent, self)
+            await asyncio.to_thread(self._leave)
+
+    def _leave(self) -> None:
+        self._mark.close()
+        directory_lock.leave(self.path.parent, self)
 
     async def _get(self) -> Connection:
+        await asyncio.to_thread(self._rescued)
         if reason := await asyncio.to_thread(unusable, self.path):
             return await self.replace(reason)
         try:
@@ -212,8 +223,9 @@ class OwnedFile:
         except OSError as error:
             msg = f"{self.path.name}-wal: {error.strerror}"
             raise NotOpenError(msg) from error
-        found = self._found()
-        if found.fresh and self._disk not in {None, self._disk_now()}:
+        found = await asyncio.to_thread(self._found)
+        disk = await asyncio.to_thread(self._disk_now)
+        if found.fresh and self._disk not in {None, disk}:
             msg = f"the disk of {self.path.parent} is not mounted: it was another one"
             raise NotOpenError(msg) from OSError(errno.ENODEV, msg)
         try:
@@ -265,13 +277,13 @@ class OwnedFile:
         try:
             await self._bound()
             await self._load(connection, opened)
-            self._check_mark()
+            await asyncio.to_thread(self._check_mark)
         except BaseException:
             await self.close()
             raise
-        self._disk = self._disk_now()
+        self._disk = await asyncio.to_thread(self._disk_now)
         self._identity = await asyncio.to_thread(self._identity_now)
-        self.mark()
+        await self.mark()
         return connection
 
     def _identity_now(self) -> Identity:

@@ -51,11 +51,11 @@ class Room:
             except sqlite3.Error as error:
                 if not is_full(error):
                     raise
-        return await self._give()
+        return await self.give()
 
     async def make_where_short(self) -> bool:
         """True where the disk was short after all, and some was given."""
-        return self._reserve.short() and await self._give()
+        return await asyncio.to_thread(self._reserve.short) and await self.give()
 
     async def look(self) -> None:
         """Fill the reserve as far as the disk has room again."""
@@ -65,8 +65,8 @@ class Room:
         elif not self._reserve.full:
             await self._with_reserve(self._reserve.fill)
 
-    async def _give(self) -> bool:
-        """Give the disk a step."""
+    async def give(self) -> bool:
+        """Give the disk a step of the reserve; False where nothing is left."""
         given = await self._with_reserve(self._reserve.give, STEP_BYTES)
         if given and not self._pinched and self._reserve.held_bytes < PINCH_BYTES:
             await self._pinch(yes=True)

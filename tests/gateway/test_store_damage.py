@@ -267,6 +267,102 @@ async def test_a_file_that_somebody_takes_away_while_it_is_in_use_is_put_back(
         await again.close()
 
 
+def all_but(directory: Path, free_bytes: int) -> Path:
+    """Fill a disk; gives the file that does."""
+    filler = directory / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(directory).free - free_bytes)
+    return filler
+
+
+async def test_one_that_cannot_be_put_back_takes_nothing_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.database.HOUSEKEEPING_S", 0.02)
+    with small_disk(tmp_path / "state", 16 * 1024) as state:
+        ledger = await open_ledger(state)
+        try:
+            await ledger.append([draft("before " + "x" * 1_000) for _ in range(300)])
+            filler = all_but(state, 64 * 1024)
+            (state / "ledger.db").unlink()
+            for _ in range(2):
+                with pytest.raises(StoreError, match="deleted or replaced and cannot be put back"):
+                    await ledger.append([draft("not taken")])
+            assert not ledger.ok
+            assert "cannot be put back" in ledger.stats().trouble
+            assert len(await causes(ledger)) == 301, "it can be read"
+            assert not (state / "ledger.db").exists()
+            filler.unlink()
+            async with asyncio.timeout(10.0):
+                while not ledger.ok:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert not ledger.stats().trouble
+            await ledger.append([draft("after")])
+        finally:
+            await ledger.close()
+        again = await open_ledger(state)
+        try:
+            assert (await causes(again))[300:] == ["before " + "x" * 1_000, "after"]
+        finally:
+            await again.close()
+
+
+async def test_the_reserve_makes_the_room_to_put_one_back(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state", 32 * 1024) as state:
+        ledger = await Ledger.open(state / "ledger.db", "shaft", reserve_bytes=12 << 20)
+        try:
+            await ledger.append([draft("before " + "x" * 1_000) for _ in range(300)])
+            async with asyncio.timeout(10.0):
+                while ledger.stats().reserve_bytes < 12 << 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            all_but(state, 64 * 1024)
+            (state / "ledger.db").unlink()
+            await ledger.append([draft("after")])
+            assert (state / "ledger.db").exists(), "before anything is acknowledged"
+            assert ledger.stats().reserve_bytes == 8 << 20
+        finally:
+            await ledger.close()
+
+
+async def test_one_that_is_deleted_just_before_the_end_is_there_after_it(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path)
+    await ledger.append([draft("before")])
+    (tmp_path / "ledger.db").unlink()
+    await ledger.close()
+    again = await open_ledger(tmp_path)
+    try:
+        assert (await causes(again))[1:] == ["before"]
+    finally:
+        await again.close()
+
+
+async def test_what_is_left_of_a_putting_back_that_was_killed_goes(tmp_path: Path) -> None:
+    (rescued := tmp_path / "ledger.db.rescued").write_bytes(b"half of it")
+    ledger = await open_ledger(tmp_path)
+    await ledger.close()
+    assert not rescued.exists()
+
+
+async def test_a_disk_that_is_mounted_over_a_ledger_in_use_gets_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned_file, "REOPEN_NS", 0)
+    (state := tmp_path / "state").mkdir()
+    ledger = await open_ledger(state)
+    try:
+        await ledger.append([draft("one")])
+        with small_disk(state, 8 * 1024):
+            for _ in range(2):
+                with pytest.raises(StoreError, match="not mounted: it was another one"):
+                    await ledger.append([draft("not taken")])
+            assert not list(state.iterdir())
+            assert "another disk is mounted" in ledger.mishaps[1]
+        await ledger.append([draft("two")])
+        assert (await causes(ledger))[1:] == ["one", "two"]
+    finally:
+        await ledger.close()
+
+
 async def test_a_disk_that_is_not_mounted_gets_no_new_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
