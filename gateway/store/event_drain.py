@@ -28,6 +28,9 @@ QUIET_NS: Final = 1_000_000_000  # how long records that are no alert wait for a
 _POISON: Final = (LookupError, ValueError, TypeError, ArithmeticError, struct.error)
 
 
+DraftsOf = Callable[["Event"], list[AlertDraft]]  # what a record says
+
+
 class AlertStore(Protocol):
     """What the records go to: the ledger."""
 
@@ -62,16 +65,16 @@ class EventDrain:
     """Reads events from where the ledger stands.
 
     ``words`` makes alerts of a record, mostly one or none, ``differences`` those that a ledger
-    lacks which began from a damaged one, of what is before a record; ``ack`` tells the guard,
-    ``observers`` see every record once it is durable.
+    lacks which began from a damaged one, of what is before a record, given ``words`` that never
+    raise; ``ack`` tells the guard, ``observers`` see every record once it is durable.
     """
 
     def __init__(
         self,
         view: "Callable[[], GuardView | None]",
         ledger: AlertStore,
-        words: "Callable[[Event], list[AlertDraft]]",
-        differences: "Callable[[GuardView, int], Awaitable[list[AlertDraft]]]",
+        words: DraftsOf,
+        differences: "Callable[[GuardView, int, DraftsOf], Awaitable[list[AlertDraft]]]",
         ack: Callable[[int, int], None],
         observers: "Sequence[Callable[[Event], None]]" = (),
     ) -> None:
@@ -125,7 +128,9 @@ class EventDrain:
         header = view.header()
         if (header.journal_id, self._ledger.epoch) != (self._journal_id, self._epoch):
             stored = await self._attach(header.journal_id, header.event_tail)
-            return await self._compare() or stored, True  # it may be another file after a wait
+            return stored, True  # it may be another file after a wait
+        if self._ledger.uncompared:
+            return await self._compare(view), True
         events = view.events(self._next, BATCH_MAX)
         whole = len(events) < BATCH_MAX
         drafts, end = self._read(events, header.event_head if whole else 0)
@@ -155,12 +160,16 @@ class EventDrain:
         self._saved_ns = time.monotonic_ns()
         return told
 
-    async def _compare(self) -> bool:
-        """Tell what a damaged ledger has lost, once; True where alerts were stored."""
-        view = self._view() if self._ledger.uncompared else None
-        if view is None or view.header().journal_id != self._journal_id:
-            return False
-        drafts = await self._differences(view, self._next)
+    async def _compare(self, view: "GuardView") -> bool:
+        """Tell what a damaged ledger has lost, once; True where alerts were stored.
+
+        A comparison that fails would fail again: it is told, and the records go on.
+        """
+        try:
+            drafts = await self._differences(view, self._next, self._drafts)
+        except _POISON:
+            _LOGGER.exception("what the guard says stands cannot be compared with the ledger")
+            drafts = [_not_compared()]
         await self._ledger.compared(drafts)
         return bool(drafts)
 
@@ -227,4 +236,15 @@ def _new_journal() -> AlertDraft:
         priority="low",
         cause="the guard has a new journal (the machine was restarted, or its file was replaced): "
         "what was in the old one and not yet recorded is lost",
+    )
+
+
+def _not_compared() -> AlertDraft:
+    return AlertDraft(
+        kind="gap",
+        state="event",
+        source=Source("guard", "journal"),
+        priority="high",
+        cause="what the guard says stands cannot be compared with the ledger, which was damaged: "
+        "what it has lost of it is not told anew",
     )

@@ -20,7 +20,7 @@ from gateway.life.child import start_child
 from gateway.life.memory import give_back
 from gateway.store.alert import AlertDraft, Source
 from gateway.store.comparison import differences
-from gateway.store.event_drain import EventDrain
+from gateway.store.event_drain import DraftsOf, EventDrain
 from gateway.store.sample_drain import Made, SampleDrain
 from gateway.store.waiting_alarms import WaitingAlarms
 
@@ -238,11 +238,13 @@ class Recorder:
         draft = self._words.draft_of(event)
         return [*([draft] if draft else []), *self._words.ends_of(event, raised)]
 
-    async def _differences(self, view: "GuardView", before: int) -> list[AlertDraft]:
+    async def _differences(
+        self, view: "GuardView", before: int, words: DraftsOf
+    ) -> list[AlertDraft]:
         def raised() -> set[str]:
             return {item.subject for item in self._ledger.active()}
 
-        return await differences(view, before, self._drafts_of, self._words.standing, raised)
+        return await differences(view, before, words, self._words.standing, raised)
 
     # ---- the loops -----------------------------------------------------------------------------
 

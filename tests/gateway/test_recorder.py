@@ -8,7 +8,7 @@ import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -380,6 +380,74 @@ async def test_what_a_salvaged_ledger_lacks_of_what_stands_is_told_once(
             assert [each.subject for each in later.ledger.active()] == [subject] * (lost == "raise")
         finally:
             await later.stop()
+
+
+@pytest.mark.parametrize("what", ["a record", "a state"])
+async def test_what_makes_no_sense_stops_no_comparison_and_nothing_after_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("gateway.store.event_drain.QUIET_NS", 1)
+    guard = guard_of(bench)
+    guard.trip()
+    guard.write(EventType.PENDING)
+    await bench.until(bench.drained)
+    await bench.stop()
+    damage(bench, "DELETE FROM active")
+
+    def poison(*_: object) -> NoReturn:
+        message = "of another version"
+        raise ValueError(message)
+
+    def of_some(words: EventWords, event: Event) -> AlertDraft | None:
+        return poison() if event.type == EventType.PENDING else draft_of(words, event)
+
+    draft_of = EventWords.draft_of
+    if what == "a record":
+        monkeypatch.setattr(EventWords, "draft_of", of_some)
+    else:
+        monkeypatch.setattr(EventWords, "standing", poison)
+    later = await again(bench)
+    try:
+        guard.trip()
+        await later.until(later.drained)
+        assert not later.ledger.uncompared
+        told = [each["cause"] for each in await later.alerts()]
+        assert any(AGAIN in cause for cause in told) is (what == "a record")
+        assert any("cannot be compared" in cause for cause in told) is (what == "a state")
+    finally:
+        await later.stop()
+
+
+async def test_a_comparison_that_finds_no_guard_is_made_once_there_is_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.event_drain.QUIET_NS", 1)
+    guard = guard_of(bench)
+    guard.trip()
+    await bench.until(bench.drained)
+    await bench.stop()
+    damage(bench, "DELETE FROM active")
+    later = Bench(bench.directory, guard)
+    position = Ledger.journal_position
+    asked = asyncio.Event()
+
+    async def without_a_guard(ledger: Ledger, journal_id: int) -> int | None:
+        later.guard = None
+        asked.set()
+        return await position(ledger, journal_id)
+
+    monkeypatch.setattr(Ledger, "journal_position", without_a_guard)
+    await later.start()
+    try:
+        await asked.wait()
+        rounds = later.recorder.rounds
+        await later.until(lambda: later.recorder.rounds > rounds + 1)
+        assert later.ledger.uncompared
+        later.guard = guard
+        await later.until(lambda: not later.ledger.uncompared)
+        assert [AGAIN in each["cause"] for each in await later.alerts("trip")][-1]
+    finally:
+        await later.stop()
 
 
 async def test_records_that_a_ledger_has_lost_while_it_ran_come_again(

@@ -288,7 +288,7 @@ async def test_one_that_cannot_be_put_back_takes_nothing_until_it_can(
             for _ in range(2):
                 with pytest.raises(StoreError, match="deleted or replaced and cannot be put back"):
                     await ledger.append([draft("not taken")])
-            assert not ledger.ok
+            assert not ledger.stats().ok
             assert "cannot be put back" in ledger.stats().trouble
             assert len(await causes(ledger)) == 301, "it can be read"
             assert not (state / "ledger.db").exists()
@@ -549,7 +549,7 @@ async def test_a_file_that_root_has_put_back_is_taken_as_it_is(
         patch.setattr(file_parts, "SPARE_BYTES", 1 << 60)
         ledger = await open_ledger(tmp_path)
         try:
-            assert not ledger.ok
+            assert not ledger.stats().ok
             assert "ledger.db-wal is of another user" in ledger.stats().trouble
             assert "chown it" in ledger.stats().trouble
         finally:

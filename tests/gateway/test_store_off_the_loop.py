@@ -93,7 +93,7 @@ async def test_a_directory_that_cannot_be_opened_for_long_holds_only_who_opens_i
         history.add(samples_of([(0, 1.0, 1_000)]))
         await history.commit()  # open again
         directory_lock.leave(tmp_path, history._db._file)
-        monkeypatch.setattr(directory_lock.os, "open", slow)
+        monkeypatch.setattr(os, "open", slow)
         appended = asyncio.create_task(ledger.append([DRAFT]))
         await hangs.wait()
         closed = asyncio.create_task(history._db._file.close())
