@@ -1,45 +1,51 @@
-"""The time by which samples are judged old: a clock that leaps ahead makes nothing old at once.
+"""The time by which samples are judged old: a clock that leaps makes nothing old at once.
 
 Somebody sets the wrong year, a receiver's week rolls over: what was kept for a month would be gone
-in minutes, and the clock right again. What a leap makes old goes once it has lasted for a day.
+in minutes, and the clock right again. A leap, ahead or back, is followed once it has lasted for a
+day; until then the earlier time counts, by which less is old. Time in which nothing runs is a leap
+as well. What is believed is to be kept: else a restart would follow a leap at once.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-LEAP_NS: Final = 3_600 * 1_000_000_000  # ahead of what has passed since; less is believed
+LEAP_NS: Final = 3_600 * 1_000_000_000  # beside what has passed since; less is believed
 LASTS_NS: Final = 86_400 * 1_000_000_000
 
 
+class Belief(NamedTuple):
+    """UTC ns, and for how many ns of running the clock has said another one; None: it does not."""
+
+    utc_ns: int
+    lasted_ns: int | None = None
+
+
 class AgeClock:
-    """UTC ns, but for leaps ahead, which it follows a day late. Before ``begin`` it is UTC."""
+    """UTC ns, but for leaps. Before ``begin`` it is UTC."""
 
     def __init__(self, utc_ns: Callable[[], int], monotonic_ns: Callable[[], int]) -> None:
+        self.belief: Belief | None = None  # when it was asked last
         self._utc_ns = utc_ns
         self._monotonic_ns = monotonic_ns
-        self._believed: tuple[int, int] | None = None  # UTC, at a monotonic time
-        self._leapt_ns: int | None = None  # monotonic
+        self._asked_ns = 0
 
-    @property
-    def begun(self) -> bool:
-        """Whether it has a time to start from."""
-        return self._believed is not None
-
-    def begin(self, utc_ns: int) -> None:
-        """It was this late at least when the newest sample was stored."""
-        self._believed = utc_ns, self._monotonic_ns()
+    def begin(self, belief: Belief) -> None:
+        """Go on from a time that was believed before."""
+        self.belief, self._asked_ns = belief, self._monotonic_ns()
 
     def now_ns(self) -> int:
         """To be asked now and then, so that what is slewed is no leap."""
         utc_ns, monotonic_ns = self._utc_ns(), self._monotonic_ns()
-        if self._believed is None:
+        if self.belief is None:
             return utc_ns
-        passed_ns = self._believed[0] + monotonic_ns - self._believed[1]
-        if utc_ns - passed_ns >= LEAP_NS:
-            if self._leapt_ns is None:
-                self._leapt_ns = monotonic_ns
-            if monotonic_ns - self._leapt_ns < LASTS_NS:
-                return passed_ns
-        self._leapt_ns = None
-        self._believed = utc_ns, monotonic_ns
-        return utc_ns
+        step_ns, self._asked_ns = monotonic_ns - self._asked_ns, monotonic_ns
+        passed_ns, lasted_ns = self.belief.utc_ns + step_ns, self.belief.lasted_ns
+        if abs(utc_ns - passed_ns) < LEAP_NS:
+            self.belief = Belief(utc_ns)
+        elif lasted_ns is None:
+            self.belief = Belief(passed_ns, 0)
+        elif lasted_ns + step_ns < LASTS_NS:
+            self.belief = Belief(passed_ns, lasted_ns + step_ns)
+        else:
+            self.belief = Belief(utc_ns)
+        return min(utc_ns, self.belief.utc_ns)

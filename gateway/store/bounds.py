@@ -11,15 +11,19 @@ from typing import Final, NamedTuple
 from aiosqlite import Connection
 
 from gateway.store import shedding, tiers
-from gateway.store.age_clock import AgeClock
+from gateway.store.age_clock import AgeClock, Belief
 from gateway.store.database import Database
 from gateway.store.history_state import HistoryState
 from gateway.store.shedding import Shed
+from gateway.store.sqlite_file import value_of
 
 FILL_PERCENT: Final = 95  # of max_bytes: where shedding begins
 STEPS_PER_CALL: Final = 16
 KEEP_FREE_BYTES_MAX: Final = 64 * 1024 * 1024  # of the disk, left to the ledger
 KEEP_FREE_PERCENT: Final = 5
+BELIEF_NS: Final = 600_000_000_000  # how often what is believed of the time is kept
+_BELIEVED: Final = "believed utc_ns"  # of meta
+_LASTED: Final = "leap lasted ns"
 
 
 class Limits(NamedTuple):
@@ -39,6 +43,7 @@ class Bounds:
         self._db = db
         self._state = state
         self._clock = AgeClock(lambda: state.utc_ns(), lambda: state.monotonic_ns())
+        self._belief_due_ns = 0
 
     @property
     def bytes(self) -> int:
@@ -54,9 +59,7 @@ class Bounds:
         """Bring the file within its limits; gives what was deleted. Raises StoreError."""
         await self._leave_room()
         await self._db.look()
-        if not self._clock.begun and (newest_ns := await self._db.query(self._state.newest)):
-            self._clock.begin(newest_ns)
-        total, now_ns = Shed(), self._clock.now_ns()
+        total, now_ns = Shed(), await self._now_ns()
         for _ in range(STEPS_PER_CALL):
             deleted = await self._db.transact(
                 partial(self._shed_oldest, now_ns), partial(shedding.take, self._state)
@@ -69,6 +72,26 @@ class Bounds:
         if self._db.file_bytes > self.limits.max_bytes:
             await self._db.query(_shrink)
         return total
+
+    async def _now_ns(self) -> int:
+        """The time by which samples are old."""
+        if self._clock.belief is None and (belief := await self._db.query(self._believed)):
+            self._clock.begin(belief)
+        now_ns, monotonic_ns = self._clock.now_ns(), self._state.monotonic_ns()
+        if self._clock.belief and monotonic_ns >= self._belief_due_ns:
+            await self._db.transact(partial(_keep_belief, self._clock.belief))
+            self._belief_due_ns = monotonic_ns + BELIEF_NS
+        return now_ns
+
+    async def _believed(self, connection: Connection) -> Belief | None:
+        """What was believed last, at first the newest sample's time; None where there is none."""
+        sql = "SELECT value FROM meta WHERE key = ?"
+        utc_ns = await value_of(connection, sql, (_BELIEVED,))
+        lasted_ns = await value_of(connection, sql, (_LASTED,))
+        if isinstance(utc_ns, int) and isinstance(lasted_ns, int | None):  # else it is damaged
+            return Belief(utc_ns, lasted_ns)
+        newest_ns = await self._state.newest(connection)
+        return Belief(newest_ns) if newest_ns else None
 
     async def _shed_oldest(self, now_ns: int, connection: Connection) -> shedding.Deleted | None:
         oldest = await shedding.oldest(connection, self._state)
@@ -101,6 +124,13 @@ class Bounds:
         elif free_bytes > 2 * keep_bytes and self.pinched:
             await self._db.limit(max_bytes)
             self.pinched = False
+
+
+async def _keep_belief(belief: Belief, connection: Connection) -> None:
+    await connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+        [(_BELIEVED, belief.utc_ns), (_LASTED, belief.lasted_ns)],
+    )
 
 
 async def _shrink(connection: Connection) -> None:

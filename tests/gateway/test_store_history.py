@@ -484,6 +484,78 @@ async def test_a_clock_that_leaps_ahead_for_a_while_makes_nothing_old(tmp_path: 
         await history.close()
 
 
+async def test_a_restart_follows_no_leap_and_counts_how_long_it_lasts(tmp_path: Path) -> None:
+    """The samples stamped by the clock that has leapt are the newest there are."""
+    right = now = 1_000 * 10**9
+    monotonic = 5 * 10**9
+
+    async def opened() -> History:
+        history = await open_history(
+            tmp_path, uplinks=(), max_age_ns=7 * DAY_NS, utc_ns=lambda: now
+        )
+        history._state.monotonic_ns = lambda: monotonic
+        return history
+
+    history = await opened()
+    await second(history, 990)
+    await pack_everything(history)
+    assert await history.shed() == Shed()
+    now = right + 4_000 * DAY_NS
+    await second(history, now // 10**9)
+    assert await history.shed() == Shed()
+    for _ in range(3):
+        await history.close()
+        history = await opened()
+        assert await history.shed() == Shed(), "what has lasted is not yet a day"
+        monotonic += DAY_NS // 3
+        shed = await history.shed()
+    assert shed.samples == 7, "it has lasted, by parts"
+    await history.close()
+
+
+async def test_a_clock_that_begins_behind_does_not_keep_samples_for_ever(tmp_path: Path) -> None:
+    """A machine without a clock of its own, which is switched on for eight hours a day."""
+    right = 20_000 * DAY_NS
+    now, monotonic, shed = right, 0, 0
+
+    def utc_ns() -> int:
+        return now
+
+    def monotonic_ns() -> int:
+        return monotonic
+
+    for day in range(12):
+        now = 0
+        history = await open_history(tmp_path, uplinks=(), max_age_ns=7 * DAY_NS, utc_ns=utc_ns)
+        history._state.monotonic_ns = monotonic_ns
+        assert await history.shed() == Shed(), "in 1970"
+        monotonic += 60 * 10**9
+        now = right + day * DAY_NS
+        await second(history, now // 10**9)
+        await pack_everything(history)
+        shed += (await history.shed()).samples
+        for hour in range(1, 9):
+            now, monotonic = right + day * DAY_NS + hour * DAY_NS // 24, monotonic + DAY_NS // 24
+            shed += (await history.shed()).samples
+        await history.close()
+    assert shed, "the oldest"
+    assert shed < 12 * 7 - 7 * 7, "and of those that are not old none"
+
+
+async def test_a_clock_that_is_put_back_makes_nothing_old(tmp_path: Path) -> None:
+    now = 9_000 * DAY_NS
+    history = await open_history(tmp_path, uplinks=(), max_age_ns=7 * DAY_NS, utc_ns=lambda: now)
+    try:
+        await second(history, now // 10**9)
+        assert await history.shed() == Shed()
+        now -= 4_000 * DAY_NS  # it was wrong before
+        await second(history, now // 10**9)
+        await pack_everything(history)
+        assert await history.shed() == Shed()
+    finally:
+        await history.close()
+
+
 @pytest.mark.parametrize("packed", [True, False])
 async def test_what_is_shed_unsent_is_a_gap_and_is_counted(tmp_path: Path, packed: bool) -> None:
     history = await open_history(tmp_path)
