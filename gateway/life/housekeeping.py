@@ -142,7 +142,7 @@ class Housekeeper:
                 problems.raised("store", name, text, priority="critical")
             if store.mishaps[0] != self._mishaps.get(name, 0):
                 self._mishaps[name], text = store.mishaps
-                problems.event("task", f"store {name}.db", text, priority="high")
+                problems.event("store", name, text, priority="high")
             self._gateway.paces[name].look(time.monotonic(), store.stats().bytes_written)
 
     def _look_at_damage(self) -> None:

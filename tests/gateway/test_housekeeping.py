@@ -133,6 +133,14 @@ async def test_a_store_that_is_full_is_told_and_cleared(bench: Bench) -> None:
     await bench.until(lambda: bench.problems.active() == [])
 
 
+async def test_a_store_that_was_mended_is_told_as_a_store(bench: Bench) -> None:
+    told: list[tuple[str, str, str]] = []
+    bench.problems.event = lambda kind, ident, text, **_: told.append((kind, ident, text))  # type: ignore[method-assign]
+    bench.stores.mishaps = (1, "ledger.db was deleted")
+    await bench.until(lambda: bool(told))
+    assert told == [("store", "ledger", "ledger.db was deleted")]
+
+
 @pytest.mark.parametrize(
     ("blocks", "free", "files", "full"),
     [
