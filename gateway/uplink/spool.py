@@ -92,11 +92,17 @@ class Spool:
     def begin(self, ending: str) -> "Part":
         """A new file; its final name ends so. Raises FullError."""
         with self.alone():
-            self._check_place()
+            self.check_place()
             self.check_room(0)
             self._stamp_ns = max(self._utc_ns(), self._stamp_ns + 1)
             name = f"{_stamped(self._stamp_ns)}-{self._owner}-{ending}"
             return Part(self, name, f".{self._owner}-{name}.part")
+
+    def check_place(self) -> None:
+        """Another disk may have been mounted there, or the directory been made anew."""
+        there, here = os.stat(self._directory), os.fstat(self.descriptor())
+        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            raise OSError(errno.ESTALE, "another directory is there now", str(self._directory))
 
     def check_room(self, size: int) -> None:
         """Whether so many bytes more may wait. Raises FullError."""
@@ -137,12 +143,6 @@ class Spool:
             yield
         finally:
             self._lock.release()
-
-    def _check_place(self) -> None:
-        """Another disk may have been mounted there, or the directory been made anew."""
-        there, here = os.stat(self._directory), os.fstat(self.descriptor())
-        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
-            raise OSError(errno.ESTALE, "another directory is there now", str(self._directory))
 
     def _is_full(self, size: int) -> bool:
         files, total = self._waiting
@@ -203,10 +203,10 @@ class Part:
     def append(self, data: bytes) -> None:
         """Durable when this returns; where it raises, nothing of ``data`` counts."""
         with self._spool.alone():
+            self._spool.check_place()
             self._spool.check_room(len(data))
+            self._trim()
             try:
-                if not os.fstat(self._file).st_nlink:
-                    raise FileNotFoundError(errno.ENOENT, "somebody removed it", self._part)
                 _write_all(self._file, data)
                 os.fsync(self._file)
                 if not self._named:
@@ -225,20 +225,35 @@ class Part:
             if not self.size:
                 self.drop()
                 return
+            self._trim()
             self._spool.publish(self._part, self._name)
-            os.close(self._file)
+            self._close()
 
     def drop(self) -> None:
         """Forget it: nothing in it was acknowledged."""
         with self._spool.alone():
-            os.close(self._file)
+            self._close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._part, dir_fd=self._spool.descriptor())
 
     def leave(self) -> None:
         """Close it as it is; :meth:`Spool.open` makes it whole."""
         with self._spool.alone():
-            os.close(self._file)
+            self._close()
+
+    def _trim(self) -> None:
+        """Of a write that failed something may still be there, where it could not be cut off."""
+        found = os.fstat(self._file)
+        if not found.st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "somebody removed it", self._part)
+        if found.st_size != self.size:
+            os.ftruncate(self._file, self.size)
+
+    def _close(self) -> None:
+        """Once: a descriptor's number may be another file's by the second time."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 def _write_all(file: int, data: bytes) -> None:

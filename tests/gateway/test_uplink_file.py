@@ -234,6 +234,69 @@ async def test_a_disk_that_is_full_or_read_only_is_asked_again(
     assert seqs(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("more", [True, False])
+async def test_half_a_line_that_could_not_be_cut_off_is_cut_off_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bool
+) -> None:
+    """A disk that is read-only for a while, or one that needs room to give some back."""
+    write, cut = os.write, os.ftruncate
+
+    def write_half(file: int, data: Any) -> int:
+        if os.readlink(f"/proc/self/fd/{file}").endswith(".part"):
+            write(file, bytes(data)[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    def cut_nothing(_file: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with writing(tmp_path) as uplink:
+        await uplink.send("alert", [alert_out(1)])
+        monkeypatch.setattr(os, "write", write_half)
+        monkeypatch.setattr(os, "ftruncate", cut_nothing)
+        assert isinstance((await uplink.send("alert", [alert_out(2)]))[0], Retry)
+        monkeypatch.setattr(os, "write", write)
+        assert isinstance((await uplink.send("alert", [alert_out(2)]))[0], Retry)
+        monkeypatch.setattr(os, "ftruncate", cut)
+        if more:
+            assert await uplink.send("alert", [alert_out(2)]) == [ACCEPTED]
+    assert seqs(tmp_path) == ([1, 2] if more else [1])
+
+
+async def test_an_empty_file_that_cannot_be_removed_is_closed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be another file's by then."""
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    template = tmp_path / "alerts.txt.j2"
+    template.write_text("")
+    closed: list[int] = []
+    opened, close = os.open, os.close
+
+    def open_(*arguments: Any, **more: Any) -> int:
+        number = opened(*arguments, **more)
+        if str(arguments[0]).endswith(".part"):
+            closed.clear()
+            closed.append(-number)
+        return number
+
+    def close_(number: int) -> None:
+        closed.append(number)
+        close(number)
+
+    def unlink(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    directory = tmp_path / "out"
+    directory.mkdir()
+    async with writing(directory, template=str(template)) as uplink:
+        monkeypatch.setattr(os, "open", open_)
+        monkeypatch.setattr(os, "close", close_)
+        monkeypatch.setattr(os, "unlink", unlink)
+        assert isinstance((await uplink.send("alert", [alert_out(1)]))[0], Retry)
+        assert closed.count(-closed[0]) == 1
+
+
 async def test_nothing_counts_before_it_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +342,24 @@ async def test_another_directory_in_its_place_is_opened(tmp_path: Path) -> None:
         await uplink.connect()
         assert await uplink.send("alert", [alert_out(1)]) == [ACCEPTED]
     assert seqs(directory) == [1]
+
+
+async def test_an_open_file_of_a_directory_that_was_replaced_takes_nothing_more(
+    tmp_path: Path,
+) -> None:
+    """Nobody fetches from there any more: a disk that was mounted over it hides it."""
+    directory = tmp_path / "out"
+    directory.mkdir()
+    async with writing(directory) as uplink:
+        await uplink.send("alert", [alert_out(1)])
+        directory.rename(tmp_path / "gone")
+        directory.mkdir()
+        with pytest.raises(UplinkError, match="another directory"):
+            await uplink.send("alert", [alert_out(2)])
+        await uplink.connect()
+        assert await uplink.send("alert", [alert_out(2)]) == [ACCEPTED]
+    assert seqs(tmp_path / "gone") == [1]
+    assert seqs(directory) == [2]
 
 
 async def test_an_open_file_that_somebody_removed_takes_nothing_more(tmp_path: Path) -> None:
