@@ -3,7 +3,8 @@
 A credential that is missing or refused is then a link that is refused: told once, tried again, and
 healed by the file alone. Renewed certificates are taken at the next session. A platform that
 answers and does not let a lane in (a token that is over) ends no session: there the files are
-looked at before that lane is tried again, and other ones begin a session of their own.
+looked at before that lane is tried again, and other ones begin a session of their own. So do those
+that were renewed in time where what the session was begun with is refused at last: no link refused.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from gateway.uplink.base import (
     Noticing,
     Outgoing,
     Retry,
+    TakenOverError,
     Verdict,
     Watched,
 )
@@ -80,7 +82,10 @@ class CredentialedUplink:
         if lane in self._denied and await self._have_changed():
             msg = "the credentials are other ones now"
             raise UplinkError(msg)
-        verdicts = await self._session().send(lane, items)
+        try:
+            verdicts = await self._session().send(lane, items)
+        except LinkRefusedError as error:
+            raise await self._for_what_is_held(error) from error
         if any(isinstance(verdict, Retry) and verdict.denied for verdict in verdicts):
             self._denied.add(lane)
         else:
@@ -91,7 +96,10 @@ class CredentialedUplink:
         """Raises UplinkError when the session ends; otherwise never returns."""
         uplink = self._session()
         if isinstance(uplink, Watched):
-            await uplink.lost()
+            try:
+                await uplink.lost()
+            except LinkRefusedError as error:
+                raise await self._for_what_is_held(error) from error
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -104,6 +112,12 @@ class CredentialedUplink:
             return self._load(name) if name else None
         except GatewayError as error:
             raise LinkRefusedError(str(error)) from error
+
+    async def _for_what_is_held(self, error: LinkRefusedError) -> UplinkError:
+        """A refusal of what the session was begun with says nothing of what is held now."""
+        if isinstance(error, TakenOverError) or not await self._have_changed():
+            return error
+        return UplinkError(f"{error}; the credentials are other ones now")
 
     async def _have_changed(self) -> bool:
         config = self._config

@@ -1,18 +1,21 @@
 """Credentials that are missing at first: a refused link that the file alone heals."""
 
+import asyncio
+
 import pytest
 from aiohttp import BasicAuth, web
 from aiohttp.test_utils import TestServer
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UplinkError
 from gateway.site.credentials import Credentials, Secret
 from gateway.site.model import Uplink
 from gateway.store.alert import AlertItem
+from gateway.uplink import credentialed
 from gateway.uplink.base import ACCEPTED, ALERT, Acknowledges, LinkRefusedError, Outgoing
 from gateway.uplink.credentialed import CredentialedUplink
 from gateway.uplink.message import Sender
 from tests.helpers.pumping import Bench
-from tests.helpers.uplinks import until
+from tests.helpers.uplinks import MemoryUplink, until
 
 SENDER = Sender(gateway="g", site="s", uplink="platform")
 ITEM = Outgoing(AlertItem(1, b'{"id":"g/1/1","kind":"trip","recorded":"x"}'), epoch=1)
@@ -59,6 +62,44 @@ async def test_missing_then_wrong_then_right() -> None:
         assert verdicts == [ACCEPTED]
         assert uplink.acknowledges == Acknowledges.STORED
     assert seen == ["gateway:wrong", "gateway:right"]
+
+
+class Expiring(MemoryUplink):
+    """A platform that refuses what a session was begun with."""
+
+    credentials: Credentials | None = None
+
+    async def lost(self) -> None:
+        if self.error:
+            raise self.error
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("by", ["send", "lost"])
+async def test_what_was_renewed_in_time_is_no_refused_link(
+    monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """A certificate that ends while the session of its predecessor lasts."""
+    safe, platform = Safe(), Expiring()
+    safe.password = "first"
+    monkeypatch.setattr(credentialed, "make_uplink", lambda *_: platform)
+    config = Uplink(id="platform", kind="http", url="https://platform", credentials="x")
+    uplink = CredentialedUplink(config, SENDER, safe.load)
+
+    async def use() -> None:
+        if by == "send":
+            await uplink.send(ALERT, [ITEM])
+        else:
+            await uplink.lost()
+
+    await uplink.connect()
+    platform.error = LinkRefusedError("SSLV3_ALERT_CERTIFICATE_EXPIRED")
+    with pytest.raises(LinkRefusedError):
+        await use()
+    safe.password = "second"
+    with pytest.raises(UplinkError, match="EXPIRED; the credentials are other ones now") as found:
+        await use()
+    assert not isinstance(found.value, LinkRefusedError)
 
 
 @pytest.mark.usefixtures("quick")
