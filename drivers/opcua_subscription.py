@@ -6,11 +6,10 @@ server's queue is the only one, and its overflow bit is counted. A subscription 
 when it falls silent its session ends.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from asyncua import ua
 from asyncua.ua.status_codes import StatusCodes
@@ -18,9 +17,10 @@ from asyncua.ua.ua_binary import struct_from_binary
 
 from drivers.base import Condition, Reading
 from drivers.errors import LinkError
-from drivers.opcua_client import OpcUaClient, StatusError, mapped
+from drivers.opcua_client import OpcUaClient, mapped
 from drivers.opcua_conditions import HANDLE, Conditions
-from drivers.opcua_items import Limits, checked_count, in_batches, read_value_id, read_values
+from drivers.opcua_items import Limits, in_batches, read_value_id, read_values
+from drivers.opcua_monitored import create_items, delete_items, monitored
 from drivers.opcua_points import OpcUaPoint
 from drivers.opcua_status import overflowed, quality_of, status_text
 from drivers.opcua_values import bad, code_of, reading_of, utc_ns_of
@@ -115,7 +115,7 @@ class Subscription:
         needed = 2 + -(-self._period_ns // self._sampling_ns)
         self._queue = self._queue or min(needed, QUEUE_MAX)
         self._retry_ns = now_ns + RETRY_NS
-        items = [self._item(CLOCK, _CLOCK_NODE, None, None, queue=1)]
+        items = [monitored(CLOCK, read_value_id(_CLOCK_NODE, None), self._period_ns, 1)]
         if self._conditions is not None:
             items.append(self._conditions.item())
         await self._monitor(self.members, limits, items)
@@ -273,48 +273,14 @@ class Subscription:
 
     def _point_item(self, index: int) -> ua.MonitoredItemCreateRequest:
         point = self._points[index]
-        return self._item(
-            index + 1, self._nodes[index], point.index, point.deadband, queue=self._queue
-        )
-
-    def _item(
-        self, handle: int, node: Any, index: int | None, deadband: float | None, *, queue: int
-    ) -> ua.MonitoredItemCreateRequest:
-        item = ua.MonitoredItemCreateRequest()
-        item.ItemToMonitor = read_value_id(node, index)
-        item.MonitoringMode = ua.MonitoringMode.Reporting
-        parameters = item.RequestedParameters
-        parameters.ClientHandle = handle
-        parameters.SamplingInterval = self._sampling_ns / 1e6 if handle else self._period_ns / 1e6
-        parameters.QueueSize = queue
-        parameters.DiscardOldest = True
-        if deadband is not None:
-            parameters.Filter = ua.DataChangeFilter(
-                Trigger=ua.DataChangeTrigger.StatusValue,
-                DeadbandType=int(ua.DeadbandType.Absolute),
-                DeadbandValue=deadband,
-            )
-        return item
+        node = read_value_id(self._nodes[index], point.index)
+        return monitored(index + 1, node, self._sampling_ns, self._queue, point.deadband)
 
     async def _create_items(
         self, items: Sequence[ua.MonitoredItemCreateRequest], limits: Limits
     ) -> None:
         """Create items in batches; whoever is refused is remembered with its status."""
-
-        async def create(
-            batch: Sequence[ua.MonitoredItemCreateRequest],
-        ) -> list[ua.MonitoredItemCreateResult]:
-            parameters = ua.CreateMonitoredItemsParameters()
-            parameters.SubscriptionId = self.id
-            parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
-            parameters.ItemsToCreate = list(batch)
-            with mapped("monitored items"):
-                answers = await self._client.uaclient.create_monitored_items(parameters)
-                return checked_count(answers, len(batch))
-
-        results: list[ua.MonitoredItemCreateResult] = []
-        async for answers in in_batches(items, limits.items, create):
-            results += answers
+        results = await create_items(self._client, self.id, items, limits)
         with mapped("monitored items"):
             for item, result in zip(items, results, strict=True):
                 self._created(item, result)
@@ -342,7 +308,9 @@ class Subscription:
         Where the server deletes none, a dead item stays beside the new one: a node that is still
         gone gets no new one then, and one that comes and goes gets so many and no more.
         """
-        deleted = await self._delete_items(gone, limits)
+        ids = [self._ids[point] for point in gone]
+        ended = await delete_items(self._client, self.id, ids, limits)
+        deleted = [point for point, item in zip(gone, ids, strict=True) if item in ended]
         kept = [i for i in gone if i not in deleted and self._left[i] < LEFT_MAX]
 
         async def ask(batch: Sequence[int]) -> list[ua.DataValue]:
@@ -360,24 +328,6 @@ class Subscription:
         self._left.update(back)
         return [*deleted, *back]
 
-    async def _delete_items(self, points: Sequence[int], limits: Limits) -> list[int]:
-        """Delete the items of these points; those of which the server has none any more."""
-
-        async def delete(batch: Sequence[int]) -> list[ua.StatusCode]:
-            parameters = ua.DeleteMonitoredItemsParameters()
-            parameters.SubscriptionId = self.id
-            parameters.MonitoredItemIds = [self._ids[point] for point in batch]
-            with mapped("monitored items"):
-                answers = await self._client.uaclient.delete_monitored_items(parameters)
-                return checked_count(list(answers), len(batch))
-
-        results: list[ua.StatusCode] = []
-        with contextlib.suppress(StatusError):
-            async for answers in in_batches(points, limits.items, delete):
-                results += answers
-        # Those after the first refusal were not asked for.
-        return [i for i, said in zip(points, results, strict=False) if _is_gone(said)]
-
     def _note_pace(
         self,
         index: int,
@@ -393,11 +343,6 @@ class Subscription:
             self._seldom.add(index)
         elif 0 < result.RevisedQueueSize < min(2, item.RequestedParameters.QueueSize):
             self._unfit[index] = "it keeps one value of each: lost ones are not counted"
-
-
-def _is_gone(said: ua.StatusCode) -> bool:
-    """Whether the server has an item no longer, by its answer to the deletion."""
-    return bool(said.is_good()) or int(said.value) == StatusCodes.BadMonitoredItemIdInvalid
 
 
 def _server_time_ns(response: ua.PublishResponse) -> int:
