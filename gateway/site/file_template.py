@@ -99,6 +99,10 @@ class FileTemplate:
             sample = alert(_ALERT) if lane == "alert" else samples(_SAMPLES)
             self.render(lane=lane, gateway="mine-7", site="mine-7", uplink="x", messages=[sample])
 
+    def compile(self) -> None:
+        """Raises TemplateError where it is no template at all, whatever it is given."""
+        _ = self._compiled
+
     @cached_property
     def _compiled(self) -> Any:
         try:

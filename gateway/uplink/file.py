@@ -95,7 +95,7 @@ class FileUplink:
         await self.close()
         try:
             if self._template_path is not None:
-                self._template = await asyncio.to_thread(FileTemplate.read, self._template_path)
+                self._template = await asyncio.to_thread(_compiled, self._template_path)
             async with asyncio.timeout(self._timeout_s):
                 await asyncio.to_thread(self._spool.open)
         except TemplateError as error:
@@ -234,6 +234,13 @@ class FileUplink:
 
     def _is_old(self, part: Part) -> bool:
         return time.monotonic() - part.begun_s >= self._rotate_after_s
+
+
+def _compiled(path: Path) -> FileTemplate:
+    """Raises TemplateError; else a slip of an editor would look like the fault of each message."""
+    template = FileTemplate.read(path)
+    template.compile()
+    return template
 
 
 def _seen(lane: str, body: bytes) -> dict[str, Any]:

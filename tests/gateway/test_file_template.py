@@ -104,6 +104,18 @@ async def test_a_template_that_is_gone_is_a_link_refused(
         await writer.connect()
 
 
+async def test_a_template_that_is_none_is_a_link_refused_and_no_messages_fault(
+    tmp_path: Path, uplink: Callable[[str, str], FileUplink]
+) -> None:
+    writer = uplink("alerts.j2", "{% for a in messages %}")
+    with pytest.raises(LinkRefusedError, match="template: line 1: Unexpected end of template"):
+        await writer.connect()
+    (tmp_path / "alerts.j2").write_text(ALERTS)
+    await writer.connect()
+    assert await writer.send("alert", [alert_out(1)]) == [ACCEPTED]
+    await writer.close()
+
+
 def test_names_are_those_of_the_messages() -> None:
     assert {*Alert.__struct_fields__, "gap"} <= set(ALERT_FIELDS)
     gap = Outgoing(GapItem(3, 4, "shed", T0_NS), epoch=EPOCH)
