@@ -9,6 +9,7 @@ after that gets the number that it has, not another one.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,21 +73,18 @@ class Appends:
     async def close(self) -> None:
         """Take no more, and wait for what is there."""
         self._closed = True
-        while self._task is not None:
+        if self._task is not None:
             await asyncio.wait({self._task})
 
     def _begin(self) -> None:
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._carry(), name="ledger appends")
 
     async def _carry(self) -> None:
-        try:
-            while self._waiting:  # what is under way is answered, whoever cancels this
-                await asyncio.shield(asyncio.create_task(self._commit([])))
-        finally:
-            self._task = None
-            if self._waiting:
-                self._begin()
+        """Cancelled, it goes on until all are answered: a task after it would outlive its loop."""
+        while self._waiting:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(asyncio.create_task(self._commit([]), name="ledger commit"))
 
     async def _commit(self, group: list[_Call]) -> None:
         try:

@@ -66,6 +66,20 @@ async def test_a_task_that_is_cancelled_from_inside_leaves_nobody_waiting(ledger
     assert await causes(ledger) == ["under way", "waits", "later"]
 
 
+async def test_a_task_that_is_cancelled_before_it_begins_holds_up_no_later_one(
+    ledger: Ledger,
+) -> None:
+    first = asyncio.create_task(ledger.append([draft("first")]))
+    await asyncio.sleep(0)
+    carrying = ledger._appends._task
+    assert carrying is not None
+    carrying.cancel()
+    await asyncio.wait({carrying})
+    async with asyncio.timeout(5.0):
+        assert await ledger.append([draft("later")]) == [3]
+        assert await first == [2]
+
+
 async def test_those_that_wait_share_a_commit_in_the_order_of_coming(
     ledger: Ledger, commits: list[int]
 ) -> None:
