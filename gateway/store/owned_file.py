@@ -226,7 +226,10 @@ class OwnedFile:
         found = await asyncio.to_thread(self._found)
         disk = await asyncio.to_thread(self._disk_now)
         if found.fresh and self._disk not in {None, disk}:
-            msg = f"the disk of {self.path.parent} is not mounted: it was another one"
+            msg = (
+                f"the disk of {self.path.parent} is not mounted: it was another one "
+                "(if this one is meant, restart the gateway)"
+            )
             raise NotOpenError(msg) from OSError(errno.ENODEV, msg)
         try:
             return await self._open(found)
