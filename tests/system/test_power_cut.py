@@ -28,11 +28,11 @@ def _for(span_s: float) -> Callable[[], Awaitable[None]]:
 async def _cuts(machine: Machine, cuts: int, papers: int) -> list[float]:
     """The machine's life over so many cuts; seconds of samples lost at each.
 
-    Over up to twice as many where few trips were acknowledged just before one: on a busy machine.
+    Over up to four times as many where few trips were acknowledged just before a cut.
     """
     async with machine:
         while len(machine.cuts) < cuts or (
-            len(machine.promised.trips) * 2 < cuts and len(machine.cuts) < 2 * cuts
+            len(machine.promised.trips) * 2 < cuts and len(machine.cuts) < 4 * cuts
         ):
             await machine.live(_for(machine.chance.uniform(0.1, 1.4)), papers)
         await machine.start()
