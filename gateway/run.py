@@ -15,6 +15,7 @@ from gateway.daemon import TASKS_STOP_S, Daemon
 from gateway.errors import ConfigError, GatewayError
 from gateway.guard.process import guard_cpu_refusal
 from gateway.life.descriptors import ExceptionLines
+from gateway.life.memory import share_heap
 from gateway.paths import SIMULATED, InstanceLock, paths_beside, prepare, site_paths
 from gateway.plant.simulation import Simulation
 
@@ -52,6 +53,7 @@ def main(
     if simulate:
         paths = paths_beside(SIMULATED, runtime_dir, state_dir)
     os.umask(UMASK)
+    share_heap()
     try:
         prepare(paths)
         lock = InstanceLock(paths).acquire()

@@ -266,7 +266,7 @@ class Database:
         try:
             result = await self._served(self._tries(body, then, write=write))
             if write:
-                await self._file.mark()
+                await self._served(self._file.mark())
         except OSError as error:  # beside SQLite: a directory that cannot be synced or read
             await self._file.close()
             self._file.retry(REOPEN_NS)

@@ -11,8 +11,9 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiosqlite import Connection
 
@@ -28,6 +29,7 @@ from gateway.store.sqlite_file import (
     DamagedError,
     close_file,
     give_up,
+    in_its_thread,
     open_file,
     roll_back,
     thread_ended,
@@ -117,7 +119,7 @@ class OwnedFile:
     async def mark(self) -> None:
         """Remember how far it has come; after each commit."""
         self._come_to = self._owner.mark()
-        await asyncio.to_thread(self._mark.write, *self._come_to)
+        await self._beside(self._mark.write, *self._come_to)
 
     async def bound(self, max_bytes: int) -> None:
         """Bound the file; below the present size counts as the present size."""
@@ -159,7 +161,7 @@ class OwnedFile:
         """
         if self.connection is None or self.unserved:
             return ""
-        now, name = await asyncio.to_thread(self._identity_now), self.path.name
+        now, name = await self._beside(self._identity_now), self.path.name
         if now == self._identity or _UNKNOWN in (now, self._identity):
             return ""
         told = f"{name} was deleted or replaced while it was in use: it is put back as it was"
@@ -288,6 +290,12 @@ class OwnedFile:
         self._identity = await asyncio.to_thread(self._identity_now)
         await self.mark()
         return connection
+
+    async def _beside(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """What each write needs of the disk beside the connection, off the loop."""
+        if self.connection is None or self.unserved:
+            return await asyncio.to_thread(work, *arguments)
+        return await in_its_thread(self.connection, work, *arguments)
 
     def _identity_now(self) -> Identity:
         wal = self.path.with_name(f"{self.path.name}-wal")
