@@ -218,6 +218,11 @@ class Machine:
             self.promised.alerts.setdefault(ident, (self.platform.arrived_ns[ident], data))
 
     async def _work(self) -> None:
+        """Gas that comes and goes. What a cut has left tripped is held: a person releases it."""
+        self.device.set_float("ir", GAS, 0.3)
+        while (await self.device.get("c", COIL))[0] != 1:
+            await self.site.post("/release", {"id": "power0", "reason": "the power is back"})
+            await asyncio.sleep(0.02)
         for gas, coil in itertools.cycle(((LIMIT + 0.5, 0), (0.3, 1))):
             self.device.set_float("ir", GAS, gas)
             while (await self.device.get("c", COIL))[0] != coil:  # noqa: ASYNC110
