@@ -301,6 +301,7 @@ class Daemon:
         self._tasks.start("certificates", certificates.run)
         self._tasks.start("view", view.run)
         self._tasks.start("housekeeping", housekeeper.run)
+        self._tasks.start("disk", housekeeper.disk)
         self._tasks.start("watchdog", housekeeper.watchdog)
         self._tasks.start("clock", ClockWatch(self._paths.clock, gateway.ledger).run)
         applier.wake()  # the link may be older than the applier

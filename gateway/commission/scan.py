@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from drivers.errors import LinkError, ProtocolError
+from drivers.modbus_line import LATE_TIMEOUTS
 from drivers.modbus_link import Call, ExceptionReply, ModbusLink
 from drivers.plan import FUNCTIONS, READ_BITS_MAX, READ_REGISTERS_MAX
 from drivers.points import Area
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 PERIOD_S: Final = 0.21  # between the begins of two requests: below five a second
 STEP: Final = 10  # addresses between two looks into a hole: lists of registers begin at round ones
 SILENT_MAX: Final = 3  # in a row, of a unit that has answered: then it is left alone
-LATE_TIMEOUTS: Final = 2  # a serial line is left so long after silence
 ILLEGAL_FUNCTION: Final = 1
 NOT_THERE: Final = frozenset((10, 11))  # a gateway says so of a unit behind it
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
 LINK_MISSING_LOOKS: Final = 12  # a guard that lives but has no link for so many looks
-DISK_LOOKS: Final = 8  # the disk is looked at once in so many looks
+DISK_LOOK_S: Final = 2.0
 # More than the stores give back of their reserves at once; or a part of a small disk.
 DISK_FREE_BYTES_MIN: Final = 16 * 1024 * 1024
 DISK_FREE_PART_MIN: Final = 32
@@ -49,7 +48,7 @@ class Housekeeper:
     async def run(self) -> None:
         """Look for ever; returns only by cancellation."""
         loop = asyncio.get_running_loop()
-        for look in itertools.count():
+        while True:
             due_s = loop.time() + LOOK_S
             await asyncio.sleep(LOOK_S)
             lag_s = loop.time() - due_s
@@ -62,8 +61,13 @@ class Housekeeper:
             self._look_at_link()
             self._look_at_stores()
             self._look_at_damage()
-            if look % DISK_LOOKS == 0:
-                self._look_at_disk()
+
+    async def disk(self) -> None:
+        """Look at the room on the disk for ever. In a thread: a disk may hang."""
+        while True:
+            with contextlib.suppress(OSError):  # the stores tell it
+                self._tell_of(await asyncio.to_thread(os.statvfs, self._gateway.paths.state))
+            await asyncio.sleep(DISK_LOOK_S)
 
     async def watchdog(self) -> None:
         """WATCHDOG=1 twice per interval, but only while the recorder makes rounds."""
@@ -155,13 +159,9 @@ class Housekeeper:
                 "store", "history", text, priority="high", alert_kind="gap"
             )
 
-    def _look_at_disk(self) -> None:
+    def _tell_of(self, disk: os.statvfs_result) -> None:
         """A disk that is full: the stores live on their reserves, people have to make room."""
         directory = self._gateway.paths.state
-        try:
-            disk = os.statvfs(directory)
-        except OSError:
-            return  # the stores tell it
         free = disk.f_bavail * disk.f_frsize
         least = min(DISK_FREE_BYTES_MIN, disk.f_blocks * disk.f_frsize // DISK_FREE_PART_MIN)
         problems = self._gateway.problems

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,11 +80,12 @@ class Bench:
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(housekeeping, "LOOK_S", 0.005)
     made = Bench(tmp_path, FakeNotifier())
-    task = asyncio.create_task(made.keeper.run())
+    monkeypatch.setattr(housekeeping, "DISK_LOOK_S", 0.005)
+    tasks = [asyncio.create_task(look()) for look in (made.keeper.run, made.keeper.disk)]
     yield made
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_endpoints_are_there_when_ready_and_follow_the_guard(bench: Bench) -> None:
@@ -157,18 +159,38 @@ async def test_a_full_disk_is_told_and_cleared(
     state = SimpleNamespace(
         f_frsize=4096, f_blocks=blocks, f_bavail=free, f_files=1000, f_favail=files
     )
-    looked = asyncio.Event()
+    loop, looked = asyncio.get_running_loop(), asyncio.Event()
 
     def statvfs(_: object) -> SimpleNamespace:
-        looked.set()
+        loop.call_soon_threadsafe(looked.set)
         return state
 
-    monkeypatch.setattr(housekeeping, "DISK_LOOKS", 1)
     monkeypatch.setattr(os, "statvfs", statvfs)
-    await looked.wait()
+    for _ in range(2):  # the second follows what the first has told
+        looked.clear()
+        await looked.wait()
     assert bench.told("store", "disk") == full
     state.f_bavail, state.f_favail = blocks // 2, 10
     await bench.until(lambda: bench.problems.active() == [])
+
+
+async def test_a_disk_that_hangs_holds_up_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, on = threading.Event(), threading.Event()
+
+    def statvfs(_: object) -> None:
+        hangs.set()
+        on.wait()
+        raise OSError
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    try:
+        await bench.until(hangs.is_set)
+        bench.link = SKEWED
+        await bench.until(lambda: bench.told("guard", "version"))
+    finally:
+        on.set()
 
 
 async def test_the_watchdog_is_fed_only_while_the_recorder_makes_rounds(tmp_path: Path) -> None:
