@@ -80,7 +80,7 @@ async def test_no_message_makes_more_of_us_than_it_is(
     monkeypatch.setattr(opcua_bounds, "OBJECTS_MAX", 1_000)
     async with scripted() as server, asyncio.timeout(WITHIN_S):
         server.answers["Read"] = lambda _: read_response(results)
-        driver = made(server)
+        driver = made(server, timeout=Duration(2_000 * MS))
         with pytest.raises(ProtocolError):
             await driver.connect()
         await driver.close()
