@@ -66,7 +66,7 @@ class Housekeeper:
         """Look at the room on the disk for ever. In a thread: a disk may hang."""
         while True:
             with contextlib.suppress(OSError):  # the stores tell it
-                self._tell_of(await asyncio.to_thread(os.statvfs, self._gateway.paths.state))
+                self._tell_of_room(await asyncio.to_thread(os.statvfs, self._gateway.paths.state))
             await asyncio.sleep(DISK_LOOK_S)
 
     async def watchdog(self) -> None:
@@ -159,7 +159,7 @@ class Housekeeper:
                 "store", "history", text, priority="high", alert_kind="gap"
             )
 
-    def _tell_of(self, disk: os.statvfs_result) -> None:
+    def _tell_of_room(self, disk: os.statvfs_result) -> None:
         """A disk that is full: the stores live on their reserves, people have to make room."""
         directory = self._gateway.paths.state
         free = disk.f_bavail * disk.f_frsize
